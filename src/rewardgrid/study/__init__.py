@@ -1,0 +1,1 @@
+"""What is to be run: cells, experiments, studies, their names and their errors."""

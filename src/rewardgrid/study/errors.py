@@ -1,0 +1,39 @@
+"""What a user did wrong, said once and clearly."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Programs print its message without a traceback and exit with status 2."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a configuration: where it stands, what was read, what to write instead."""
+
+    file: str
+    key: str
+    read: object
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key}: read {self.read!r}; {self.fix}"
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a configuration, reported in one go."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{count} in the configuration:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The closest known word as a hint, or an empty string: ``did you mean "beta"?``"""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f' did you mean "{close[0]}"?' if close else ""
