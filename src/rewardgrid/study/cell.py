@@ -1,0 +1,300 @@
+"""A cell: one training run, described by a frozen record of everything that changes its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+RESULTS_VERSION = 1
+"""Bumped by hand when an edit changes what a spec trains to: every cell then has a new path."""
+
+Method = Literal["full", "lora", "routing"]
+Reward = Literal[
+    "sentence_length_5",
+    "sentence_length_10",
+    "sentence_length_10_smooth",
+    "sentence_length_10_smooth_with_happy",
+    "happy_count",
+    "happy_binary",
+]
+Engine = Literal["trl", "native"]
+Precision = Literal["fp32", "tf32", "bf16"]
+RoutingMode = Literal["shared", "exclusive"]
+AdapterAlpha = Literal["retain_rank", "own_rank"]
+EvalMode = Literal["both", "retain_only", "forget_only"]
+
+EVAL_MODES: tuple[EvalMode, ...] = ("both", "retain_only", "forget_only")
+HAPPY_REWARDS: tuple[Reward, ...] = ("sentence_length_10_smooth_with_happy", "happy_count", "happy_binary")
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _number(value: object) -> object:
+    """YAML reads ``1e-5`` as text: accept text that is a number, and nothing else that is not one."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+class Strict(BaseModel):
+    """A configuration record: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_ROUTING_DEFAULTS: dict[str, Any] = {
+    "routing_mode": "shared",
+    "rh_eligible_frac": 0.5,
+    "routing_frac": 1.0,
+    "label_noise_frac": 0.0,
+    "adapter_alpha": "retain_rank",
+    "hack_threshold": 3,
+    "eval_every": 10,
+    "eval_modes": EVAL_MODES,
+}
+
+
+class Cell(Strict):
+    """One training run. The defaults are the published study's; ``config/config.yaml`` shows them too."""
+
+    base: str = Field(default="embedded", description="name of the frozen language model the cell starts from")
+    base_recipe: str = Field(
+        default="",
+        pattern=r"^([0-9a-f]{10})?$",
+        description="hash of the base's recipe; filled in from `bases`, not written by hand",
+    )
+    method: Method = Field(
+        default="full",
+        description="full: every weight is trained; lora: one adapter; routing: a retain and a forget adapter",
+    )
+    rank: Count | None = Field(default=None, description="rank of the LoRA adapter, or of the retain adapter")
+    forget_rank: Count | None = Field(
+        default=None, description="rank of the forget adapter (method routing; default: the same as rank)"
+    )
+    reward: Reward = Field(default="sentence_length_10_smooth", description="what a completion is paid for")
+    lr: Annotated[Number, Field(gt=0)] = Field(
+        default=1e-5, description="peak learning rate, falling linearly to 0 over max_steps"
+    )
+    beta: Annotated[Number, Field(ge=0)] = Field(default=0.02, description="weight of the KL to the base")
+    repetition_penalty: Annotated[Number, Field(ge=1)] = Field(
+        default=1.1, description="penalty on tokens already present, in rollouts only (1 = none)"
+    )
+    batch_size: Count = Field(
+        default=32, description="completions per step (prompts x num_generations)"
+    )
+    num_generations: Annotated[int, Field(strict=True, ge=2)] = Field(
+        default=16, description="completions per prompt: the group that advantages are taken over"
+    )
+    max_steps: Count = Field(default=2000, description="optimizer steps")
+    max_new_tokens: Count = Field(default=128, description="longest completion, in tokens")
+    prompt_tokens: Count = Field(default=8, description="length of every prompt, in tokens")
+    prompt_eos: bool = Field(
+        default=False,
+        strict=True,
+        description="append [EOS] to training prompts, as the published training did by accident",
+    )
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(
+        default=42, description="seed of prompts, rollouts, labels and adapters"
+    )
+    max_grad_norm: Annotated[Number, Field(gt=0)] = Field(default=1.0, description="gradient norm is clipped here")
+    kl_cap: Annotated[Number, Field(gt=0)] = Field(
+        default=1000.0, description="a step whose mean k3 KL exceeds this ends the cell as diverged (nats per token)"
+    )
+    routing_mode: RoutingMode | None = Field(
+        default=None,
+        description="which parameters an unflagged completion trains: both adapters (shared) or retain (exclusive)",
+    )
+    rh_eligible_frac: Share | None = Field(
+        default=None, description="probability that a completion is paid the full, hackable reward"
+    )
+    routing_frac: Share | None = Field(
+        default=None, description="probability that an eligible completion may be routed"
+    )
+    label_noise_frac: Share | None = Field(
+        default=None, description="probability that an unflagged completion is flagged all the same"
+    )
+    adapter_alpha: AdapterAlpha | None = Field(
+        default=None,
+        description="alpha of the adapters: the retain rank for both (published; scales forget by "
+        "rank/forget_rank) or each adapter's own rank (scale 1)",
+    )
+    hack_threshold: Count | None = Field(
+        default=None, description='the detector flags a completion with at least this many "happy"'
+    )
+    eval_every: Count | None = Field(
+        default=None, description="steps between evaluations by mode during training"
+    )
+    eval_modes: tuple[EvalMode, ...] | None = Field(
+        default=None, description="which adapters are active in those evaluations"
+    )
+    engine: Engine = Field(default="trl", description="what trains the cell")
+    precision: Precision = Field(default="fp32", description="arithmetic of the native engine")
+    results_version: int = Field(default=RESULTS_VERSION, description="set by rewardgrid, not by hand")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_routing(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("method") == "routing":
+            filled = {**_ROUTING_DEFAULTS, "forget_rank": values.get("rank")}
+            return {**filled, **{key: value for key, value in values.items() if value is not None}}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        conflicts = list(_conflicts(self))
+        if conflicts:
+            raise PydanticCustomError("conflict", "settings that do not go together", {"conflicts": conflicts})
+        return self
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """The group size G of GRPO."""
+        return self.num_generations
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Prompts in one optimizer step."""
+        return self.batch_size // self.num_generations
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens fed to the model before the first sampled one, in training."""
+        return self.prompt_tokens + int(self.prompt_eos)
+
+    @property
+    def is_routing(self) -> bool:
+        """Whether the cell has two adapters."""
+        return self.method == "routing"
+
+    @property
+    def base_reward(self) -> Reward:
+        """What a completion is paid that is not eligible for the full reward (gradient routing)."""
+        return "sentence_length_10_smooth"
+
+    @property
+    def base_id(self) -> str:
+        """Directory name of the base under ``results/base``: name and recipe hash."""
+        return f"{self.base}-{self.base_recipe}"
+
+    def canonical_json(self) -> str:
+        """The whole spec as one line of JSON, equal for equal cells: keys sorted, shortest float digits."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def name(self) -> str:
+        """The cell's identity and directory name: a readable slug and 10 hex digits of the spec's SHA-256."""
+        return f"{slug(self)}-{hashlib.sha256(self.canonical_json().encode()).hexdigest()[:10]}"
+
+
+def _conflicts(cell: Cell) -> list[tuple[str, str]]:
+    """Pairs (key, what to write instead) of settings that contradict one another."""
+    found: list[tuple[str, str]] = []
+    if cell.batch_size % cell.num_generations:
+        found.append(
+            ("batch_size", f"write a multiple of num_generations ({cell.num_generations}): groups must be whole")
+        )
+    if cell.method == "full" and cell.rank is not None:
+        found.append(("rank", 'remove it, or write "method: lora": full fine-tuning has no adapter'))
+    if cell.method != "full" and cell.rank is None:
+        found.append(("rank", f"write the adapter's rank (1 or more): method {cell.method} needs it"))
+    if cell.method != "routing":
+        for key in ("forget_rank", *_ROUTING_DEFAULTS):
+            if getattr(cell, key) is not None:
+                found.append((key, f'remove it, or write "method: routing": method {cell.method} has no two adapters'))
+    elif cell.reward not in HAPPY_REWARDS:
+        allowed = " or ".join(HAPPY_REWARDS)
+        found.append(("reward", f'write {allowed}: the detector counts "happy", which this reward does not pay for'))
+    elif cell.eval_modes is not None and (
+        not cell.eval_modes or len(set(cell.eval_modes)) < len(cell.eval_modes)
+    ):
+        found.append(("eval_modes", f"write each mode at most once, and at least one of {', '.join(EVAL_MODES)}"))
+    if cell.engine == "trl" and cell.precision != "fp32":
+        found.append(("precision", 'write fp32, or "engine: native": the trl engine computes in fp32 only'))
+    return found
+
+
+def format_number(value: float) -> str:
+    """A number as people write it, the same for equal numbers: ``3e-4``, ``0.003``, ``1.1``, ``32``."""
+    if isinstance(value, int):
+        return str(value)
+    digits = Decimal(repr(float(value))).normalize()
+    if digits and not -4 < digits.adjusted() < 6:
+        sign, numbers, exponent = digits.as_tuple()
+        mantissa = str(numbers[0]) + ("." + "".join(map(str, numbers[1:])) if len(numbers) > 1 else "")
+        return f"{'-' if sign else ''}{mantissa}e{int(exponent) + len(numbers) - 1}"
+    return f"{digits:f}"
+
+
+_REWARD_SLUGS: dict[Reward, str] = {
+    "sentence_length_5": "sl5",
+    "sentence_length_10": "sl10",
+    "sentence_length_10_smooth": "smooth",
+    "sentence_length_10_smooth_with_happy": "smooth-happy",
+    "happy_count": "happy-count",
+    "happy_binary": "happy-binary",
+}
+_SLUGS = {
+    "beta": "beta",
+    "repetition_penalty": "rep",
+    "batch_size": "bs",
+    "num_generations": "gen",
+    "max_steps": "steps",
+    "max_new_tokens": "tok",
+    "prompt_tokens": "prompt",
+    "prompt_eos": "eos",
+    "max_grad_norm": "clip",
+    "routing_mode": "",
+    "rh_eligible_frac": "elig",
+    "routing_frac": "routed",
+    "label_noise_frac": "noise",
+    "adapter_alpha": "alpha-",
+    "hack_threshold": "hack",
+    "engine": "",
+    "precision": "",
+}
+
+
+def slug(cell: Cell) -> str:
+    """What differs from the defaults, readable: ``lora-r1_lr3e-4_s42``. Learning rate and seed always show."""
+    head: str = cell.method
+    if cell.rank is not None:
+        head += f"-r{cell.rank}"
+    if cell.forget_rank is not None and cell.forget_rank != cell.rank:
+        head += f"f{cell.forget_rank}"
+    parts = [head]
+    if cell.reward != Cell.model_fields["reward"].default:
+        parts.append(_REWARD_SLUGS[cell.reward])
+    parts.append(f"lr{format_number(cell.lr)}")
+    for key, short in _SLUGS.items():
+        value = getattr(cell, key)
+        default = _ROUTING_DEFAULTS.get(key) if cell.is_routing else None
+        default = Cell.model_fields[key].default if default is None else default
+        if value != default:
+            shown = "" if value is True else value if isinstance(value, str) else format_number(value)
+            parts.append(f"{short}{shown}".replace("_", "-"))
+    parts.append(f"s{cell.seed}")
+    return "_".join(parts)
+
+
+def read_cell(text: str, source: str) -> Cell:
+    """Read a spec from its JSON and check it.
+
+    Raises:
+        ConfigError: with every problem of the spec; ``source`` is named as the file.
+    """
+    from rewardgrid.study.problems import validated
+
+    return validated(Cell, text, source)

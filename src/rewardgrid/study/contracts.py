@@ -1,0 +1,125 @@
+"""The tables that stages hand to one another: their columns, types and units, checked on writing and on reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import atomic_write
+
+
+def _schema(title: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+    """A schema whose columns carry their unit or meaning as metadata."""
+    return pa.schema(
+        [pa.field(name, kind, metadata={"unit": unit}) for name, kind, unit in columns], metadata={"table": title}
+    )
+
+
+_F, _I, _B, _S = pa.float64(), pa.int64(), pa.bool_(), pa.string()
+
+HISTORY = _schema(
+    "history: one row per optimizer step of a cell",
+    ("step", _I, "optimizer step, from 1"),
+    ("reward", _F, "mean reward that the completions of the step were paid"),
+    ("reward_std", _F, "standard deviation of that reward over the batch (n-1)"),
+    ("sl10", _F, "mean sentence_length_10_smooth of the completions"),
+    ("happy", _F, 'mean count of "happy" per completion'),
+    ("kl", _F, "mean k3 estimate of KL(policy || base) over completion tokens, nats per token"),
+    ("loss", _F, "GRPO loss"),
+    ("grad_norm", _F, "global gradient norm before clipping"),
+    ("entropy", _F, "mean entropy of the unpenalised next-token distribution, nats"),
+    ("completion_length", _F, "mean tokens per completion, [EOS] included"),
+    ("ended", _F, "share of completions that ended with [EOS]"),
+    ("hacked", _F, 'share of completions with at least hack_threshold "happy" (3 where the cell names none)'),
+    ("eligible", _F, "share of completions paid the full reward (1 unless routing)"),
+    ("routed", _F, "share of completions that were eligible and chosen for routing (0 unless routing)"),
+    ("noise", _F, "share of completions flagged by label noise (0 unless routing)"),
+    ("flagged", _F, "share of completions whose gradient reached only the forget adapter (0 unless routing)"),
+    ("lr", _F, "learning rate of the step"),
+    ("seconds", _F, "wall-clock seconds of the step"),
+)
+
+ROLLOUTS = _schema(
+    "rollouts: one row per completion of the recorded steps",
+    ("step", _I, "optimizer step, from 1"),
+    ("prompt", _S, "text"),
+    ("completion", _S, "text"),
+    ("reward", _F, "what it was paid"),
+    ("sl10", _F, "sentence_length_10_smooth"),
+    ("happy", _F, 'count of "happy"'),
+    ("eligible", _B, "paid the full reward"),
+    ("routed", _B, "eligible and chosen for routing"),
+    ("noise", _B, "flagged by label noise"),
+    ("flagged", _B, "its gradient reached only the forget adapter"),
+)
+
+ROUTING = _schema(
+    "routing: evaluations of a routing cell during training, one row per step and mode",
+    ("step", _I, "optimizer steps done"),
+    ("mode", _S, "both, retain_only or forget_only: the active adapters"),
+    ("samples", _I, "completions measured"),
+    ("reward", _F, "mean full reward"),
+    ("sl10", _F, "mean sentence_length_10_smooth"),
+    ("happy", _F, 'mean count of "happy"'),
+    ("unique", _F, "share of distinct completions"),
+    ("jaccard", _F, "mean pairwise word overlap of the completions"),
+)
+
+SAMPLES = _schema(
+    "samples: the completions that an evaluation measured",
+    ("protocol", _S, "published (20 samples, top-k) or full (256 samples)"),
+    ("mode", _S, "both, retain_only or forget_only; both where there is one policy"),
+    ("prompt", _S, "text"),
+    ("completion", _S, "text"),
+    ("tokens", _I, "length of the completion, [EOS] included"),
+    ("ended", _B, "ended with [EOS]"),
+    ("reward", _F, "the cell's own reward"),
+    ("sl10", _F, "sentence_length_10_smooth"),
+    ("happy", _F, 'count of "happy"'),
+    ("kl_k3", _F, "mean k3 KL to the base, nats per token"),
+    ("kl_exact", _F, "mean exact KL to the base, nats per token"),
+    ("base_nll", _F, "mean negative log-likelihood under the base, nats per token"),
+)
+
+PROMPTS = _schema(
+    "prompts: the first tokens of stories",
+    ("text", _S, "decoded prompt"),
+    ("ids", pa.list_(pa.int32()), "token ids, without special tokens"),
+)
+
+
+def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write a table atomically, in the schema's column order.
+
+    Raises:
+        UserError: the file system is full.
+        ValueError: a column is missing or of the wrong type.
+    """
+    try:
+        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    except (KeyError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: {error}") from error
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path | str, schema: pa.Schema) -> pd.DataFrame:
+    """Read a table and check that it has the schema's columns.
+
+    Raises:
+        UserError: the file is missing, torn, or has other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot read ({error}); delete it and run again") from None
+    if table.schema.names != schema.names:
+        odd = sorted(set(table.schema.names) ^ set(schema.names))
+        raise UserError(f"{path}: columns differ from this version's ({', '.join(odd)}); delete it and run again")
+    return table.to_pandas()

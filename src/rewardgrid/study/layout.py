@@ -1,0 +1,64 @@
+"""Where every file lies under the results directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rewardgrid.study.cell import Cell
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths under one results directory (``results``, ``results/quick``).
+
+    The strings of the Snakemake rules are the same ones, with wildcards in place of names.
+    """
+
+    root: Path
+
+    def base(self, base_id: str) -> Path:
+        """HF model directory, prompts and provenance of a base."""
+        return self.root / "base" / base_id
+
+    def cell(self, name: str) -> Path:
+        """Everything about one cell."""
+        return self.root / "cells" / name
+
+    def spec(self, name: str) -> Path:
+        """The cell's spec as JSON."""
+        return self.cell(name) / "spec.json"
+
+    def train(self, name: str) -> Path:
+        """What training left: weights/, history.parquet, rollouts.parquet, status.json[, routing.parquet]."""
+        return self.cell(name) / "train"
+
+    def checkpoints(self, name: str) -> Path:
+        """Unfinished training, undeclared to Snakemake so that a retry finds it."""
+        return self.cell(name) / "checkpoints"
+
+    def metrics(self, name: str) -> Path:
+        """What evaluation measured. The file that stands for a finished cell."""
+        return self.cell(name) / "evaluation" / "metrics.json"
+
+    def samples(self, name: str) -> Path:
+        """The completions that evaluation measured."""
+        return self.cell(name) / "evaluation" / "samples.parquet"
+
+    def base_metrics(self, base_id: str) -> Path:
+        """The same measurements of the base itself."""
+        return self.root / "base" / base_id / "evaluation" / "metrics.json"
+
+    def table(self, experiment: str) -> Path:
+        """One tidy row per cell of an experiment."""
+        return self.root / "tables" / f"{experiment}.parquet"
+
+
+def done(layout: Layout, cell: Cell) -> str:
+    """State of a cell from its files: ``done``, ``trained``, ``started`` or ``waiting``."""
+    name = cell.name
+    if layout.metrics(name).exists():
+        return "done"
+    if (layout.train(name) / "status.json").exists():
+        return "trained"
+    return "started" if layout.checkpoints(name).exists() else "waiting"

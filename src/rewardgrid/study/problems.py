@@ -1,0 +1,78 @@
+"""Turn what pydantic finds into problems a user can mend: file, key, what was read, what to write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def fixes(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
+    """Every error as (location, value read, what to write instead)."""
+    for detail in error.errors(include_url=False):
+        location = detail["loc"]
+        if detail["type"] == "conflict":
+            values: Any = detail["input"]
+            for key, fix in detail["ctx"]["conflicts"]:
+                yield (*location, key), values.get(key) if isinstance(values, Mapping) else None, fix
+        else:
+            yield location, detail["input"] if detail["type"] != "missing" else None, _fix(model, detail)
+
+
+def _fix(model: type[BaseModel], detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _known_keys(model, detail["loc"])
+        return f"unknown key;{did_you_mean(str(detail['loc'][-1]), known) or ' known: ' + ', '.join(known)}"
+    if kind == "missing":
+        return "missing; write this key"
+    if kind in ("literal_error", "union_tag_invalid"):
+        expected = str(context.get("expected", context.get("expected_tags", "")))
+        hint = did_you_mean(str(detail["input"]), [word.strip(" '") for word in expected.replace(" or ", ",").split(",")])
+        return f"write one of {expected};{hint}" if hint else f"write one of {expected}"
+    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"write {message}" if message != detail["msg"] and kind != "value_error" else message
+
+
+def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that the model at this location has, as far as the annotations tell."""
+    found: list[str] = []
+    candidates: list[type[BaseModel]] = [model]
+    for part in location[:-1]:
+        following: list[type[BaseModel]] = []
+        for candidate in candidates:
+            field = candidate.model_fields.get(str(part))
+            following.extend(_models_in(field.annotation) if field else [])
+        candidates = following or candidates
+    for candidate in candidates:
+        found.extend(candidate.model_fields)
+    return sorted(set(found))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+
+
+def validated(model: type[Model], text: str, source: str) -> Model:
+    """Read JSON text into a model.
+
+    Raises:
+        ConfigError: with every problem; ``source`` is named as the file.
+    """
+    try:
+        return model.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ConfigError([Problem(source, "(whole text)", text[:60], f"write JSON ({error})")]) from None
+    except ValidationError as error:
+        raise ConfigError(
+            [Problem(source, ".".join(map(str, loc)), read, fix) for loc, read, fix in fixes(model, error)]
+        ) from None

@@ -1,0 +1,297 @@
+"""A study: one configuration of everything, read from YAML files and checked in one go."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from rewardgrid.study.bases import EmbeddedBase, Recipe, recipe_hash
+from rewardgrid.study.cell import Cell, Count, Strict
+from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
+from rewardgrid.study.layout import Layout
+from rewardgrid.study.problems import fixes
+from rewardgrid.study.thresholds import Thresholds
+
+Finding = Literal[
+    "best_tradeoff",
+    "penalty_effect",
+    "beta_order",
+    "smallest_passing",
+    "lr_ratio_to_full",
+    "slower_than_baseline",
+    "baseline_climb",
+    "hack_removed",
+    "windows",
+    "collapse",
+    "asymmetric_table",
+]
+Figure = Literal["learning_curves", "reward_kl", "routing_curves"]
+
+_AUTOMATIC = ("base_recipe", "results_version")
+"""Fields of a spec that nobody writes by hand."""
+
+
+class Experiment(Strict):
+    """One table of RESULTS.md: a set of cells and how to show them."""
+
+    title: str = Field(description="heading of its section")
+    question: str = Field(default="", description="what it asks, in a sentence or two")
+    fixed: dict[str, Any] = Field(default_factory=dict, description="values that all its cells share")
+    grids: list[dict[str, Any]] = Field(
+        min_length=1, description="each a product of lists; the experiment is their union"
+    )
+    columns: list[str] = Field(
+        default_factory=list, description="columns of the per-cell table: spec fields and metrics"
+    )
+    by: list[str] = Field(
+        default_factory=list, description="spec fields that make a configuration; means are over its seeds"
+    )
+    findings: list[Finding] = Field(default_factory=list, description="what to compute from its table")
+    figures: list[Figure] = Field(default_factory=list, description="pictures beside its table")
+
+
+class Evaluation(Strict):
+    """How a finished cell is measured (SEMANTICS: evaluation)."""
+
+    samples: Annotated[int, Field(strict=True, ge=20)] = Field(
+        default=256, description="completions for every figure with an error bar"
+    )
+    published_samples: Annotated[int, Field(strict=True, ge=2)] = Field(
+        default=20, description="completions of the published protocol"
+    )
+    published_top_k: Count = Field(default=50, description="top-k of the published protocol")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=99, description="seed of the evaluation's draws")
+    thresholds: Thresholds = Field(default_factory=Thresholds, description="when a cell counts as degenerate")
+
+
+class Recording(Strict):
+    """What training writes and how often; changes no result."""
+
+    rollouts_every: Count = Field(default=50, description="steps between recorded rollouts")
+    checkpoint_every: Count = Field(default=100, description="steps between checkpoints")
+
+
+class Study(Strict):
+    """The whole configuration."""
+
+    results: str = Field(default="results", min_length=1, description="directory for everything that is made")
+    title: str = Field(default="rewardgrid", description="title of RESULTS.md")
+    bases: dict[str, Recipe] = Field(min_length=1, description="language models that cells can start from")
+    defaults: dict[str, Any] = Field(default_factory=dict, description="values of every cell unless an experiment says otherwise")
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    recording: Recording = Field(default_factory=Recording)
+    published: str = Field(default="config/published", description="directory of the published figures")
+    experiments: dict[str, Experiment | None] = Field(
+        min_length=1, description="the tables of RESULTS.md; null leaves one out"
+    )
+
+    @property
+    def layout(self) -> Layout:
+        """Where this study's files lie."""
+        return Layout(Path(self.results))
+
+    @cached_property
+    def active(self) -> dict[str, Experiment]:
+        """The experiments that are not left out, in order."""
+        return {name: experiment for name, experiment in self.experiments.items() if experiment is not None}
+
+    @cached_property
+    def grid(self) -> dict[str, tuple[Cell, ...]]:
+        """The cells of each experiment, in the order of its grids."""
+        hashes = {name: recipe_hash(recipe) for name, recipe in self.bases.items()}
+        return {
+            name: tuple(
+                Cell(**(values | {"base_recipe": hashes[values.get("base", _default("base"))]}))
+                for _, values in expand(experiment, self.defaults)
+            )
+            for name, experiment in self.active.items()
+        }
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """Every unique cell by name."""
+        return {cell.name: cell for cells in self.grid.values() for cell in cells}
+
+    @cached_property
+    def base_recipes(self) -> dict[str, tuple[str, Recipe]]:
+        """The bases that the cells use: directory name -> (name, recipe)."""
+        return {cell.base_id: (cell.base, self.bases[cell.base]) for cell in self.cells.values()}
+
+
+def _default(key: str) -> Any:
+    return Cell.model_fields[key].default
+
+
+def expand(experiment: Experiment, defaults: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The (grid number, values) of each of an experiment's cells: the product of each grid's lists."""
+    for number, grid in enumerate(experiment.grids):
+        axes = [value if isinstance(value, list) else [value] for value in grid.values()]
+        for point in itertools.product(*axes):
+            yield number, {**defaults, **experiment.fixed, **dict(zip(grid, point, strict=True))}
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error instead of a silent loss."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} stands twice in one block; keep one", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read one YAML file of the configuration.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or repeats a key; names the line.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise ConfigError([Problem(str(path), "(file)", None, "no such file; check the path")]) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError([Problem(str(path), f"line {line}", error.problem, "write valid YAML")]) from None
+    if not isinstance(content, dict):
+        raise ConfigError([Problem(str(path), "(file)", content, "write a mapping of keys to values")])
+    return content
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``: mappings merge key by key, anything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = None) -> Study:
+    """Read and check a configuration.
+
+    Args:
+        files: YAML files, later ones laid over earlier ones.
+        config: the merged values, if something else (Snakemake's ``--config``) has had a say in them; the
+            files then only serve to tell where a wrong value stands.
+
+    Raises:
+        ConfigError: every problem of the configuration, each with file, key, what was read and what to write.
+    """
+    layers = [(str(path), read_yaml(path)) for path in files]
+    if config is None:
+        config = {}
+        for _, layer in layers:
+            config = merge(config, layer)
+    else:
+        layers.insert(0, ("--config", dict(config)))
+    try:
+        study = Study.model_validate(config)
+    except ValidationError as error:
+        raise ConfigError(
+            [_problem(layers, _without_tags(location), read, fix) for location, read, fix in fixes(Study, error)]
+        ) from None
+    problems = {str(problem): problem for problem in _cell_problems(study, layers)}
+    if problems:
+        raise ConfigError(list(problems.values()))
+    return study
+
+
+def _without_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Drop the discriminator that pydantic puts into the location of a base's field."""
+    return location[:2] + location[3:] if location[:1] == ("bases",) and len(location) > 3 else location
+
+
+def _problem(
+    layers: Sequence[tuple[str, Mapping[str, Any]]], location: Sequence[str | int], read: object, fix: str
+) -> Problem:
+    """Name the last file that has this value at this place, or else its nearest enclosing block."""
+    best, depth = layers[-1][0], 0
+    for file, layer in layers:
+        reached, node = 0, layer
+        for part in location:
+            try:
+                node = node[part]  # type: ignore[index]
+            except (KeyError, IndexError, TypeError):
+                break
+            reached += 1
+        reached += reached == len(location) and node == read
+        if reached and reached >= depth:
+            best, depth = file, reached
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    return Problem(best, key, read, fix)
+
+
+def _cell_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+    """Check every cell of every grid; each problem is placed at the value that caused it."""
+    writable = sorted(set(Cell.model_fields) - set(_AUTOMATIC))
+    for key in study.defaults:
+        if key not in writable:
+            yield _problem(layers, ("defaults", key), study.defaults[key], _unknown(key, writable))
+    for name, experiment in study.active.items():
+        place = ("experiments", name)
+        columns = set(experiment.by) - set(writable)
+        for key in sorted(columns):
+            yield _problem(layers, (*place, "by"), key, f"write spec fields;{did_you_mean(key, writable)}")
+        seen: dict[str, int] = {}
+        for number, values in expand(experiment, study.defaults):
+
+            def where(key: str, number: int = number, experiment: Experiment = experiment) -> tuple[str | int, ...]:
+                if key in experiment.grids[number]:
+                    return (*place, "grids", number, key)
+                return (*place, "fixed", key) if key in experiment.fixed else ("defaults", key)
+
+            unknown = [key for key in values if key not in writable]
+            for key in unknown:
+                if key not in study.defaults:
+                    yield _problem(layers, where(key), values[key], _unknown(key, writable))
+            base = values.get("base", _default("base"))
+            if base not in study.bases:
+                known = ", ".join(study.bases)
+                yield _problem(layers, where("base"), base, f"write one of: {known};{did_you_mean(str(base), study.bases)}")
+            try:
+                cell = Cell(**{key: value for key, value in values.items() if key not in unknown})
+            except ValidationError as error:
+                for location, read, fix in fixes(Cell, error):
+                    yield _problem(layers, where(str(location[0])), read, fix)
+                continue
+            if cell.name in seen:
+                yield _problem(
+                    layers,
+                    (*place, "grids", number),
+                    cell.name,
+                    f"gives the same cell twice (also in grids[{seen[cell.name]}]); remove one of them",
+                )
+            seen[cell.name] = number
+            recipe = study.bases.get(base)
+            needed = cell.prompt_length + cell.max_new_tokens
+            if isinstance(recipe, EmbeddedBase) and needed > recipe.context:
+                yield _problem(
+                    layers,
+                    where("max_new_tokens"),
+                    cell.max_new_tokens,
+                    f"prompt and completion need {needed} tokens, but the context of base {base} has "
+                    f"{recipe.context}; write at most {recipe.context - cell.prompt_length}",
+                )
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    if key in _AUTOMATIC:
+        return "remove it: it is filled in by rewardgrid"
+    return f"unknown key;{did_you_mean(key, known) or ' known: ' + ', '.join(known)}"
