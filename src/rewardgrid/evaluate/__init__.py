@@ -1,1 +1,1 @@
-"""placeholder"""
+"""What a finished cell is like: its samples, their diversity, its divergence from the base, the verdict."""

@@ -35,12 +35,10 @@ HAPPY_REWARDS: tuple[Reward, ...] = ("sentence_length_10_smooth_with_happy", "ha
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def _number(value: object) -> object:
+def _number(value: Any) -> object:
     """YAML reads ``1e-5`` as text: accept text that is a number, and nothing else that is not one."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return float(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if (isinstance(value, str) and _NUMBER.fullmatch(value)) or type(value) in (int, float):
+        return float(value) + 0.0  # -0.0 + 0.0 is 0.0: equal numbers must have equal digits
     return value
 
 
@@ -63,6 +61,7 @@ _ROUTING_DEFAULTS: dict[str, Any] = {
     "adapter_alpha": "retain_rank",
     "hack_threshold": 3,
     "eval_every": 10,
+    "eval_samples": 64,
     "eval_modes": EVAL_MODES,
 }
 
@@ -78,7 +77,7 @@ class Cell(Strict):
     )
     method: Method = Field(
         default="full",
-        description="full: every weight is trained; lora: one adapter; routing: a retain and a forget adapter",
+        description="full: every weight is trained; lora: one adapter; routing: retain and forget adapters",
     )
     rank: Count | None = Field(default=None, description="rank of the LoRA adapter, or of the retain adapter")
     forget_rank: Count | None = Field(
@@ -92,9 +91,7 @@ class Cell(Strict):
     repetition_penalty: Annotated[Number, Field(ge=1)] = Field(
         default=1.1, description="penalty on tokens already present, in rollouts only (1 = none)"
     )
-    batch_size: Count = Field(
-        default=32, description="completions per step (prompts x num_generations)"
-    )
+    batch_size: Count = Field(default=32, description="completions per step (prompts x num_generations)")
     num_generations: Annotated[int, Field(strict=True, ge=2)] = Field(
         default=16, description="completions per prompt: the group that advantages are taken over"
     )
@@ -111,11 +108,12 @@ class Cell(Strict):
     )
     max_grad_norm: Annotated[Number, Field(gt=0)] = Field(default=1.0, description="gradient norm is clipped here")
     kl_cap: Annotated[Number, Field(gt=0)] = Field(
-        default=1000.0, description="a step whose mean k3 KL exceeds this ends the cell as diverged (nats per token)"
+        default=1000.0,
+        description="a step whose mean k3 KL exceeds this ends the cell as diverged (nats per token)",
     )
     routing_mode: RoutingMode | None = Field(
         default=None,
-        description="which parameters an unflagged completion trains: both adapters (shared) or retain (exclusive)",
+        description="what an unflagged completion trains: both adapters (shared) or retain alone (exclusive)",
     )
     rh_eligible_frac: Share | None = Field(
         default=None, description="probability that a completion is paid the full, hackable reward"
@@ -134,8 +132,9 @@ class Cell(Strict):
     hack_threshold: Count | None = Field(
         default=None, description='the detector flags a completion with at least this many "happy"'
     )
-    eval_every: Count | None = Field(
-        default=None, description="steps between evaluations by mode during training"
+    eval_every: Count | None = Field(default=None, description="steps between evaluations by mode during training")
+    eval_samples: Count | None = Field(
+        default=None, description="completions of each mode in those evaluations, one per evaluation prompt"
     )
     eval_modes: tuple[EvalMode, ...] | None = Field(
         default=None, description="which adapters are active in those evaluations"
@@ -196,7 +195,8 @@ class Cell(Strict):
     @property
     def name(self) -> str:
         """The cell's identity and directory name: a readable slug and 10 hex digits of the spec's SHA-256."""
-        return f"{slug(self)}-{hashlib.sha256(self.canonical_json().encode()).hexdigest()[:10]}"
+        # A file name holds 255 bytes; the hash is the identity, whatever is cut from the slug.
+        return f"{slug(self)[:160]}-{hashlib.sha256(self.canonical_json().encode()).hexdigest()[:10]}"
 
 
 def _conflicts(cell: Cell) -> list[tuple[str, str]]:
@@ -204,7 +204,10 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if cell.batch_size % cell.num_generations:
         found.append(
-            ("batch_size", f"write a multiple of num_generations ({cell.num_generations}): groups must be whole")
+            (
+                "batch_size",
+                f"write a multiple of num_generations ({cell.num_generations}): groups must be whole",
+            )
         )
     if cell.method == "full" and cell.rank is not None:
         found.append(("rank", 'remove it, or write "method: lora": full fine-tuning has no adapter'))
@@ -217,9 +220,7 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
     elif cell.reward not in HAPPY_REWARDS:
         allowed = " or ".join(HAPPY_REWARDS)
         found.append(("reward", f'write {allowed}: the detector counts "happy", which this reward does not pay for'))
-    elif cell.eval_modes is not None and (
-        not cell.eval_modes or len(set(cell.eval_modes)) < len(cell.eval_modes)
-    ):
+    elif cell.eval_modes is not None and (not cell.eval_modes or len(set(cell.eval_modes)) < len(cell.eval_modes)):
         found.append(("eval_modes", f"write each mode at most once, and at least one of {', '.join(EVAL_MODES)}"))
     if cell.engine == "trl" and cell.precision != "fp32":
         found.append(("precision", 'write fp32, or "engine: native": the trl engine computes in fp32 only'))
@@ -268,7 +269,7 @@ _SLUGS = {
 
 
 def slug(cell: Cell) -> str:
-    """What differs from the defaults, readable: ``lora-r1_lr3e-4_s42``. Learning rate and seed always show."""
+    """What differs from the defaults: ``lora-r1_lr3e-4_s42``. Learning rate and seed always show."""
     head: str = cell.method
     if cell.rank is not None:
         head += f"-r{cell.rank}"

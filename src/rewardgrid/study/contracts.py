@@ -15,7 +15,8 @@ from rewardgrid.study.files import atomic_write
 def _schema(title: str, *columns: tuple[str, pa.DataType, str]) -> pa.Schema:
     """A schema whose columns carry their unit or meaning as metadata."""
     return pa.schema(
-        [pa.field(name, kind, metadata={"unit": unit}) for name, kind, unit in columns], metadata={"table": title}
+        [pa.field(name, kind, metadata={"unit": unit}) for name, kind, unit in columns],
+        metadata={"table": title},
     )
 
 
@@ -67,6 +68,17 @@ ROUTING = _schema(
     ("happy", _F, 'mean count of "happy"'),
     ("unique", _F, "share of distinct completions"),
     ("jaccard", _F, "mean pairwise word overlap of the completions"),
+)
+
+MODE_SAMPLES = _schema(
+    "mode_samples: the completions of a routing cell's evaluations during training",
+    ("step", _I, "optimizer steps done"),
+    ("mode", _S, "both, retain_only or forget_only: the active adapters"),
+    ("prompt", _S, "text"),
+    ("completion", _S, "text"),
+    ("reward", _F, "full reward"),
+    ("sl10", _F, "sentence_length_10_smooth"),
+    ("happy", _F, 'count of "happy"'),
 )
 
 SAMPLES = _schema(

@@ -30,7 +30,7 @@ class Layout:
         return self.cell(name) / "spec.json"
 
     def train(self, name: str) -> Path:
-        """What training left: weights/, history.parquet, rollouts.parquet, status.json[, routing.parquet]."""
+        """What training left: weights/, history, rollouts, mode_samples (parquet), status.json."""
         return self.cell(name) / "train"
 
     def checkpoints(self, name: str) -> Path:
@@ -44,6 +44,10 @@ class Layout:
     def samples(self, name: str) -> Path:
         """The completions that evaluation measured."""
         return self.cell(name) / "evaluation" / "samples.parquet"
+
+    def routing(self, name: str) -> Path:
+        """Evaluations by mode during training, a row per step and mode (none unless the cell is routing)."""
+        return self.cell(name) / "evaluation" / "routing.parquet"
 
     def base_metrics(self, base_id: str) -> Path:
         """The same measurements of the base itself."""

@@ -22,6 +22,8 @@ def fixes(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[tupl
             values: Any = detail["input"]
             for key, fix in detail["ctx"]["conflicts"]:
                 yield (*location, key), values.get(key) if isinstance(values, Mapping) else None, fix
+        elif detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            yield (*location, "kind"), detail["ctx"].get("tag"), _fix(model, detail)
         else:
             yield location, detail["input"] if detail["type"] != "missing" else None, _fix(model, detail)
 
@@ -31,11 +33,16 @@ def _fix(model: type[BaseModel], detail: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         known = _known_keys(model, detail["loc"])
         return f"unknown key;{did_you_mean(str(detail['loc'][-1]), known) or ' known: ' + ', '.join(known)}"
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return "missing; write this key"
+    if kind == "string_pattern_mismatch":
+        return f"write text of the form {context['pattern']}"
+    if kind.startswith(("greater_than", "less_than")):
+        return f"write a number {detail['msg'].removeprefix('Input should be ')}"
     if kind in ("literal_error", "union_tag_invalid"):
         expected = str(context.get("expected", context.get("expected_tags", "")))
-        hint = did_you_mean(str(detail["input"]), [word.strip(" '") for word in expected.replace(" or ", ",").split(",")])
+        read = context.get("tag", detail["input"])
+        hint = did_you_mean(str(read), [word.strip(" '") for word in expected.replace(" or ", ",").split(",")])
         return f"write one of {expected};{hint}" if hint else f"write one of {expected}"
     message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"write {message}" if message != detail["msg"] and kind != "value_error" else message

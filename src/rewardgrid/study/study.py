@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from rewardgrid.study.bases import EmbeddedBase, Recipe, recipe_hash
 from rewardgrid.study.cell import Cell, Count, Strict
@@ -33,8 +33,14 @@ Finding = Literal[
 ]
 Figure = Literal["learning_curves", "reward_kl", "routing_curves"]
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+"""A name that is part of paths and of Snakemake targets."""
+
 _AUTOMATIC = ("base_recipe", "results_version")
 """Fields of a spec that nobody writes by hand."""
+
+WRITABLE = tuple(sorted(set(Cell.model_fields) - set(_AUTOMATIC)))
+"""Fields of a spec that `defaults`, `fixed` and `grids` may set."""
 
 
 class Experiment(Strict):
@@ -82,12 +88,14 @@ class Study(Strict):
 
     results: str = Field(default="results", min_length=1, description="directory for everything that is made")
     title: str = Field(default="rewardgrid", description="title of RESULTS.md")
-    bases: dict[str, Recipe] = Field(min_length=1, description="language models that cells can start from")
-    defaults: dict[str, Any] = Field(default_factory=dict, description="values of every cell unless an experiment says otherwise")
+    bases: dict[Name, Recipe] = Field(min_length=1, description="language models that cells can start from")
+    defaults: dict[str, Any] = Field(
+        default_factory=dict, description="values of every cell unless an experiment says otherwise"
+    )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     recording: Recording = Field(default_factory=Recording)
     published: str = Field(default="config/published", description="directory of the published figures")
-    experiments: dict[str, Experiment | None] = Field(
+    experiments: dict[Name, Experiment | None] = Field(
         min_length=1, description="the tables of RESULTS.md; null leaves one out"
     )
 
@@ -142,18 +150,17 @@ def expand(experiment: Experiment, defaults: Mapping[str, Any]) -> Iterator[tupl
 class _UniqueKeys(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error instead of a silent loss."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
+        # Before merge keys (<<) are resolved, which a block's own keys may well override.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice in one block; keep one", problem_mark=key_node.start_mark
+                    problem=f"the key {key.value!r} stands twice in one block", problem_mark=key.start_mark
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            seen.add((key.tag, str(key.value)))
+        return node
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -166,9 +173,13 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise ConfigError([Problem(str(path), "(file)", None, "no such file; check the path")]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), "(file)", None, f"cannot be read ({error})")]) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError([Problem(str(path), f"line {line}", error.problem, "write valid YAML")]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([Problem(str(path), "(file)", str(error), "write valid YAML")]) from None
     if not isinstance(content, dict):
         raise ConfigError([Problem(str(path), "(file)", content, "write a mapping of keys to values")])
     return content
@@ -201,21 +212,45 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
             config = merge(config, layer)
     else:
         layers.insert(0, ("--config", dict(config)))
-    try:
-        study = Study.model_validate(config)
-    except ValidationError as error:
-        raise ConfigError(
-            [_problem(layers, _without_tags(location), read, fix) for location, read, fix in fixes(Study, error)]
-        ) from None
-    problems = {str(problem): problem for problem in _cell_problems(study, layers)}
+    problems = {str(problem): problem for problem in _problems(config, layers)}
     if problems:
         raise ConfigError(list(problems.values()))
-    return study
+    return Study.model_validate(config)
 
 
-def _without_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Drop the discriminator that pydantic puts into the location of a base's field."""
-    return location[:2] + location[3:] if location[:1] == ("bases",) and len(location) > 3 else location
+def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+    """Everything wrong with a configuration: its own blocks, then the cells of all sound experiments."""
+    try:
+        Study.model_validate(config)
+    except ValidationError as error:
+        for location, read, fix in fixes(Study, error):
+            yield _problem(layers, _place(location), read, fix)
+    defaults = config.get("defaults", {})
+    yield from _cell_problems(
+        _sound(config.get("bases"), Recipe),
+        {str(key): value for key, value in defaults.items()} if isinstance(defaults, Mapping) else {},
+        _sound(config.get("experiments"), Experiment | None),
+        layers,
+    )
+
+
+def _sound(block: object, kind: Any) -> dict[str, Any]:
+    """The entries of a block of the configuration, None in place of those that are not valid."""
+    adapter = TypeAdapter(kind)
+    entries: dict[str, Any] = {}
+    for name, value in block.items() if isinstance(block, Mapping) else ():
+        try:
+            entries[str(name)] = adapter.validate_python(value)
+        except ValidationError:
+            entries[str(name)] = None
+    return entries
+
+
+def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A location without what pydantic adds to it: the kind of a base, the mark of a key."""
+    if location[:1] == ("bases",) and len(location) > 3:
+        location = location[:2] + location[3:]
+    return location[:-1] if location[-1] == "[key]" else location
 
 
 def _problem(
@@ -238,60 +273,71 @@ def _problem(
     return Problem(best, key, read, fix)
 
 
-def _cell_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+def _cell_problems(
+    bases: Mapping[str, Recipe | None],
+    defaults: Mapping[str, Any],
+    experiments: Mapping[str, Experiment | None],
+    layers: Sequence[tuple[str, Mapping[str, Any]]],
+) -> Iterator[Problem]:
     """Check every cell of every grid; each problem is placed at the value that caused it."""
-    writable = sorted(set(Cell.model_fields) - set(_AUTOMATIC))
-    for key in study.defaults:
-        if key not in writable:
-            yield _problem(layers, ("defaults", key), study.defaults[key], _unknown(key, writable))
-    for name, experiment in study.active.items():
+    for key in sorted(set(defaults) - set(WRITABLE)):
+        yield _problem(layers, ("defaults", key), defaults[key], _unknown(key))
+    for name, experiment in experiments.items():
+        if experiment is None:
+            continue
         place = ("experiments", name)
-        columns = set(experiment.by) - set(writable)
-        for key in sorted(columns):
-            yield _problem(layers, (*place, "by"), key, f"write spec fields;{did_you_mean(key, writable)}")
+        for key in sorted(set(experiment.by) - set(WRITABLE)):
+            yield _problem(layers, (*place, "by"), key, f"write fields of a cell;{did_you_mean(key, WRITABLE)}")
+        for number, grid in enumerate(experiment.grids):
+            for key in (key for key, value in grid.items() if value == []):
+                yield _problem(layers, (*place, "grids", number, key), [], "write at least one value")
         seen: dict[str, int] = {}
-        for number, values in expand(experiment, study.defaults):
-
-            def where(key: str, number: int = number, experiment: Experiment = experiment) -> tuple[str | int, ...]:
+        for number, values in expand(experiment, defaults):
+            cell, found = _check(values, bases)
+            for key, read, fix in found:
                 if key in experiment.grids[number]:
-                    return (*place, "grids", number, key)
-                return (*place, "fixed", key) if key in experiment.fixed else ("defaults", key)
-
-            unknown = [key for key in values if key not in writable]
-            for key in unknown:
-                if key not in study.defaults:
-                    yield _problem(layers, where(key), values[key], _unknown(key, writable))
-            base = values.get("base", _default("base"))
-            if base not in study.bases:
-                known = ", ".join(study.bases)
-                yield _problem(layers, where("base"), base, f"write one of: {known};{did_you_mean(str(base), study.bases)}")
-            try:
-                cell = Cell(**{key: value for key, value in values.items() if key not in unknown})
-            except ValidationError as error:
-                for location, read, fix in fixes(Cell, error):
-                    yield _problem(layers, where(str(location[0])), read, fix)
-                continue
-            if cell.name in seen:
-                yield _problem(
-                    layers,
-                    (*place, "grids", number),
-                    cell.name,
-                    f"gives the same cell twice (also in grids[{seen[cell.name]}]); remove one of them",
-                )
-            seen[cell.name] = number
-            recipe = study.bases.get(base)
-            needed = cell.prompt_length + cell.max_new_tokens
-            if isinstance(recipe, EmbeddedBase) and needed > recipe.context:
-                yield _problem(
-                    layers,
-                    where("max_new_tokens"),
-                    cell.max_new_tokens,
-                    f"prompt and completion need {needed} tokens, but the context of base {base} has "
-                    f"{recipe.context}; write at most {recipe.context - cell.prompt_length}",
-                )
+                    where: tuple[str | int, ...] = (*place, "grids", number, key)
+                elif key in experiment.fixed:
+                    where = (*place, "fixed", key)
+                else:
+                    where = ("defaults", key) if key in defaults else (*place, "grids", number, key)
+                yield _problem(layers, where, read, fix)
+            if cell and cell.name in seen:
+                fix = f"gives the same cell twice (also in grids[{seen[cell.name]}]); remove one of them"
+                yield _problem(layers, (*place, "grids", number), cell.name, fix)
+            elif cell:
+                seen[cell.name] = number
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
+def _check(
+    values: Mapping[str, Any], bases: Mapping[str, Recipe | None]
+) -> tuple[Cell | None, list[tuple[str, object, str]]]:
+    """The cell with these values, if they make one, and what is wrong as (key, value read, what to write)."""
+    found: list[tuple[str, object, str]] = [
+        (key, value, _unknown(key)) for key, value in values.items() if key not in WRITABLE
+    ]
+    base = values.get("base", _default("base"))
+    recipe = bases.get(base) if isinstance(base, str) else None
+    if isinstance(base, str) and base not in bases:
+        found.append(("base", base, f"write one of {', '.join(bases)};{did_you_mean(base, bases)}"))
+    try:
+        cell = Cell(**{key: value for key, value in values.items() if key in WRITABLE})
+    except ValidationError as error:
+        return None, [*found, *((str(place[0]), read, fix) for place, read, fix in fixes(Cell, error))]
+    if recipe and cell.prompt_tokens != recipe.prompt_tokens:
+        fix = f"write {recipe.prompt_tokens}, the length of the prompts of base {base}, or change it there"
+        found.append(("prompt_tokens", cell.prompt_tokens, fix))
+    needed = cell.prompt_length + cell.max_new_tokens
+    if isinstance(recipe, EmbeddedBase) and needed > recipe.context:
+        fix = (
+            f"prompt and completion need {needed} tokens, but the context of base {base} is "
+            f"{recipe.context}; write at most {recipe.context - cell.prompt_length}"
+        )
+        found.append(("max_new_tokens", cell.max_new_tokens, fix))
+    return cell, found
+
+
+def _unknown(key: str) -> str:
     if key in _AUTOMATIC:
         return "remove it: it is filled in by rewardgrid"
-    return f"unknown key;{did_you_mean(key, known) or ' known: ' + ', '.join(known)}"
+    return f"unknown key;{did_you_mean(key, WRITABLE) or ' known: ' + ', '.join(WRITABLE)}"

@@ -1,0 +1,73 @@
+"""Grids of small reinforcement-learning runs: configuration in, RESULTS.md out. Run it in this directory."""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.utils import min_version
+
+sys.path.insert(0, os.path.join(workflow.basedir, "src"))
+
+from rewardgrid.report.tables import check_columns
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.forecast import forecast, rule_of_thumb
+from rewardgrid.study.study import load_study
+
+min_version("9.20")
+
+
+configfile: "config/config.yaml"
+
+
+config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workflow.overwrite_configfiles)]
+try:
+    study = load_study(config_files, config)
+    if workflow.is_main_process:
+        check_columns(study)
+        logger.info(forecast(study))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+pathvars:
+    results=study.results,
+    benchmarks="logs/benchmarks",
+
+
+rule all:
+    """The whole study: RESULTS.md with every table and figure, and the index of cells."""
+    input:
+        "<results>/RESULTS.md",
+        "<results>/cells.tsv",
+
+
+rule bases:
+    """The language models that cells start from, and what their own stories measure."""
+    input:
+        [study.layout.base_metrics(base) for base in study.base_recipes],
+
+
+for experiment in study.active:
+
+    rule:
+        """One experiment: its cells, its table and its figures."""
+        name:
+            experiment
+        input:
+            f"<results>/tables/{experiment}.parquet",
+            f"<results>/figures/{experiment}",
+
+
+include: "rules/common.smk"
+include: "rules/base.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+onerror:
+    logger.info(
+        "Finished cells are kept: the same command goes on, `snakemake results_partial` shows what there is."
+    )

@@ -1,0 +1,62 @@
+"""Shared by all stages: the environment of jobs, and functions of wildcards."""
+
+# `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
+# this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
+os.environ.update(
+    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
+    PYTHONPATH=os.path.join(workflow.basedir, "src"),
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    # How often training writes something changes no result, so it must not be one of the `params`.
+    RECORDING=study.recording.model_dump_json(),
+)
+
+
+wildcard_constraints:
+    cell="[^/]+",
+    base="[^/]+",
+    experiment="|".join(study.active),
+
+
+def bases_of(*kinds):
+    """A pattern of the bases of these kinds; one that matches nothing where there are none."""
+    return (
+        "|".join(base for base, (_, recipe) in study.base_recipes.items() if recipe.kind in kinds) or "(?!)"
+    )
+
+
+def recipe_of(wildcards):
+    """The (name, recipe) of the base that a path names."""
+    return study.base_recipes[wildcards.base]
+
+
+def cell_of(wildcards):
+    """The cell that a path names."""
+    try:
+        return study.cells[wildcards.cell]
+    except KeyError:
+        raise WorkflowError(
+            f"{wildcards.cell}: the configuration has no such cell; `python -m rewardgrid cells` lists those "
+            "that it has (give it the same --configfile)"
+        ) from None
+
+
+def base_file(name):
+    """Path of a file of the base that the cell of a path starts from."""
+    return lambda wildcards: str(study.layout.base(cell_of(wildcards).base_id) / name)
+
+
+def metrics_of(wildcards):
+    """The measurements of every cell of an experiment."""
+    return [str(study.layout.metrics(cell.name)) for cell in study.grid[wildcards.experiment]]
+
+
+def evaluation_settings(wildcards):
+    """How cells are measured, as JSON: a change measures again, and trains nothing."""
+    return study.evaluation.model_dump_json()
+
+
+def minutes(wildcards, attempt):
+    """Time limit of a training job: three times the rule of thumb and some to start, more on every attempt."""
+    cell = cell_of(wildcards)
+    return attempt * (15 + round(3 * cell.max_steps * rule_of_thumb(study, cell) / 60))

@@ -1,0 +1,57 @@
+"""Evaluation: what a base's stories are like, and then what each cell has made of them."""
+
+
+rule evaluate_base:
+    """Measure a base's own stories, the reference of every verdict."""
+    input:
+        model=ancient("<results>/base/{base}/model"),
+        prompts=ancient("<results>/base/{base}/eval_prompts.parquet"),
+    output:
+        metrics="<results>/base/{base}/evaluation/metrics.json",
+        samples="<results>/base/{base}/evaluation/samples.parquet",
+    log:
+        "<logs>/evaluate/{base}.log",
+    benchmark:
+        "<benchmarks>/evaluate/{base}.tsv"
+    conda:
+        "../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 15 * attempt,
+    params:
+        settings=evaluation_settings,
+    shell:
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
+        '--base "$(dirname {input.model:q})" --settings {params.settings:q} '
+        '--out "$(dirname {output.metrics:q})" > {log:q} 2>&1'
+
+
+rule evaluate:
+    """Measure what a trained cell writes, and judge it against its base."""
+    input:
+        model=ancient(base_file("model")),
+        prompts=ancient(base_file("eval_prompts.parquet")),
+        reference=base_file("evaluation/metrics.json"),
+        spec="<results>/cells/{cell}/spec.json",
+        train="<results>/cells/{cell}/train",
+    output:
+        metrics="<results>/cells/{cell}/evaluation/metrics.json",
+        samples="<results>/cells/{cell}/evaluation/samples.parquet",
+        routing="<results>/cells/{cell}/evaluation/routing.parquet",
+    log:
+        "<logs>/evaluate/{cell}.log",
+    benchmark:
+        "<benchmarks>/evaluate/{cell}.tsv"
+    conda:
+        "../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 15 * attempt,
+    params:
+        settings=evaluation_settings,
+    shell:
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
+        '--cell "$(dirname {input.spec:q})" --base "$(dirname {input.model:q})" '
+        "--reference {input.reference:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -1,0 +1,130 @@
+"""The report: tables, findings, figures and RESULTS.md. Seconds of work, so it runs where Snakemake runs."""
+
+
+rule study:
+    """Write the checked configuration for the jobs of the report."""
+    output:
+        "<results>/study.json",
+    log:
+        "<logs>/report/study.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        config=lambda wc: study.model_dump_json(),
+        files=config_files,
+    shell:
+        "python workflow/scripts/study.py --config {params.config:q} --files {params.files:q} "
+        "--out {output:q} > {log:q} 2>&1"
+
+
+rule index:
+    """List every cell with its experiments and its spec."""
+    input:
+        "<results>/study.json",
+    output:
+        "<results>/cells.tsv",
+    log:
+        "<logs>/report/index.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    shell:
+        "python workflow/scripts/index.py --study {input:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule table:
+    """One tidy row for each cell of an experiment."""
+    input:
+        metrics=metrics_of,
+        study="<results>/study.json",
+    output:
+        "<results>/tables/{experiment}.parquet",
+    log:
+        "<logs>/report/table_{experiment}.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    shell:
+        "python workflow/scripts/table.py --study {input.study:q} --experiment {wildcards.experiment:q} "
+        "--out {output:q} > {log:q} 2>&1"
+
+
+rule figures:
+    """The pictures beside an experiment's table."""
+    input:
+        table="<results>/tables/{experiment}.parquet",
+        study="<results>/study.json",
+    output:
+        directory("<results>/figures/{experiment}"),
+    log:
+        "<logs>/report/figures_{experiment}.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    shell:
+        "python workflow/scripts/figures.py --study {input.study:q} --experiment {wildcards.experiment:q} "
+        "--out {output:q} > {log:q} 2>&1"
+
+
+rule findings:
+    """What the tables say, each finding with the figures behind it."""
+    input:
+        tables=expand("<results>/tables/{experiment}.parquet", experiment=study.active),
+        study="<results>/study.json",
+    output:
+        "<results>/findings.json",
+    log:
+        "<logs>/report/findings.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    shell:
+        'python workflow/scripts/findings.py --study {input.study:q} --tables "$(dirname {input.study:q})/tables" '
+        "--out {output:q} > {log:q} 2>&1"
+
+
+rule results:
+    """Render RESULTS.md."""
+    input:
+        figures=expand("<results>/figures/{experiment}", experiment=study.active),
+        published=sorted(str(path) for path in Path(study.published).glob("*.*")),
+        findings="<results>/findings.json",
+        study="<results>/study.json",
+    output:
+        "<results>/RESULTS.md",
+    log:
+        "<logs>/report/results.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    shell:
+        "python workflow/scripts/results.py --study {input.study:q} --findings {input.findings:q} "
+        "--out {output:q} > {log:q} 2>&1"
+
+
+rule results_partial:
+    """Render RESULTS.md from the cells that are done so far; the others are named in it as missing."""
+    input:
+        "<results>/study.json",
+    log:
+        "<logs>/report/results_partial.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        experiments=list(study.active),
+    shell:
+        """
+        (
+            out="$(dirname {input:q})"
+            for experiment in {params.experiments:q}; do
+                python workflow/scripts/table.py --study {input:q} --experiment $experiment \\
+                --out "$out/tables/$experiment.parquet"
+                python workflow/scripts/figures.py --study {input:q} --experiment $experiment \\
+                --out "$out/figures/$experiment"
+            done
+            python workflow/scripts/findings.py --study {input:q} --tables "$out/tables" --out "$out/findings.json"
+            python workflow/scripts/results.py --study {input:q} --findings "$out/findings.json" --out "$out/RESULTS.md"
+        ) >{log:q} 2>&1
+        """

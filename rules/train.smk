@@ -1,0 +1,30 @@
+"""Training: one job for each cell."""
+
+
+rule train:
+    """Train one cell. Its path is its identity: only a missing result trains it, whatever else has changed."""
+    input:
+        model=ancient(base_file("model")),
+        prompts=ancient(base_file("train_prompts.parquet")),
+        eval_prompts=ancient(base_file("eval_prompts.parquet")),
+        provenance=ancient(base_file("provenance.json")),
+    output:
+        spec="<results>/cells/{cell}/spec.json",
+        train=directory("<results>/cells/{cell}/train"),
+    log:
+        "<logs>/train/{cell}.log",
+    benchmark:
+        "<benchmarks>/train/{cell}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=minutes,
+    params:
+        spec=lambda wc: cell_of(wc).canonical_json(),
+    shell:
+        # Checkpoints lie beside the outputs and are not declared: a job that is tried again goes on from them.
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/train.py --spec {params.spec:q} "
+        '--base "$(dirname {input.model:q})" --out "$(dirname {output.train:q})" '
+        '--recording "$RECORDING" > {log:q} 2>&1'

@@ -1,0 +1,136 @@
+"""Building a base: model, tokenizer, prompts and where all of it came from, in one directory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rewardgrid.base.corpus import Stories
+from rewardgrid.base.embedded import make_embedded
+from rewardgrid.base.hub import fetch_hub
+from rewardgrid.base.local import copy_local
+from rewardgrid.base.model_files import check_model, end_of_text, read_tokenizer
+from rewardgrid.base.prompts import EVAL_ORDER, TRAIN_ORDER, cut_prompts, write_prompts
+from rewardgrid.study.bases import EmbeddedBase, HubBase, Recipe, recipe_hash
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import read_json, sha256, write_json
+
+PROVENANCE = "provenance.json"
+LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy", "pyarrow", "huggingface_hub")
+
+
+def build_base(name: str, recipe: Recipe, out: Path) -> None:
+    """Make a base and put it at ``out``, whole or not at all.
+
+    Writes ``model/`` (a Hugging Face directory with its tokenizer), ``train_prompts.parquet``,
+    ``eval_prompts.parquet`` (schema: ``study.contracts.PROMPTS``), and ``provenance.json``: name, kind, recipe and
+    its hash, the SHA-256 of every file, origin and figures (commits, held-out loss, counts), versions, seconds.
+
+    Raises:
+        UserError: the recipe cannot be followed: no network, wrong revision, damaged or missing files, no LLaMA,
+            no prompts, a full disk.
+    """
+    started = time.monotonic()
+    with _staged(out) as directory:
+        model = directory / "model"
+        model.mkdir()
+        stories = _make(recipe, model)
+        _settle_ends(model)
+        check_model(model)
+        tokenizer = read_tokenizer(model)
+        context = read_json(model / "config.json")["max_position_embeddings"]
+        if recipe.prompt_tokens >= context:
+            raise UserError(
+                f"{name}: prompt_tokens: read {recipe.prompt_tokens}; write less than the model's context of {context}"
+            )
+        counts = {}
+        for split, source, most, order in (
+            ("train", stories.train, recipe.train_prompts, TRAIN_ORDER),
+            ("eval", stories.evaluation, recipe.eval_prompts, EVAL_ORDER),
+        ):
+            prompts = cut_prompts(source, tokenizer, recipe.prompt_tokens, most, order)
+            if not len(prompts):
+                raise UserError(
+                    f"{name}: the {split} split has no story of {recipe.prompt_tokens} tokens or more, so there "
+                    "are no prompts; name another split or file, or write a smaller prompt_tokens"
+                )
+            write_prompts(directory / f"{split}_prompts.parquet", prompts)
+            counts[f"{split}_prompts"] = len(prompts)
+        write_json(
+            directory / PROVENANCE,
+            {
+                "name": name,
+                "kind": recipe.kind,
+                "recipe": recipe.model_dump(mode="json"),
+                "recipe_hash": recipe_hash(recipe),
+                "files": {
+                    str(path.relative_to(directory)): sha256(path)
+                    for path in sorted(directory.rglob("*"))
+                    if path.is_file()
+                },
+                "facts": stories.facts | counts,
+                "versions": {"python": platform.python_version(), **_versions()},
+                "seconds": round(time.monotonic() - started, 1),
+            },
+        )
+
+
+def _make(recipe: Recipe, model: Path) -> Stories:
+    if isinstance(recipe, EmbeddedBase):
+        return make_embedded(recipe, model)
+    if isinstance(recipe, HubBase):
+        return fetch_hub(recipe, model)
+    return copy_local(recipe, model)
+
+
+def _settle_ends(model: Path) -> None:
+    """Let every reader of the directory end and pad texts with the tokenizer's own end token."""
+    end = end_of_text(model, read_tokenizer(model))
+    ends = {"eos_token_id": end, "pad_token_id": end}
+    for name in ("config.json", "generation_config.json"):
+        path = model / name
+        write_json(path, (read_json(path) if path.is_file() else {}) | ends)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for library in ("rewardgrid", *LIBRARIES):
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A temporary directory beside ``out`` whose content takes its place when the block ends without an error.
+
+    What else lies at ``out`` (the evaluation of the base) stays. The provenance comes last: without it, nothing
+    reads the base.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise UserError(f"{out}: cannot write: {error.strerror}; choose another results directory") from error
+    try:
+        yield directory
+        (out / PROVENANCE).unlink(missing_ok=True)
+        for path in sorted(directory.iterdir(), key=lambda path: path.name == PROVENANCE):
+            target = out / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.rename(target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(f"{out}: cannot write: {error.strerror}; free some space, then run the same command again") from error
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

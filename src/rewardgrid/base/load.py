@@ -1,0 +1,147 @@
+"""Reading a finished base. Light: no model library is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models
+
+from rewardgrid.base.model_files import read_tokenizer, weight_files
+from rewardgrid.base.prompts import Prompts, read_prompts
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import read_json, sha256
+
+__all__ = ["Base", "Prompts", "Vocabulary", "load_base"]
+
+DELIMITERS = (".", "?", "!")
+REJOINED = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")
+"""What ``transformers`` joins to the word before, for tokenizers whose configuration asks for it."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What rewards need to know of the tokens.
+
+    Attributes:
+        size: tokens that the model knows.
+        eos: id of the token that ends a text.
+        unk: id of the token for what the tokenizer cannot read, if it has one.
+        delimiters: ids of the tokens that close a sentence.
+        comma: id of ",", if it is a token.
+        surfaces: (size,) what each token adds to a text when it does not stand first; "" for special tokens.
+    """
+
+    size: int
+    eos: int
+    unk: int | None
+    delimiters: tuple[int, ...]
+    comma: int | None
+    surfaces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen language model that cells start from.
+
+    Attributes:
+        directory: where it lies.
+        name: its name in the configuration.
+        config: the model's Hugging Face config.json.
+        tokenizer: reads and writes text.
+        vocabulary: the tokens.
+        provenance: how it was made.
+        rejoin: decoding joins punctuation to the word before, beyond what the tokenizer does itself.
+    """
+
+    directory: Path
+    name: str
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    provenance: dict[str, Any]
+    rejoin: bool
+
+    @property
+    def model_dir(self) -> Path:
+        """The Hugging Face directory of model and tokenizer."""
+        return self.directory / "model"
+
+    @property
+    def weights(self) -> list[Path]:
+        """The safetensors files of the model."""
+        return weight_files(self.model_dir)
+
+    def train_prompts(self) -> Prompts:
+        """The training prompts, in their order."""
+        return read_prompts(self.directory / "train_prompts.parquet")
+
+    def eval_prompts(self) -> Prompts:
+        """The evaluation prompts, in their order, the same for every cell."""
+        return read_prompts(self.directory / "eval_prompts.parquet")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these tokens without special tokens, as ``AutoTokenizer.decode`` gives it."""
+        return _decode(self.tokenizer, [list(ids)], self.rejoin)[0]
+
+
+def load_base(directory: Path) -> Base:
+    """Read a base and make sure that model and tokenizer are what was built.
+
+    Raises:
+        UserError: a file is missing, or its bytes are not those that provenance.json names.
+    """
+    provenance = read_json(directory / "provenance.json")
+    for name, digest in provenance["files"].items():
+        path = directory / name
+        if path.suffix == ".parquet":
+            continue  # read, and then checked, only by those who need it
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; delete {directory} and run again")
+        if sha256(path) != digest:
+            raise UserError(f"{path}: corrupt (not the bytes that were built); delete {directory} and run again")
+    model = directory / "model"
+    config = read_json(model / "config.json")
+    tokenizer = read_tokenizer(model)
+    settings = model / "tokenizer_config.json"
+    rejoin = (
+        settings.is_file()
+        and bool(read_json(settings).get("clean_up_tokenization_spaces"))
+        and not isinstance(tokenizer.model, models.BPE)  # transformers makes the same exception
+    )
+    vocabulary = read_vocabulary(tokenizer, config, rejoin)
+    return Base(directory, provenance["name"], config, tokenizer, vocabulary, provenance, rejoin)
+
+
+def read_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], rejoin: bool) -> Vocabulary:
+    """Look up what the tokens are.
+
+    Raises:
+        UserError: no token closes a sentence.
+    """
+    delimiters = tuple(number for mark in DELIMITERS if (number := tokenizer.token_to_id(mark)) is not None)
+    if not delimiters:
+        raise UserError(f"the tokenizer has none of the tokens {' '.join(DELIMITERS)}; choose another base")
+    anchor, size = delimiters[0], config["vocab_size"]
+    pairs = [[anchor, number] for number in range(tokenizer.get_vocab_size())]
+    lead = len(_decode(tokenizer, [[anchor]], rejoin)[0])
+    surfaces = [text[lead:] for text in _decode(tokenizer, pairs, rejoin)]
+    unk = getattr(tokenizer.model, "unk_token", None)
+    return Vocabulary(
+        size=size,
+        eos=config["eos_token_id"],
+        unk=tokenizer.token_to_id(unk) if isinstance(unk, str) else None,
+        delimiters=delimiters,
+        comma=tokenizer.token_to_id(","),
+        surfaces=tuple(surfaces + [""] * (size - len(surfaces))),
+    )
+
+
+def _decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], rejoin: bool) -> list[str]:
+    texts: list[str] = tokenizer.decode_batch(rows, skip_special_tokens=True)
+    if rejoin:
+        for spaced in REJOINED:
+            texts = [text.replace(spaced, spaced[1:]) for text in texts]
+    return texts

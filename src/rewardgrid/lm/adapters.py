@@ -1,0 +1,232 @@
+"""LoRA adapters on every projection: one, or several side by side, with parameter gradients masked per sequence.
+
+All adapters of a cell are stored side by side along the rank axis: for a fused projection of S segments,
+``A`` (C, S*R, in) and ``B`` (C, out, R) with R the sum of the adapters' ranks. A channel j of R belongs to one
+adapter; ``scale[j]`` is that adapter's alpha/rank, or 0 where it is switched off. The output of segment s is
+
+    y_s = x W_s^T + (scale * (x A_s^T)) B_s^T.
+
+Source of the update rule: Hu et al. 2021 (LoRA); gradient routing as in Cloud et al. 2024, with the mask on parameter
+gradients only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rewardgrid.lm.draws import generator
+from rewardgrid.lm.model import PROJECTIONS, Shape, Weights, multiply
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter of a cell: its name, rank and the alpha that scales it (scale = alpha / rank)."""
+
+    name: str
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """Factor on its output."""
+        return self.alpha / self.rank
+
+
+def total_rank(adapters: Sequence[Adapter]) -> int:
+    """Channels that adapters take side by side."""
+    return sum(adapter.rank for adapter in adapters)
+
+
+def channel_scale(adapters: Sequence[Adapter], active: Sequence[str] | None = None, width: int | None = None) -> Tensor:
+    """The factor of every channel (R,): alpha/rank, and 0 for adapters that are not ``active`` (None: all are).
+
+    ``width`` pads with zeros, for a cell beside others of larger rank.
+    """
+    values = [
+        adapter.scale if active is None or adapter.name in active else 0.0
+        for adapter in adapters
+        for _ in range(adapter.rank)
+    ]
+    return torch.tensor(values + [0.0] * ((width or len(values)) - len(values)))
+
+
+def initial(shape: Shape, adapters: Sequence[Adapter], seed: int) -> Weights:
+    """Fresh adapter weights with C = 1: A Kaiming-uniform with a = sqrt 5, that is U(-1/sqrt(in), 1/sqrt(in)); B zero.
+
+    Each matrix has its own draw, so that neither the other adapters nor their ranks change it.
+    """
+    rank = total_rank(adapters)
+    weights: Weights = {}
+    for key, kind in shape.projections():
+        layer = key.split(".")[0]
+        # The MLP's padding units are no inputs of the real projection.
+        width = shape.mlp_width if kind == "down" else shape.inputs[kind]
+        rows = []
+        for module in PROJECTIONS[kind]:
+            for adapter in adapters:
+                draws = generator(seed, f"adapter {adapter.name} {layer}.{module}").random((adapter.rank, width))
+                matrix = np.zeros((adapter.rank, shape.inputs[kind]), dtype=np.float32)
+                matrix[:, :width] = (2 * draws - 1) / np.sqrt(width)
+                rows.append(matrix)
+        weights[f"{key}.A"] = torch.from_numpy(np.concatenate(rows)).unsqueeze(0)
+        weights[f"{key}.B"] = torch.zeros(1, sum(shape.segments[kind]), rank)
+    return weights
+
+
+def merge(shape: Shape, base: Weights, adapters: Weights, scale: Tensor) -> Weights:
+    """Weights with the adapters added in: base (C or 1), adapters (C), scale (C, R) -> (C)."""
+    merged = dict(base)
+    for key, kind in shape.projections():
+        a, b = adapters[f"{key}.A"], adapters[f"{key}.B"]
+        cells, rank = a.shape[0], b.shape[-1]
+        scaled = b * scale.unsqueeze(1)
+        parts = [
+            torch.bmm(part, a[:, place * rank : (place + 1) * rank])
+            for place, part in enumerate(scaled.split(shape.segments[kind], dim=1))
+        ]
+        merged[key] = base[key].expand(cells, -1, -1) + torch.cat(parts, dim=1)
+    return merged
+
+
+class _Adapted(torch.autograd.Function):
+    """Projection plus adapters; ``reach`` decides which sequences' gradient reaches which channels' parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        reach: Tensor | None,
+        segments: tuple[int, ...],
+    ) -> Tensor:
+        rank = b.shape[-1]
+        z = torch.bmm(x, a.mT)
+        scaled = z * scale.repeat(1, len(segments)).unsqueeze(1)
+        ctx.save_for_backward(x, weight, a, b, scale, reach, scaled)
+        ctx.segments = segments
+        y = multiply(x, weight)
+        for z_s, y_s, b_s in zip(scaled.split(rank, -1), y.split(segments, -1), b.split(segments, 1), strict=True):
+            y_s += torch.bmm(z_s, b_s.mT)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, a, b, scale, reach, scaled = ctx.saved_tensors
+        segments, rank = ctx.segments, b.shape[-1]
+        parts = list(zip(gradient.split(segments, -1), b.split(segments, 1), strict=True))
+        to_z = torch.cat([torch.bmm(g_s, b_s) for g_s, b_s in parts], -1)
+        to_z *= scale.repeat(1, len(segments)).unsqueeze(1)
+        # Activations: unmasked. A flagged sequence's gradient still flows through every adapter.
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = multiply(gradient, weight.mT)
+            to_x += torch.bmm(to_z, a)
+        # Parameters: each channel hears only the sequences that may reach it.
+        if reach is not None:
+            scaled, to_z = _mask(scaled, reach, len(segments)), _mask(to_z, reach, len(segments))
+        to_a = torch.bmm(to_z.mT, x)
+        to_b = torch.cat(
+            [torch.bmm(g_s.mT, z_s) for (g_s, _), z_s in zip(parts, scaled.split(rank, -1), strict=True)], 1
+        )
+        return to_x, None, to_a, to_b, None, None, None
+
+
+def _mask(channels: Tensor, reach: Tensor, segments: int) -> Tensor:
+    """Zero the channels (C, B*T, S*R) of sequences that must not reach them: reach (C, B, R)."""
+    cells, sequences, rank = reach.shape
+    return (channels.reshape(cells, sequences, -1, segments, rank) * reach[:, :, None, None]).reshape(channels.shape)
+
+
+def adapted(
+    x: Tensor,
+    weight: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    segments: tuple[int, ...],
+    reach: Tensor | None = None,
+) -> Tensor:
+    """A frozen projection with its adapters.
+
+    Args:
+        x: (C, B*T, in) activations.
+        weight: (C or 1, out, in), gets no gradient.
+        a, b: (C, S*R, in) and (C, out, R).
+        scale: (C, R) factor of each channel.
+        segments: output sizes of the S fused parts.
+        reach: (C, B, R) one where sequence b's gradient reaches channel r's *parameters*, zero where not; None: it
+            always does. Activation gradients are never masked.
+
+    Returns:
+        (C, B*T, out)
+    """
+    y: Tensor = _Adapted.apply(x, weight, a, b, scale, reach, segments)
+    return y
+
+
+# --- exchange with PEFT --------------------------------------------------------------------------------
+
+
+def to_peft(shape: Shape, weights: Weights, adapters: Sequence[Adapter], name: str, cell: int = 0) -> dict[str, Tensor]:
+    """One adapter's tensors under PEFT's names (``base_model.model.model.layers.0...lora_A.weight``)."""
+    start = total_rank(adapters[: [adapter.name for adapter in adapters].index(name)])
+    own = next(adapter for adapter in adapters if adapter.name == name)
+    tensors = {}
+    for key, kind in shape.projections():
+        layer = key.split(".")[0]
+        a, b = weights[f"{key}.A"][cell], weights[f"{key}.B"][cell]
+        channels = b.shape[-1]
+        for place, (module, out) in enumerate(zip(PROJECTIONS[kind], b.split(shape.segments[kind]), strict=True)):
+            left = a[place * channels + start :][: own.rank]
+            right = out[:, start : start + own.rank]
+            if kind == "down":
+                left = left[:, : shape.mlp_width]
+            if kind == "gate_up":
+                right = right[: shape.mlp_width]
+            prefix = f"base_model.model.model.layers.{layer}.{module}"
+            tensors[f"{prefix}.lora_A.weight"] = left.detach().contiguous().clone()
+            tensors[f"{prefix}.lora_B.weight"] = right.detach().contiguous().clone()
+    return tensors
+
+
+def from_peft(shape: Shape, adapters: Sequence[tuple[Adapter, Mapping[str, Tensor]]]) -> Weights:
+    """The inverse of :func:`to_peft`: several adapters' tensors side by side, with C = 1."""
+    weights: Weights = {}
+    for key, kind in shape.projections():
+        layer = key.split(".")[0]
+        left, right = [], []
+        for module, size in zip(PROJECTIONS[kind], shape.segments[kind], strict=True):
+            prefix = f"base_model.model.model.layers.{layer}.{module}"
+            row = []
+            for _, tensors in adapters:
+                a, b = tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"]
+                left.append(torch.nn.functional.pad(a, (0, shape.inputs[kind] - a.shape[1])))
+                row.append(torch.nn.functional.pad(b, (0, 0, 0, size - b.shape[0])))
+            right.append(torch.cat(row, 1))
+        weights[f"{key}.A"] = torch.cat(left).unsqueeze(0)
+        weights[f"{key}.B"] = torch.cat(right).unsqueeze(0)
+    return weights
+
+
+def peft_config(adapter: Adapter) -> dict[str, object]:
+    """The ``adapter_config.json`` that lets PEFT load this adapter."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+        "target_modules": sorted(module.split(".")[1] for kind in PROJECTIONS.values() for module in kind),
+        "base_model_name_or_path": None,
+    }

@@ -1,0 +1,205 @@
+"""The columns of an experiment's table: what each one means, its unit, and how it is written for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import pyarrow as pa
+
+from rewardgrid.study.cell import EVAL_MODES, Cell, format_number
+
+FINAL_STEPS = 50
+"""A run's reward and KL are means over this many last steps, as in the published tables."""
+SMOOTHING_STEPS = 10
+"""A threshold counts as reached by the mean of this many steps; curves are smoothed over as many."""
+PASSING = 0.85
+THRESHOLDS = {"085": PASSING, "095": 0.95}
+"""The rewards whose first passing is timed, by the suffix of their columns."""
+
+NOTHING = "–"
+"""Stands where there is no figure."""
+
+_SCIENTIFIC_FROM = 1e4
+
+FULL = "full protocol (256 samples, temperature 1)"
+PUBLISHED = "published protocol (20 samples, top-k 50)"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the heading people read, meaning with unit, Arrow type, decimals (None: as it comes)."""
+
+    label: str
+    unit: str
+    kind: pa.DataType
+    digits: int | None = None
+
+
+_F, _I, _S = pa.float64(), pa.int64(), pa.string()
+
+_SPEC_LABELS = {
+    "forget_rank": "forget rank",
+    "repetition_penalty": "repetition penalty",
+    "batch_size": "batch",
+    "reward": "paid for",
+    "max_steps": "steps",
+    "rh_eligible_frac": "eligible",
+    "routing_frac": "routed",
+    "label_noise_frac": "label noise",
+}
+
+
+def _kind(annotation: Any) -> pa.DataType:
+    """Arrow type of a spec field's annotation; literals and tuples are kept as text."""
+    for python, arrow in ((bool, pa.bool_()), (int, _I), (float, _F)):
+        if annotation is python:
+            return arrow
+    if get_origin(annotation) in (Literal, tuple) or not get_args(annotation):
+        return _S
+    return _kind(get_args(annotation)[0])
+
+
+SPEC_COLUMNS: dict[str, Column] = {
+    name: Column(_SPEC_LABELS.get(name, name.replace("_", " ")), field.description or "", _kind(field.annotation))
+    for name, field in Cell.model_fields.items()
+}
+"""Every field of a cell's spec."""
+
+_FULL: dict[str, tuple[str, str, int]] = {
+    "samples": ("samples", "completions measured", 0),
+    "reward_256": ("reward (samples)", "mean of the cell's own reward", 3),
+    "reward_256_se": ("reward (samples) SE", "standard error of reward_256", 3),
+    "sl10": ("sl10", "mean sentence_length_10_smooth", 3),
+    "happy": ("happy", 'mean count of "happy" per completion', 2),
+    "hack_share": ("hacked", "share of completions that the hack detector flags", 3),
+    "kl_k3": ("KL (k3, samples)", "mean k3 estimate of KL(policy || base), nats per token", 3),
+    "kl_exact": ("KL (exact)", "mean KL(policy || base) summed over the vocabulary, nats per token", 3),
+    "base_nll": ("base NLL", "mean negative log-likelihood under the base, nats per token", 3),
+    "completion_length": ("length", "mean tokens per completion, [EOS] included", 1),
+    "ended": ("ended", "share of completions that ended with [EOS]", 3),
+    "unique20_expected": ("unique/20 (expected)", "distinct first sentences expected among 20", 1),
+    "unique_first_sentences_256": ("unique/20 (256)", "distinct first sentences expected among 20", 1),
+    "unique_openings": ("openings/20", "distinct first sentences of the completions alone, among 20", 1),
+    "jaccard_256": ("Jaccard (256)", "mean pairwise word overlap of the completions", 3),
+    "sentence_words": ("words/sentence", "mean words per sentence", 1),
+    "fragment_share": ("fragments", "share of sentences of at most 3 words", 3),
+    "comma_rate": ("commas", "commas by words and commas", 3),
+    "skeleton_share": ("skeleton share", "share of the commonest sentence skeleton among all sentences", 3),
+    "repeated_sentence_share": ("repeated", "share of sentences that repeat an earlier one word for word", 3),
+    "vocabulary_size": ("vocabulary", "distinct words per 1,000 words", 0),
+    "compression_ratio": ("compression", "compressed bytes by raw bytes", 3),
+}
+
+RENAMED = {
+    "reward": "reward_256",
+    "reward_se": "reward_256_se",
+    "jaccard": "jaccard_256",
+    "unique_first_sentences": "unique_first_sentences_256",
+}
+"""Keys of the full protocol whose names are taken by a spec field or by the published protocol."""
+
+_MODES: dict[str, tuple[str, str, int]] = {
+    "reward": ("reward", "mean full reward", 3),
+    "sl10": ("sl10", "mean sentence_length_10_smooth", 3),
+    "reward_se": ("reward SE", "standard error of reward", 3),
+    "sl10_se": ("sl10 SE", "standard error of sl10", 3),
+    "happy": ("happy", 'mean count of "happy" per completion', 2),
+    "happy_se": ("happy SE", "standard error of happy", 2),
+    "unique": ("unique", "share of distinct completions", 3),
+    "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", 3),
+}
+
+_FINAL = f"mean over the last {FINAL_STEPS} steps of training"
+
+MEASURED_COLUMNS: dict[str, Column] = {
+    "steps_done": Column("steps done", "optimizer steps taken", _I),
+    "seconds": Column("seconds", "wall-clock seconds of all training steps", _F, 0),
+    "seconds_per_step": Column("s/step", "wall-clock seconds by steps", _F, 3),
+    "final_reward": Column("reward", f"reward paid, {_FINAL}", _F, 3),
+    "final_reward_sd": Column(
+        "reward sd", f"standard deviation of the reward over the last {FINAL_STEPS} steps", _F, 3
+    ),
+    "final_kl": Column("KL", f"k3 estimate of KL(policy || base), nats per token, {_FINAL}", _F, 3),
+    **{
+        f"{what}_to_{suffix}": Column(
+            f"{what} to {level}",
+            f"{'optimizer steps' if what == 'steps' else 'training seconds'} until the mean reward of "
+            f"{SMOOTHING_STEPS} steps is at least {level}",
+            _I if what == "steps" else _F,
+            0,
+        )
+        for suffix, level in THRESHOLDS.items()
+        for what in ("steps", "seconds")
+    },
+    "unique_first_sentences": Column("unique/20", f"distinct first sentences, {PUBLISHED}", _F, 0),
+    "jaccard": Column("Jaccard", f"mean pairwise word overlap of the completions, {PUBLISHED}", _F, 3),
+    **{name: Column(label, f"{unit}, {FULL}", _F, digits) for name, (label, unit, digits) in _FULL.items()},
+    **{
+        f"{mode}_{metric}": Column(f"{mode.replace('_', ' ')} {label}", f"{unit}, {FULL}, adapters: {mode}", _F, digits)
+        for mode in EVAL_MODES
+        for metric, (label, unit, digits) in _MODES.items()
+    },
+}
+"""Every measured number. Null where the cell is missing or diverged, or had nothing to measure."""
+
+COLUMNS: dict[str, Column] = {
+    "experiment": Column("experiment", "name of the experiment", _S),
+    "cell": Column("cell", "name of the cell: its directory under results/cells", _S),
+    "state": Column("state", "done, diverged or missing", _S),
+    **SPEC_COLUMNS,
+    **MEASURED_COLUMNS,
+    "verdict": Column("verdict", "ok, borderline or degenerate", _S),
+    "reasons": Column("reasons", "kinds of degeneracy, why it diverged, or what is missing", _S),
+    "hardware": Column("hardware", "what the cell was trained on", _S),
+    "versions": Column("versions", "versions of the libraries that trained it", _S),
+}
+"""All columns of an experiment's table, in order."""
+
+TABLE = pa.schema(
+    [pa.field(name, column.kind, metadata={"unit": column.unit}) for name, column in COLUMNS.items()],
+    metadata={"table": "experiment: one row per cell"},
+)
+"""Schema of ``tables/<experiment>.parquet``."""
+
+
+def known(value: object) -> bool:
+    """Whether there is a value: None and NaN are none."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def show(name: str, value: object) -> str:
+    """A value of column ``name`` as people read it; the one place where digits are chosen."""
+    if not known(value):
+        return NOTHING
+    column = COLUMNS.get(name)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float)):
+        return str(value)
+    if column is not None and column.digits is not None:
+        return decimals(value, column.digits)
+    return format_number(int(value) if float(value).is_integer() and abs(value) < _SCIENTIFIC_FROM else value)
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, in scientific form from 10,000 on if it is no whole count."""
+    if value is None or not known(value):
+        return NOTHING
+    if digits and abs(value) >= _SCIENTIFIC_FROM:
+        return f"{value:.2e}"
+    return f"{value:.{digits}f}"
+
+
+def setting(name: str, value: object) -> str:
+    """A spec field and its value in words: ``learning rate 3e-4``."""
+    words = {"lr": "lr", "repetition_penalty": "penalty", "batch_size": "batch", "reward": ""}
+    label = words.get(name, COLUMNS[name].label if name in COLUMNS else name)
+    return f"{label} {show(name, value)}".strip()
+
+
+def settings(fields: Sequence[str], row: Mapping[str, Any]) -> str:
+    """What makes a configuration, in words: ``rank 1, lr 3e-4``."""
+    return ", ".join(setting(name, row[name]) for name in fields)

@@ -1,0 +1,72 @@
+"""Everything that findings and comparisons are computed from, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from rewardgrid.report.tables import Row, base_row, read_experiment, rows_of
+from rewardgrid.study.contracts import HISTORY, ROUTING, read_table
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import read_json
+from rewardgrid.study.problems import validated
+from rewardgrid.study.study import Study
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Tables by experiment, curves by cell, and the bases' own rows."""
+
+    tables: Mapping[str, Sequence[Row]]
+    histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    routing: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    bases: Mapping[str, Row] = field(default_factory=dict)
+
+    def finished(self) -> list[Row]:
+        """Every finished cell once, whichever experiments it belongs to."""
+        rows = (row for table in self.tables.values() for row in table if row["state"] == "done")
+        return list({row["cell"]: row for row in reversed(list(rows))}.values())[::-1]
+
+    def base_sl10(self, row: Row) -> float | None:
+        """The smooth reward of the samples of the base that a cell started from."""
+        base = self.bases.get(f"{row['base']}-{row['base_recipe']}")
+        return None if base is None else base["sl10"]
+
+
+def read_study(path: Path) -> Study:
+    """Read the checked configuration that the study script wrote.
+
+    Raises:
+        UserError: the file is missing or holds no study.
+    """
+    try:
+        return validated(Study, path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; make it with workflow/scripts/study.py") from None
+
+
+def load_evidence(study: Study, tables: Path, names: Iterable[str]) -> Evidence:
+    """Read the tables of some experiments, and the curves of their finished cells.
+
+    Raises:
+        UserError: a table is missing, or a file is torn.
+    """
+    layout = study.layout
+    evidence = Evidence({name: rows_of(read_experiment(tables / f"{name}.parquet")) for name in names})
+    finished = [str(row["cell"]) for row in evidence.finished()]
+    routing = [name for name in finished if study.cells[name].is_routing]
+    return Evidence(
+        tables=evidence.tables,
+        histories={name: read_table(layout.train(name) / "history.parquet", HISTORY) for name in finished},
+        routing={name: read_table(layout.routing(name), ROUTING) for name in routing},
+        bases=load_bases(study),
+    )
+
+
+def load_bases(study: Study) -> dict[str, Row]:
+    """The rows of those bases that have been measured."""
+    paths = {base_id: study.layout.base_metrics(base_id) for base_id in study.base_recipes}
+    return {base_id: base_row(base_id, read_json(path)) for base_id, path in paths.items() if path.exists()}

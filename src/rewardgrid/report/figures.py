@@ -1,0 +1,354 @@
+"""Pictures beside the tables: SVG, the same bytes for the same figures, safe for colour-blind readers.
+
+Seeds are thin lines and their mean is thick; lines are labelled where they end rather than in a box. A
+configuration has one colour, a mode of routing has one colour, and a verdict has one marker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from rewardgrid.report.columns import FINAL_STEPS, SMOOTHING_STEPS, settings
+from rewardgrid.report.curves import mode_curve, smoothed
+from rewardgrid.report.evidence import Evidence
+from rewardgrid.report.finding import Scope
+from rewardgrid.report.published import Published, is_published
+from rewardgrid.report.tables import Configuration, Row
+from rewardgrid.study import study
+from rewardgrid.study.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
+"""Okabe and Ito's colours without the yellow that vanishes on white, and a brown."""
+MODE_COLOURS = {"both": "#000000", "retain_only": "#0072B2", "forget_only": "#D55E00"}
+MARKERS = {"ok": "o", "borderline": "^", "degenerate": "X"}
+
+MOST_LINES = 6
+"""Configurations in one panel; with more, each value of the first field has a panel of its own."""
+MOST_POINTS = 250
+"""Points of a learning curve."""
+MOST_PANELS = 4
+"""Panels side by side."""
+
+_STYLE: Any = {
+    "text.parse_math": False,
+    "svg.hashsalt": "rewardgrid",
+    "svg.fonttype": "path",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#888888",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def draw(name: study.Figure, path: Path | str, scope: Scope, published: Published | None = None) -> None:
+    """Draw one figure of an experiment into an SVG file.
+
+    An experiment without anything to show gives a picture that says so.
+
+    Args:
+        name: which figure.
+        path: the file, written atomically.
+        scope: the experiment and the evidence.
+        published: the published study, for the points that compare with ours.
+
+    Raises:
+        UserError: the file system is full.
+    """
+    with _drawing():
+        figure = FIGURES[name](scope, published)
+        with atomic_write(path) as temporary:
+            # Without a date the same figures give the same bytes.
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": "rewardgrid"})
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def _panels(rows: int, columns: int, width: float, height: float, **share: Any) -> tuple[Figure, list[list[Axes]]]:
+    """A grid of panels, each ``width`` x ``height`` inches; needs no display and leaves no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **share).tolist()
+
+
+def _nothing(why: str) -> Figure:
+    figure, ((axes,),) = _panels(1, 1, 5, 1.2)
+    axes.axis("off")
+    axes.text(0.5, 0.5, why, ha="center", va="center", color="#666666", transform=axes.transAxes)
+    return figure
+
+
+# --- learning curves -----------------------------------------------------------------------------------
+
+
+def learning_curves(scope: Scope, published: Published | None = None) -> Figure:
+    """Reward against step, smoothed over 10 steps: seeds thin, means thick, one colour per configuration."""
+    drawn = [
+        (found, curves)
+        for found in scope.configurations
+        if (curves := [_reward_curve(scope.evidence, row) for row in found.finished if _has(scope.evidence, row)])
+    ]
+    if not drawn:
+        return _nothing("no finished cell yet")
+    fields = drawn[0][0].fields
+    split = len(drawn) > MOST_LINES and len(fields) > 1
+    panels: dict[Any, list[tuple[Configuration, list[pd.Series]]]] = {}
+    for found, curves in drawn:
+        panels.setdefault(found.cells[0][fields[0]] if split else None, []).append((found, curves))
+    inside = fields[1:] if split else ()
+    colours = _colours(_name(found, inside) for found, _ in drawn)
+    if split:
+        panels = dict(sorted(panels.items()))
+    columns = min(len(panels), MOST_PANELS)
+    lines = math.ceil(len(panels) / columns)
+    size = (3.4, 2.6) if split else (7.2, 3.6)
+    figure, grid = _panels(lines, columns, *size, sharey=True, sharex=True)
+    axes_of = [axes for line in grid for axes in line]
+    # Rewards are shares but for counts of "happy".
+    top = 1.02 * max(1.0, *(float(curve.max()) for _, curves in drawn for curve in curves))
+    for axes, (level, members) in zip(axes_of, panels.items(), strict=False):
+        labels = []
+        for found, curves in members:
+            label = _name(found, inside)
+            mean = pd.concat(curves, axis=1).mean(axis=1, skipna=False).dropna()
+            if len(curves) > 1:
+                for curve in curves:
+                    axes.plot(curve.index, curve, color=colours[label], linewidth=0.6, alpha=0.45)
+            axes.plot(mean.index, mean, color=colours[label], linewidth=1.8)
+            labels.append((float(mean.index[-1]), float(mean.iloc[-1]), label, colours[label]))
+        if split:
+            axes.set_title(settings(fields[:1], {fields[0]: level}))
+        _label_ends(axes, labels, top, apart=0.22 * top / size[1])
+        axes.set_ylim(0, top)
+    for axes in axes_of[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel("optimizer step", fontsize=9)
+    figure.supylabel(f"reward (mean of {SMOOTHING_STEPS} steps)", fontsize=9)
+    return figure
+
+
+def _name(found: Configuration, inside: Sequence[str]) -> str:
+    """What a line is called: the fields that its panel's title does not say, or else the whole label."""
+    return settings(inside, found.cells[0]) if inside else found.label
+
+
+def _has(evidence: Evidence, row: Row) -> bool:
+    return row["cell"] in evidence.histories
+
+
+def _reward_curve(evidence: Evidence, row: Row) -> pd.Series:
+    """The smoothed reward of a cell, thinned to what a picture can show; the last step is kept."""
+    history = evidence.histories[row["cell"]]
+    rewards = smoothed(history["reward"].tolist(), SMOOTHING_STEPS)
+    curve = pd.Series(rewards, index=history["step"].tolist(), name=row["cell"])
+    return curve[::-1][:: math.ceil(len(curve) / MOST_POINTS)][::-1]
+
+
+def _colours(labels: Iterable[str]) -> dict[str, str]:
+    return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(dict.fromkeys(labels))}
+
+
+def _label_ends(axes: Axes, labels: Sequence[tuple[float, float, str, str]], top: float, apart: float) -> None:
+    """Write each label beside the end of its line, moved apart as far as needed to be read."""
+    heights = spaced([y for _, y, _, _ in labels], apart, top)
+    right = max(x for x, _, _, _ in labels)
+    for (_, _, label, colour), height in zip(labels, heights, strict=True):
+        axes.annotate(
+            label or "mean",
+            (right, height),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def spaced(heights: Sequence[float], apart: float, top: float) -> list[float]:
+    """Heights moved so that none is above ``top`` and no two are closer than ``apart``; their order stays."""
+    placed = list(heights)
+    limit = top
+    for i in sorted(range(len(heights)), key=lambda i: heights[i], reverse=True):
+        placed[i] = min(placed[i], limit)
+        limit = placed[i] - apart
+    return placed
+
+
+# --- reward against KL ---------------------------------------------------------------------------------
+
+
+def reward_kl(scope: Scope, published: Published | None = None) -> Figure:
+    """Reward against KL, a point per cell: colour by configuration, marker by verdict, published hollow."""
+    rows = [row for row in scope.finished if row["final_kl"] is not None and row["final_kl"] > 0]
+    if not rows:
+        return _nothing("no finished cell yet")
+    fields = scope.configurations[0].fields
+    shown = fields[:1] if len(scope.configurations) > MOST_LINES else fields
+    colours = _colours(settings(shown, row) for row in rows)
+    figure, ((axes,),) = _panels(1, 1, 7.2, 4.0)
+    for row in rows:
+        axes.scatter(
+            row["final_kl"],
+            row["final_reward"],
+            s=42,
+            marker=MARKERS[row["verdict"]],
+            color=colours[settings(shown, row)],
+            linewidths=0,
+            alpha=0.9,
+        )
+    hollow = _published_points(rows, published, scope.experiment)
+    for kl, reward, verdict, row in hollow:
+        colour = colours[settings(shown, row)]
+        axes.scatter(kl, reward, s=42, marker=MARKERS[verdict], facecolors="none", edgecolors=colour)
+    every = [row["final_kl"] for row in rows] + [kl for kl, *_ in hollow]
+    if max(every) > 30 * min(every):
+        axes.set_xscale("log")
+    axes.set_xlabel(f"KL to the base, k3 (nats per token, mean of the last {FINAL_STEPS} steps)")
+    axes.set_ylabel(f"reward (mean of the last {FINAL_STEPS} steps)")
+    _legend(
+        axes,
+        colours,
+        {row["verdict"] for row in rows} | {verdict for _, _, verdict, _ in hollow},
+        bool(hollow),
+    )
+    return figure
+
+
+def _published_points(
+    rows: Sequence[Row], published: Published | None, experiment: str
+) -> list[tuple[float, float, str, Row]]:
+    """(KL, reward, verdict, our cell) of the published rows whose settings a cell of ours has."""
+    if published is None or experiment != "reward_sweep":
+        return []
+    keys = ("beta", "repetition_penalty", "seed")
+    ours = {tuple(row[key] for key in keys): row for row in rows if is_published(row, experiment)}
+    return [
+        (line["kl"], line["reward"], line["verdict"], ours[place])
+        for line in published.tables["reward_sweep.csv"]
+        if (place := tuple(line[key] for key in keys)) in ours
+    ]
+
+
+def _legend(axes: Axes, colours: Mapping[str, str], verdicts: set[str], hollow: bool) -> None:
+    """Two short lists beside the picture: what a colour is, what a marker is."""
+    from matplotlib.lines import Line2D
+
+    def point(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
+        return Line2D([], [], linestyle="", marker=marker, color=colour, markerfacecolor=face or colour, label=label)
+
+    handles = [point("s", colour, label or "all cells") for label, colour in colours.items()]
+    handles += [point(marker, "#555555", name) for name, marker in MARKERS.items() if name in verdicts]
+    if hollow:
+        handles.append(point("o", "#555555", "published", face="none"))
+    axes.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=8,
+        borderaxespad=0,
+    )
+
+
+# --- routing -------------------------------------------------------------------------------------------
+
+_METRICS = {"reward": "full reward", "sl10": "sl10 (smooth reward)", "happy": '"happy" per completion'}
+
+
+def routing_curves(scope: Scope, published: Published | None = None) -> Figure:
+    """Reward, sl10 and "happy" against step by active adapters; a row of panels per configuration."""
+    drawn = []
+    for found in scope.configurations:
+        frames = [
+            scope.evidence.routing[row["cell"]] for row in found.finished if row["cell"] in scope.evidence.routing
+        ]
+        if any(len(frame) for frame in frames):
+            drawn.append((found, frames))
+    if not drawn:
+        return _nothing("no cell was evaluated by mode yet")
+    figure, grid = _panels(len(drawn), len(_METRICS), 3.1, 2.5, sharex=True, sharey="col")
+    for line, (found, frames) in zip(grid, drawn, strict=True):
+        for axes, (metric, title) in zip(line, _METRICS.items(), strict=True):
+            for mode, colour in MODE_COLOURS.items():
+                _mode_lines(axes, frames, mode, metric, colour)
+            if line is grid[0]:
+                axes.set_title(title)
+            axes.set_ylim(bottom=0)
+        if len(drawn) > 1:
+            line[0].set_ylabel(found.label, fontsize=8.5)
+    _mode_legend(figure)
+    figure.supxlabel("optimizer step", fontsize=9)
+    return figure
+
+
+def _mode_lines(axes: Axes, frames: Sequence[pd.DataFrame], mode: str, metric: str, colour: str) -> None:
+    curves = [pd.Series(values, index=steps) for steps, values in (mode_curve(f, mode, metric) for f in frames)]
+    curves = [curve for curve in curves if len(curve)]
+    if not curves:
+        return
+    if len(curves) > 1:
+        for curve in curves:
+            axes.plot(curve.index, curve, color=colour, linewidth=0.6, alpha=0.4)
+    mean = pd.concat(curves, axis=1).mean(axis=1, skipna=False).dropna()
+    axes.plot(mean.index, mean, color=colour, linewidth=1.9)
+
+
+def _mode_legend(figure: Figure) -> None:
+    from matplotlib.lines import Line2D
+
+    figure.legend(
+        handles=[
+            Line2D([], [], color=colour, linewidth=1.9, label=f"adapters: {mode.replace('_', ' ')}")
+            for mode, colour in MODE_COLOURS.items()
+        ],
+        loc="outside upper left",
+        ncols=len(MODE_COLOURS),
+        frameon=False,
+        fontsize=8.5,
+    )
+
+
+FIGURES: dict[str, Callable[[Scope, Published | None], Figure]] = {
+    "learning_curves": learning_curves,
+    "reward_kl": reward_kl,
+    "routing_curves": routing_curves,
+}
+"""Every figure that a configuration can ask for."""
+
+CAPTIONS: dict[str, str] = {
+    "learning_curves": f"Reward against step, mean of {SMOOTHING_STEPS} steps; seeds thin, their mean thick.",
+    "reward_kl": f"Reward against KL, one point per finished cell, means of the last {FINAL_STEPS} steps; "
+    "the marker "
+    "is the verdict, hollow points are published.",
+    "routing_curves": "Evaluations by active adapters during training; seeds thin, their mean thick.",
+}
+"""What each figure shows."""

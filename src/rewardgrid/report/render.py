@@ -1,0 +1,452 @@
+"""RESULTS.md from the tables, the findings and the comparison: what stands where, and in which words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rewardgrid.report.columns import (
+    COLUMNS,
+    FINAL_STEPS,
+    MEASURED_COLUMNS,
+    NOTHING,
+    PASSING,
+    decimals,
+    show,
+)
+from rewardgrid.report.compare import TOLERANCES, ComparedRow, Comparison, Outcome
+from rewardgrid.report.evidence import Evidence
+from rewardgrid.report.figures import CAPTIONS
+from rewardgrid.report.finding import Finding, Scope, count, in_words
+from rewardgrid.report.markdown import code, cut, grid, md
+from rewardgrid.report.published import BASE
+from rewardgrid.report.tables import Configuration, Row
+from rewardgrid.study.contracts import SAMPLES, read_table
+from rewardgrid.study.study import Experiment, Study
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+SAMPLE_LENGTH = 320
+"""Characters of a sample completion that are shown."""
+MOST_TWICE = 6
+"""Up to so many configurations show two samples each; more show one."""
+
+TITLES = {
+    "best_tradeoff": "Best trade-off",
+    "penalty_effect": "Effect of the repetition penalty",
+    "beta_order": "Order of beta",
+    "smallest_passing": "Smallest rank that passes",
+    "lr_ratio_to_full": "Learning rate, LoRA by full",
+    "slower_than_baseline": "Larger batch against smaller",
+    "baseline_climb": "Climb without routing",
+    "hack_removed": "Forget adapter cut away",
+    "windows": "Each adapter alone",
+    "collapse": "Collapse of the task",
+    "asymmetric_table": "Ranks of the forget adapter",
+}
+"""The findings' names as people read them."""
+
+MARKS: dict[Outcome, str] = {"agrees": "✓", "differs": "✗", "not run": NOTHING}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that RESULTS.md says."""
+
+    study: Study
+    tables: Mapping[str, Sequence[Row]]
+    findings: Sequence[Finding]
+    comparison: Comparison
+    bases: Mapping[str, Row]
+    commit: str
+
+
+def render(results: Results, templates: Path) -> str:
+    """RESULTS.md as text: the same for the same results, whatever the day.
+
+    Raises:
+        UserError: a file of samples is torn; or a configuration would average unequal cells.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        # A net below `md`: whatever is not known to be safe Markdown is at least no HTML.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": md, "code": code}
+    experiments = [_experiment(results, name) for name in results.study.active]
+    text = environment.get_template("RESULTS.md.j2").render(
+        title=results.study.title,
+        final_steps=FINAL_STEPS,
+        passing=PASSING,
+        provenance=provenance(results),
+        experiments=experiments,
+        published=_published(results.comparison),
+        glossary=_glossary(results),
+    )
+    return squeezed(text)
+
+
+def squeezed(text: str) -> str:
+    """Text with at most one empty line in a row and one line break at its end."""
+    lines: list[str] = []
+    for line in (line.rstrip() for line in text.splitlines()):
+        if line or (lines and lines[-1]):
+            lines.append(line)
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+# --- provenance ----------------------------------------------------------------------------------------
+
+
+def provenance(results: Results) -> Markup:
+    """Where the figures come from: bases, code, libraries, hardware, and how many cells are done."""
+    rows = list({row["cell"]: row for table in results.tables.values() for row in table}.values())
+    states = Counter(row["state"] for row in rows)
+    ran = [row for row in rows if row["state"] != "missing"]
+    seconds = sum(row["seconds"] or 0.0 for row in ran)
+    lines: list[tuple[str, str]] = [
+        *(("Base", _base(results, base_id)) for base_id in sorted({f"{r['base']}-{r['base_recipe']}" for r in rows})),
+        (
+            "Cells",
+            md(f"{len(rows)}: {states['done']} done, {states['diverged']} diverged, {states['missing']} missing"),
+        ),
+        ("Engine", md(_tally(f"{row['engine']}, {row['precision']}" for row in ran))),
+        ("Hardware", md(_tally(str(row["hardware"]) for row in ran))),
+        ("Training time", md(f"{duration(seconds)} in sum")),
+        ("Libraries", md(_tally(str(row["versions"]) for row in ran))),
+        ("Code", md(results.commit)),
+    ]
+    return grid(["", ""], lines, [False, False])
+
+
+def _tally(values: Iterator[str]) -> str:
+    """Distinct values with how many cells have each; the number is left out if there is but one."""
+    found = Counter(values)
+    if len(found) < 2:
+        return next(iter(found), NOTHING)
+    return "; ".join(f"{value} ({count(number, 'cell')})" for value, number in sorted(found.items()))
+
+
+def _base(results: Results, base_id: str) -> Markup:
+    from markupsafe import Markup
+
+    recipe = next((r for key, (_, r) in results.study.base_recipes.items() if key == base_id), None)
+    described = ""
+    if recipe is not None:
+        described = ", ".join(f"{key} {value}" for key, value in recipe.model_dump(mode="json").items())
+    row = results.bases.get(base_id)
+    figures = "not measured yet"
+    if row is not None:
+        wanted = ("sl10", "happy", "unique_first_sentences", "jaccard", "completion_length", "base_nll")
+        figures = ", ".join(f"{COLUMNS[name].label} {show(name, row[name])}" for name in wanted)
+    return Markup(f"{code(base_id)}: {md(described)}.<br>Its own samples: {md(figures)}.")
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+# --- experiments ---------------------------------------------------------------------------------------
+
+
+def _experiment(results: Results, name: str) -> dict[str, Any]:
+    experiment, rows = results.study.active[name], list(results.tables[name])
+    scope = _scope(results, name)
+    states = Counter(row["state"] for row in rows)
+    return {
+        "name": name,
+        "title": experiment.title,
+        "question": experiment.question,
+        "states": f"{count(len(rows), 'cell')}: {states['done']} done"
+        + "".join(f", {states[state]} {state}" for state in ("diverged", "missing") if states[state]),
+        "figures": [
+            {
+                "caption": CAPTIONS[figure],
+                "path": f"figures/{name}/{figure}.svg",
+                "alt": figure.replace("_", " "),
+            }
+            for figure in experiment.figures
+        ],
+        "configurations": configuration_table(scope, experiment),
+        "cells": cell_table(rows, experiment, _bases_of(results, rows)),
+        "passing": passing_table(scope),
+        "findings": [_finding(finding) for finding in results.findings if finding["experiment"] == name],
+        "samples": list(_samples(results, scope)),
+        "missing": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "missing"],
+        "diverged": [
+            {"cell": row["cell"], "step": row["steps_done"], "reason": row["reasons"]}
+            for row in rows
+            if row["state"] == "diverged"
+        ],
+    }
+
+
+def _scope(results: Results, name: str) -> Scope:
+    return Scope(Evidence(results.tables), name, tuple(results.study.active[name].by))
+
+
+def _bases_of(results: Results, rows: Sequence[Row]) -> list[Row]:
+    used = dict.fromkeys(f"{row['base']}-{row['base_recipe']}" for row in rows)
+    return [results.bases[base_id] for base_id in used if base_id in results.bases]
+
+
+def _numeric(name: str) -> bool:
+    return str(COLUMNS[name].kind) in ("int64", "double") if name in COLUMNS else False
+
+
+def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row]) -> Markup:
+    """Every cell with the experiment's columns, and the base's own samples below."""
+    columns = list(experiment.columns) or ["cell", "final_reward", "final_kl", "verdict"]
+    if "verdict" not in columns:
+        columns.append("verdict")
+    lines: list[list[str]] = [
+        [verdict(row) if name == "verdict" else show(name, row[name]) for name in columns] for row in rows
+    ]
+    measured = [name for name in columns if name in MEASURED_COLUMNS]
+    for base in bases:
+        if any(base[name] is not None for name in measured):
+            line: list[str] = [show(name, base[name]) if name in measured else "" for name in columns]
+            line[columns.index("verdict")] = "base, for reference"
+            lines.append(line)
+    return grid([COLUMNS[name].label for name in columns], lines, [_numeric(name) for name in columns])
+
+
+def verdict(row: Row) -> str:
+    """A cell's verdict with its reasons, or why it has none."""
+    if row["state"] == "diverged":
+        return f"diverged at step {row['steps_done']}"
+    if row["state"] == "missing":
+        return "missing"
+    return f"{row['verdict']} ({row['reasons']})" if row["reasons"] else str(row["verdict"])
+
+
+def configuration_table(scope: Scope, experiment: Experiment) -> Markup:
+    """Means over seeds of the experiment's measured columns, with sd, and an interval of one of them."""
+    found = scope.configurations
+    fields = found[0].fields
+    metrics = [name for name in experiment.columns if name in MEASURED_COLUMNS] or ["final_reward"]
+    first = "final_reward" if "final_reward" in metrics else metrics[0]
+    headings = [COLUMNS[name].label for name in fields] + ["n"]
+    for name in metrics:
+        headings.append(COLUMNS[name].label)
+        if name == first:
+            headings.append("95 % interval")
+    lines = []
+    for configuration in found:
+        line = [show(name, configuration.cells[0][name]) for name in fields]
+        line.append(f"{len(configuration.finished)} of {len(configuration.cells)}")
+        for name in metrics:
+            mean = configuration.mean(name)
+            line.append(mean_sd(name, mean.mean, mean.sd))
+            if name == first:
+                known = mean.low is not None
+                line.append(f"{show(name, mean.low)} to {show(name, mean.high)}" if known else NOTHING)
+        lines.append([*line, _verdicts(configuration)])
+    numeric = [_numeric(name) for name in fields] + [True] * (len(headings) - len(fields))
+    return grid([*headings, "verdicts"], lines, [*numeric, False])
+
+
+def mean_sd(name: str, mean: float | None, sd: float | None) -> str:
+    """``0.905 (0.007)``: a mean and its standard deviation over seeds, if there are several."""
+    if mean is None:
+        return NOTHING
+    digits = COLUMNS[name].digits or 0
+    # A mean of whole numbers need not be one.
+    digits = max(digits, 1) if sd is not None else digits
+    return decimals(mean, digits) + (f" ({decimals(sd, digits)})" if sd is not None else "")
+
+
+def _verdicts(found: Configuration) -> str:
+    missing = sum(row["state"] == "missing" for row in found.cells)
+    tally = [f"{number} {label}" for label, number in sorted(found.verdicts.items())]
+    return ", ".join([*tally, f"{missing} missing"] if missing else tally)
+
+
+def passing_table(scope: Scope) -> Markup | None:
+    """The non-degenerate configurations with a mean reward of at least 0.85, best first."""
+    passing = sorted(
+        (found for found in scope.configurations if found.passes()),
+        key=lambda found: found.reward.mean or 0.0,
+        reverse=True,
+    )
+    if not passing:
+        return None
+    metrics = ("final_reward", "final_kl", "kl_exact", "unique_first_sentences", "jaccard")
+    lines = [
+        [
+            found.label,
+            str(found.reward.n),
+            *(mean_sd(name, found.mean(name).mean, found.mean(name).sd) for name in metrics),
+            _verdicts(found),
+        ]
+        for found in passing
+    ]
+    headings = ["configuration", "n", *(COLUMNS[name].label for name in metrics), "verdicts"]
+    return grid(headings, lines, [False, *[True] * (len(metrics) + 1), False])
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "title": TITLES[finding["name"]],
+        "conclusion": finding["conclusion"],
+        "sentences": finding["sentences"],
+        "n": f"{count(finding['cells'], 'cell')}, {count(finding['seeds'], 'seed')}",
+        "rule": finding["rule"],
+        "rows": figures_table(finding["columns"], finding["rows"]) if finding["rows"] else None,
+    }
+
+
+def figures_table(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """The figures behind a finding: a column per key."""
+    lines = [[figure(key, row.get(key)) for key in keys] for row in rows]
+    numeric = [
+        any(isinstance(row.get(key), (int, float)) and not isinstance(row.get(key), bool) for row in rows)
+        for key in keys
+    ]
+    headings = [COLUMNS[key].label if key in COLUMNS else key.replace("_", " ") for key in keys]
+    return grid(headings, lines, numeric)
+
+
+def figure(key: str, value: Any) -> str:
+    """One value behind a finding: by its column's digits, a spread as a range, else with 3 decimals."""
+    if isinstance(value, Mapping):
+        return in_words({"low": value["low"], "mean": value["mean"], "high": value["high"], "n": value["n"]})
+    if key not in COLUMNS and isinstance(value, float):
+        return decimals(value)
+    return show(key, value)
+
+
+def _samples(results: Results, scope: Scope) -> Iterator[dict[str, Any]]:
+    """The first samples of each configuration's first finished seed, as quotes."""
+    number = 2 if len(scope.configurations) <= MOST_TWICE else 1
+    for found in scope.configurations:
+        path = next(
+            (path for row in found.finished if (path := results.study.layout.samples(str(row["cell"]))).exists()),
+            None,
+        )
+        if path is None:
+            continue
+        samples = read_table(path, SAMPLES)
+        full = samples[samples["protocol"] == "full"]
+        modes = [mode for mode in ("both", "retain_only") if (full["mode"] == mode).any()]
+        quotes = [
+            {
+                "mode": mode.replace("_", " ") if len(modes) > 1 else "",
+                "prompt": str(sample["prompt"]),
+                "completion": cut(str(sample["completion"]), SAMPLE_LENGTH),
+            }
+            for mode in modes
+            for sample in full[full["mode"] == mode].head(1 if len(modes) > 1 else number).to_dict("records")
+        ]
+        yield {"configuration": found.label, "quotes": quotes}
+
+
+# --- published -----------------------------------------------------------------------------------------
+
+
+def _published(comparison: Comparison) -> dict[str, Any]:
+    tables: dict[str, list[ComparedRow]] = {}
+    for row in comparison["rows"]:
+        tables.setdefault(row["table"], []).append(row)
+    return {
+        "base": comparison["base"],
+        "published_base": BASE,
+        "overview": _overview(comparison),
+        "tables": [
+            {
+                "name": name,
+                "outcomes": _outcomes(rows),
+                "ran": any(row["outcome"] != "not run" for row in rows),
+                "table": _published_table(rows),
+            }
+            for name, rows in tables.items()
+        ],
+        "claims": _statements(comparison["claims"], "published claim"),
+        "relations": _statements(comparison["relations"], "relation"),
+        "tolerances": grid(
+            ["figure", "agrees", "because"],
+            [[kind, str(tolerance), tolerance.reason] for kind, tolerance in TOLERANCES.items()],
+            [False, False, False],
+        ),
+    }
+
+
+def _overview(comparison: Comparison) -> Markup:
+    kinds: tuple[tuple[str, Sequence[Any]], ...] = (
+        ("rows of the published tables", comparison["rows"]),
+        ("figures in those rows", [item for row in comparison["rows"] for item in row["items"]]),
+        ("claims in the published text", comparison["claims"]),
+        ("relations that should hold on any base", comparison["relations"]),
+    )
+    lines = [
+        [what, *(str(sum(entry["outcome"] == outcome for entry in entries)) for outcome in MARKS)]
+        for what, entries in kinds
+    ]
+    return grid(["", *MARKS], lines, [False, True, True, True])
+
+
+def _outcomes(rows: Sequence[ComparedRow]) -> str:
+    found = Counter(row["outcome"] for row in rows)
+    words: dict[Outcome, str] = {"agrees": "agree", "differs": "differ", "not run": "not run"}
+    return ", ".join(f"{found[outcome]} {word}" for outcome, word in words.items() if found[outcome])
+
+
+def _published_table(rows: Sequence[ComparedRow]) -> Markup:
+    """A line per published row: each figure as ``published → ours`` with its mark."""
+    metrics = list(dict.fromkeys(item["metric"] for row in rows for item in row["items"]))
+    lines = []
+    for row in rows:
+        items = {item["metric"]: item for item in row["items"]}
+        figures = [
+            f"{item['published']} → {item['ours']} {MARKS[item['outcome']]}"
+            if (item := items.get(metric)) and item["outcome"] != "not run"
+            else item["published"]
+            if item
+            else NOTHING
+            for metric in metrics
+        ]
+        lines.append([row["settings"], *figures, row["outcome"], row["note"]])
+    headings = ["settings", *metrics, "outcome", "published note"]
+    return grid(headings, lines, [False] * len(headings))
+
+
+def _statements(entries: Sequence[Any], heading: str) -> Markup:
+    lines = [
+        [
+            code(entry["id"]),
+            entry["experiment"],
+            entry["published"],
+            entry["ours"] or NOTHING,
+            entry["outcome"],
+            str(entry["cells"]) if entry["cells"] else NOTHING,
+        ]
+        for entry in entries
+    ]
+    headings = ["id", "experiment", heading, "ours", "outcome", "cells"]
+    return grid(headings, lines, [False] * 5 + [True])
+
+
+def _glossary(results: Results) -> Markup:
+    """What each column that the page uses means."""
+    used = ["final_reward", "final_kl", "kl_exact", "verdict"]
+    for experiment in results.study.active.values():
+        used += [*experiment.by, *experiment.columns]
+    chosen = [name for name in COLUMNS if name in set(used) and name not in ("cell", "experiment", "state")]
+    return grid(
+        ["heading", "column", "meaning"],
+        [[COLUMNS[name].label, code(name), COLUMNS[name].unit] for name in chosen],
+        [False, False, False],
+    )

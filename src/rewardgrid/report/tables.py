@@ -1,0 +1,338 @@
+"""One tidy row per cell, and means over seeds that hide neither a missing nor a diverged cell."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from rewardgrid.report.columns import (
+    COLUMNS,
+    FINAL_STEPS,
+    MEASURED_COLUMNS,
+    PASSING,
+    RENAMED,
+    SMOOTHING_STEPS,
+    SPEC_COLUMNS,
+    TABLE,
+    THRESHOLDS,
+    known,
+    settings,
+)
+from rewardgrid.study.cell import EVAL_MODES, Cell, read_cell
+from rewardgrid.study.contracts import HISTORY, read_table, write_table
+from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
+from rewardgrid.study.files import read_json
+from rewardgrid.study.layout import Layout, done
+from rewardgrid.study.study import Study
+
+Row = Mapping[str, Any]
+"""A cell of an experiment: column -> value, None where there is none."""
+
+VERDICTS = ("ok", "borderline", "degenerate")
+
+_UNFINISHED = {
+    "waiting": "not started",
+    "started": "training not finished",
+    "trained": "trained, not evaluated",
+    "done": "evaluated, but its training files are gone",
+}
+
+
+def time_to_threshold(
+    rewards: Sequence[float], seconds: Sequence[float], threshold: float
+) -> tuple[int | None, float | None]:
+    """First step (from 1) at which the mean of 10 rewards is at least the threshold, and the seconds spent.
+
+    Steps before the tenth have no such mean. (None, None) if the threshold is never reached.
+    """
+    for step in range(SMOOTHING_STEPS, len(rewards) + 1):
+        # fsum, because ten rewards of 0.85 must count as reaching 0.85.
+        if math.fsum(rewards[step - SMOOTHING_STEPS : step]) / SMOOTHING_STEPS >= threshold - 1e-12:
+            return step, math.fsum(seconds[:step])
+    return None, None
+
+
+def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
+    """A cell's spec and everything that was measured, from the files that training and evaluation left.
+
+    Its state is "missing" unless both have finished; then only the spec is filled in, and the reason. A cell
+    that diverged has the steps and seconds it took, and no other figure.
+
+    Raises:
+        UserError: a file is torn or belongs to another cell.
+    """
+    name = cell.name
+    spec = cell.model_dump(mode="json")
+    if spec["eval_modes"] is not None:
+        spec["eval_modes"] = ", ".join(spec["eval_modes"])
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= spec | {"experiment": experiment, "cell": name, "state": "missing"}
+    status_path, metrics_path = layout.train(name) / "status.json", layout.metrics(name)
+    if layout.spec(name).exists():
+        found = read_cell(layout.spec(name).read_text(encoding="utf-8"), str(layout.spec(name))).name
+        _same_cell(layout.spec(name), found, name)
+    status = _read_own(status_path, name) if status_path.exists() else None
+    diverged = status is not None and status["state"] == "diverged"
+    if status is None or not (diverged or metrics_path.exists()):
+        return row | {"reasons": _UNFINISHED[done(layout, cell)]}
+    row |= {
+        "state": status["state"],
+        "steps_done": status["steps_done"],
+        "seconds": status["seconds"],
+        "seconds_per_step": status["seconds"] / status["steps_done"] if status["steps_done"] else None,
+        "hardware": status["hardware"],
+        "versions": ", ".join(f"{package} {version}" for package, version in sorted(status["versions"].items())),
+    }
+    if diverged:
+        return row | {"reasons": status["reason"]}
+    history = read_table(layout.train(name) / "history.parquet", HISTORY)
+    return row | _from_history(history) | _from_metrics(_read_own(metrics_path, name))
+
+
+def _read_own(path: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = read_json(path)
+    _same_cell(path, content.get("cell"), name)
+    return content
+
+
+def _same_cell(path: Path, found: object, name: str) -> None:
+    if found != name:
+        raise UserError(f"{path}: belongs to cell {found}; delete this cell's directory and run it again")
+
+
+def _from_history(history: pd.DataFrame) -> dict[str, Any]:
+    final = history.tail(FINAL_STEPS)
+    row: dict[str, Any] = {
+        "final_reward": float(final["reward"].mean()),
+        "final_reward_sd": float(final["reward"].std()) if len(final) > 1 else None,
+        "final_kl": float(final["kl"].mean()),
+    }
+    for suffix, threshold in THRESHOLDS.items():
+        steps, seconds = time_to_threshold(history["reward"].tolist(), history["seconds"].tolist(), threshold)
+        row |= {f"steps_to_{suffix}": steps, f"seconds_to_{suffix}": seconds}
+    return row
+
+
+def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    row = {key: metrics["published"].get(key) for key in ("unique_first_sentences", "jaccard")}
+    row |= {RENAMED.get(key, key): value for key, value in metrics["full"].items()}
+    row |= {
+        f"{mode}_{metric}": value for mode in EVAL_MODES for metric, value in (metrics["modes"].get(mode) or {}).items()
+    }
+    unknown = sorted(set(row) - set(MEASURED_COLUMNS))
+    if unknown:
+        raise ValueError(f"metrics without a documented column: {', '.join(unknown)}")
+    return row | {"verdict": metrics["verdict"], "reasons": ", ".join(metrics["reasons"])}
+
+
+def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's own samples as a row of the same columns: the reference that cells are judged against."""
+    return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | {"cell": base_id, "state": "base"}
+
+
+def experiment_table(study: Study, name: str) -> pd.DataFrame:
+    """One row per cell of an experiment, in the order of its grids; columns as in ``COLUMNS``.
+
+    Raises:
+        UserError: as ``cell_row``; or the experiment is unknown or left out.
+    """
+    if name not in study.active:
+        raise UserError(
+            f"experiment {name}: unknown or left out;{did_you_mean(name, study.active)} "
+            f"write one of: {', '.join(study.active)}"
+        )
+    rows = [cell_row(study.layout, name, cell) for cell in study.grid[name]]
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
+def write_experiment(path: Path | str, table: pd.DataFrame) -> None:
+    """Write an experiment's table with the unit or meaning of each column in its schema."""
+    write_table(path, table, TABLE)
+
+
+def read_experiment(path: Path | str) -> pd.DataFrame:
+    """Read an experiment's table; whole numbers stay whole and nothing is None.
+
+    Raises:
+        UserError: the file is missing, torn, or has other columns.
+    """
+    frame = read_table(path, TABLE)
+    whole = {name for name, column in COLUMNS.items() if str(column.kind) == "int64"}
+    columns = {
+        name: [(int(value) if name in whole else value) if known(value) else None for value in frame[name].tolist()]
+        for name in COLUMNS
+    }
+    return pd.DataFrame(columns, dtype=object)
+
+
+def rows_of(table: pd.DataFrame) -> list[Row]:
+    """The table as one mapping per cell, None where there is no value."""
+    return [
+        {str(name): value if known(value) else None for name, value in row.items()} for row in table.to_dict("records")
+    ]
+
+
+# --- means over seeds ----------------------------------------------------------------------------------
+
+_T975 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+)  # fmt: skip
+_Z975 = 1.959964
+
+
+def t_quantile(freedom: int) -> float:
+    """The 0.975 quantile of Student's t, to 4 digits: tabled to 20 degrees, then an expansion in 1/n."""
+    if freedom <= len(_T975):
+        return _T975[freedom - 1]
+    z = _Z975
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+class Mean(NamedTuple):
+    """A mean over n values; sd (n-1) and a t-based 95 % interval of the mean need two or more."""
+
+    n: int
+    mean: float | None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def mean_of(values: Sequence[float | None]) -> Mean:
+    """Mean, sd and interval of the values that there are."""
+    present = [float(value) for value in values if value is not None and known(value)]
+    n = len(present)
+    if n == 0:
+        return Mean(0, None)
+    mean = math.fsum(present) / n
+    if n == 1:
+        return Mean(1, mean)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / (n - 1))
+    half = t_quantile(n - 1) * sd / math.sqrt(n)
+    return Mean(n, mean, sd, mean - half, mean + half)
+
+
+def varying(rows: Sequence[Row]) -> list[str]:
+    """The spec fields in which these cells differ, the seed and the base's hash aside."""
+    return [
+        name for name in SPEC_COLUMNS if name not in ("seed", "base_recipe") and len({row[name] for row in rows}) > 1
+    ]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The cells that differ only in their seed. A diverged or missing one is counted and never averaged.
+
+    ``fields`` make the configuration; ``named`` are those of them that tell it from the others.
+    """
+
+    fields: tuple[str, ...]
+    named: tuple[str, ...]
+    cells: tuple[Row, ...]
+
+    @cached_property
+    def finished(self) -> list[Row]:
+        """The cells that have figures."""
+        return [row for row in self.cells if row["state"] == "done"]
+
+    @cached_property
+    def label(self) -> str:
+        """Its settings in words, as far as it takes to tell it from the others."""
+        return settings(self.named, self.cells[0]) or "the only configuration"
+
+    @cached_property
+    def verdicts(self) -> Counter[str]:
+        """Finished cells by verdict, and diverged ones."""
+        found = Counter(str(row["verdict"]) for row in self.finished)
+        found.update(row["state"] for row in self.cells if row["state"] == "diverged")
+        return found
+
+    @property
+    def non_degenerate(self) -> bool:
+        """No seed is degenerate or diverged, and there is at least one finished."""
+        return bool(self.finished) and not self.verdicts["degenerate"] + self.verdicts["diverged"]
+
+    @property
+    def all_ok(self) -> bool:
+        """Every seed that ran is ok, and there is at least one."""
+        return bool(self.finished) and set(self.verdicts) == {"ok"}
+
+    @cached_property
+    def reward(self) -> Mean:
+        """Mean reward of the last steps, over seeds."""
+        return self.mean("final_reward")
+
+    def mean(self, column: str) -> Mean:
+        """Mean of a column over finished seeds."""
+        return mean_of([row[column] for row in self.finished])
+
+    def passes(self, threshold: float = PASSING) -> bool:
+        """Non-degenerate, with a mean reward of at least the threshold."""
+        return self.non_degenerate and (self.reward.mean or 0.0) >= threshold
+
+    def figures(self) -> dict[str, Any]:
+        """Its row behind a finding."""
+        row = self.cells[0]
+        return {name: row[name] for name in self.fields} | {
+            "final_reward": self.reward.mean,
+            "reward sd": self.reward.sd,
+            "n": self.reward.n,
+            "final_kl": self.mean("final_kl").mean,
+            "kl_exact": self.mean("kl_exact").mean,
+            "verdicts": ", ".join(f"{count} {label}" for label, count in sorted(self.verdicts.items())),
+        }
+
+
+def configurations(rows: Sequence[Row], by: Sequence[str] = ()) -> list[Configuration]:
+    """The configurations of an experiment, in order of appearance; those without a finished cell too.
+
+    Args:
+        rows: its cells.
+        by: spec fields that make a configuration; if empty, those in which the cells differ.
+
+    Raises:
+        UserError: a configuration would average cells that differ in something other than the seed.
+    """
+    differing = varying(rows)
+    fields = tuple(by or differing)
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in fields), []).append(row)
+    for members in found.values():
+        unequal = ", ".join(varying(members))
+        if unequal:
+            raise UserError(
+                f"experiments.{members[0]['experiment']}.by: read {list(fields)}, which puts cells of "
+                "different "
+                f"{unequal} into one mean; add {unequal}"
+            )
+    named = tuple(name for name in fields if name in differing) or fields
+    return [Configuration(fields, named, tuple(members)) for members in found.values()]
+
+
+def check_columns(study: Study) -> None:
+    """Check that every experiment's ``columns`` are columns of its table.
+
+    Raises:
+        ConfigError: naming each unknown one.
+    """
+    problems = [
+        Problem("configuration", f"experiments.{name}.columns", column, _unknown(column))
+        for name, experiment in study.active.items()
+        for column in experiment.columns
+        if column not in COLUMNS
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unknown(column: str) -> str:
+    return f"no such column;{did_you_mean(column, COLUMNS) or ' known: ' + ', '.join(COLUMNS)}"

@@ -1,0 +1,118 @@
+"""Recipes of bases: everything that decides which frozen language model cells start from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rewardgrid.study.cell import Count, Strict
+from rewardgrid.study.errors import ConfigError, Problem
+from rewardgrid.study.files import sha256
+from rewardgrid.study.problems import validated
+
+BASE_VERSION = 1
+"""Bumped by hand when an edit changes what a recipe makes: bases, and cells on them, then have new paths."""
+
+
+class Prompted(Strict):
+    """What every kind of base has: prompts cut from stories (SEMANTICS: prompt)."""
+
+    prompt_tokens: Count = Field(default=8, description="a prompt is this many first tokens of a story")
+    train_prompts: Count = Field(default=10_000, description="at most this many unique prompts for training")
+    eval_prompts: Count = Field(default=1_000, description="at most this many unique prompts for evaluation")
+
+
+class EmbeddedBase(Prompted):
+    """A LLaMA pretrained here, on stories that a grammar writes; needs no network."""
+
+    kind: Literal["embedded"] = "embedded"
+    layers: Count = Field(default=2, description="transformer blocks")
+    hidden: Count = Field(default=64, description="width of the residual stream")
+    heads: Count = Field(default=4, description="attention heads")
+    kv_heads: Count = Field(default=2, description="key/value heads")
+    mlp_width: Count = Field(default=176, description="width of the gated MLP")
+    context: Count = Field(default=512, description="longest sequence, in tokens")
+    vocabulary: Count = Field(default=1312, description="size of the tokenizer's vocabulary")
+    steps: Count = Field(default=500, description="pretraining steps")
+    batch: Count = Field(default=16, description="sequences per pretraining step")
+    length: Count = Field(default=144, description="tokens per pretraining sequence")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="of stories and first weights")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.hidden % self.heads or self.hidden // self.heads % 2:
+            raise ValueError(f"hidden must be heads ({self.heads}) times an even number")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.length > self.context:
+            raise ValueError(f"length ({self.length}) must not exceed context ({self.context})")
+        return self
+
+
+class HubBase(Prompted):
+    """A LLaMA and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
+
+    kind: Literal["hub"] = "hub"
+    model: str = Field(default="SimpleStories/SimpleStories-1.25M", description="model repository")
+    model_revision: str = Field(default="main", description="its branch, tag or commit")
+    dataset: str = Field(default="SimpleStories/SimpleStories", description="data set repository, parquet files")
+    dataset_revision: str = Field(default="main", description="its branch, tag or commit")
+    story_column: str = Field(default="story", description="the column that holds the text")
+    train_split: str = Field(default="train", description="the split of the training prompts")
+    eval_split: str = Field(default="test", description="the split of the evaluation prompts")
+
+
+class LocalBase(Prompted):
+    """A LLaMA in a Hugging Face directory on this machine, and a file of stories."""
+
+    kind: Literal["local"] = "local"
+    model: str = Field(description="directory with config.json, tokenizer.json and *.safetensors")
+    stories: str = Field(description=".txt (one story a line) or .parquet")
+    eval_stories: str | None = Field(
+        default=None, description="stories of the evaluation prompts; without them every tenth of `stories`"
+    )
+    story_column: str = Field(default="story", description="the column that holds the text, in a .parquet")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that decide what the base is, those that exist."""
+        named = [Path(name) for name in (self.stories, self.eval_stories) if name]
+        inside = [path for path in sorted(Path(self.model).glob("*")) if path.suffix in (".safetensors", ".json")]
+        return [path for path in [*named, *inside] if path.is_file()]
+
+
+Recipe = Annotated[EmbeddedBase | HubBase | LocalBase, Field(discriminator="kind")]
+
+
+def read_recipe(text: str, source: str) -> Recipe:
+    """Read a recipe from JSON text.
+
+    Raises:
+        ConfigError: with every problem; ``source`` is named as the file.
+    """
+    kinds: dict[str, type[EmbeddedBase] | type[HubBase] | type[LocalBase]] = {
+        "embedded": EmbeddedBase,
+        "hub": HubBase,
+        "local": LocalBase,
+    }
+    try:
+        kind = json.loads(text)["kind"]
+        model = kinds[kind]
+    except (json.JSONDecodeError, TypeError, KeyError):
+        fix = f'write a JSON object with "kind" one of {", ".join(kinds)}'
+        raise ConfigError([Problem(source, "kind", text[:60], fix)]) from None
+    return validated(model, text, source)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """The identity of what a recipe makes: 10 hex digits. A local recipe counts its files' bytes too."""
+    identity = {
+        "version": BASE_VERSION,
+        "recipe": recipe.model_dump(mode="json"),
+        "files": {str(path): sha256(path) for path in recipe.files} if isinstance(recipe, LocalBase) else {},
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

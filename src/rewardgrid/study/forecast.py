@@ -1,0 +1,89 @@
+"""How far a study is, and how long the rest of its training will take."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from statistics import fmean
+
+from rewardgrid.study.bases import EmbeddedBase, Recipe
+from rewardgrid.study.cell import Cell, Engine
+from rewardgrid.study.layout import Layout, done
+from rewardgrid.study.study import Study
+
+Shape = tuple[object, ...]
+
+STATES = ("done", "trained", "started", "waiting")
+
+RULE_OF_THUMB: dict[Engine, tuple[float, float]] = {"trl": (0.25, 1.25), "native": (0.1, 1.1)}
+"""Seconds of a step of 32 completions of 128 tokens on one CPU thread: (fixed, per million parameters)."""
+
+
+def forecast(study: Study) -> str:
+    """One line on the states of the cells and one on the training that is left, with what it rests on."""
+    states = {name: done(study.layout, cell) for name, cell in study.cells.items()}
+    counts = Counter(states.values())
+    shown = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    left = [cell for name, cell in study.cells.items() if states[name] in ("started", "waiting")]
+    lines = [f"{study.title}: {len(states)} cells ({shown})."]
+    if left:
+        known = measured(study.layout, study.cells.values())
+        seconds = sum(cell.max_steps * known.get(shape(cell), rule_of_thumb(study, cell)) for cell in left)
+        seen = sum(shape(cell) in known for cell in left)
+        parts = []
+        if seen:
+            parts.append(f"{seen} by the mean seconds per step of finished cells of their shape")
+        if seen < len(left):
+            parts.append(f"{len(left) - seen} by a rule of thumb for one CPU thread")
+        lines.append(
+            f"Training left: about {duration(seconds)} one cell after another ({'; '.join(parts)}); "
+            "divide by the number of cells at a time."
+        )
+    return "\n".join(lines)
+
+
+def shape(cell: Cell) -> Shape:
+    """What decides the time of a step, as far as it can be told beforehand."""
+    return (
+        *(cell.base_id, cell.engine, cell.precision, cell.method),
+        *(cell.batch_size, cell.max_new_tokens, cell.prompt_length),
+    )
+
+
+def measured(layout: Layout, cells: Iterable[Cell]) -> dict[Shape, float]:
+    """Mean seconds per step of the finished cells of each shape; what cannot be read is left out."""
+    times: dict[Shape, list[float]] = defaultdict(list)
+    for cell in cells:
+        try:
+            status = json.loads((layout.train(cell.name) / "status.json").read_text(encoding="utf-8"))
+            seconds = status["seconds"] / status["steps_done"]
+        except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
+            continue
+        times[shape(cell)].append(seconds)
+    return {key: fmean(values) for key, values in times.items()}
+
+
+def rule_of_thumb(study: Study, cell: Cell) -> float:
+    """Seconds per step on one CPU thread: linear in the tokens of a rollout and in the model's size."""
+    fixed, slope = RULE_OF_THUMB[cell.engine]
+    tokens = cell.batch_size * cell.max_new_tokens
+    return (fixed + slope * megaparameters(study.bases[cell.base])) * tokens / (32 * 128)
+
+
+def megaparameters(recipe: Recipe) -> float:
+    """Size of a base in millions of parameters; one that is not made here counts like the published one."""
+    if not isinstance(recipe, EmbeddedBase):
+        return 1.25
+    attention = 2 * recipe.hidden**2 * (1 + recipe.kv_heads / recipe.heads)
+    block = attention + 3 * recipe.hidden * recipe.mlp_width + 2 * recipe.hidden
+    return (recipe.layers * block + (recipe.vocabulary + 1) * recipe.hidden) / 1e6
+
+
+def duration(seconds: float) -> str:
+    """A time span in one unit: ``40 s``, ``12 min``, ``3.4 h``, ``5.2 d``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"

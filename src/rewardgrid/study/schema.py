@@ -1,0 +1,48 @@
+"""The JSON schema of the configuration, so that editors complete its keys and explain them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.study import WRITABLE, Study
+
+
+def configuration_schema() -> dict[str, Any]:
+    """Schema of one configuration file.
+
+    Files are laid over one another, so no single one has to be complete: nothing is required. Keys of cells
+    are typed wherever they may stand: one value in ``defaults`` and ``fixed``, one or a list in ``grids``.
+    """
+    schema = Study.model_json_schema()
+    fields = Cell.model_json_schema()["properties"]
+    value = {key: {k: v for k, v in fields[key].items() if k != "title"} for key in WRITABLE}
+    axis = {
+        key: {
+            "anyOf": [_bare(field), {"type": "array", "items": _bare(field), "minItems": 1}],
+            "description": field.get("description", ""),
+        }
+        for key, field in value.items()
+    }
+    schema["$defs"] |= {"Values": _block(value), "Grid": _block(axis)}
+    experiment = schema["$defs"]["Experiment"]["properties"]
+    for block, key in ((schema["properties"], "defaults"), (experiment, "fixed")):
+        block[key] = {"$ref": "#/$defs/Values", "description": block[key]["description"]}
+    experiment["grids"]["items"] = {"$ref": "#/$defs/Grid"}
+    for part in (schema, *schema["$defs"].values()):
+        part.pop("required", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _bare(field: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in field.items() if key not in ("description", "default")}
+
+
+def _block(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def schema_text() -> str:
+    """What ``config/schema.json`` holds."""
+    return json.dumps(configuration_schema(), indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,101 @@
+"""Checkpoints that are whole or not there: enough of a run to continue it bit for bit.
+
+A checkpoint is a directory ``checkpoints/step-000100`` with the trained tensors and the optimizer's moments
+(safetensors), the tables so far (parquet) and, written last, ``manifest.json`` with the SHA-256 of each file and
+the spec they belong to. It is made beside its final name and renamed into place. Two are kept. Draws need no
+state: they are functions of the step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import read_json, sha256, sync, write_json
+from rewardgrid.train.record import Record
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after ``step`` optimizer steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    record: Record
+
+
+def save(directory: Path, cell: Cell, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint atomically and remove all but the newest two.
+
+    Raises:
+        UserError: the file system is full; the older checkpoints are untouched.
+    """
+    final = directory / f"step-{checkpoint.step:06d}"
+    temporary = directory / f".{final.name}.{os.getpid()}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(checkpoint.tensors, temporary / "state.safetensors")
+        sync(temporary / "state.safetensors")
+        checkpoint.record.write(temporary)
+        files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        manifest = {"step": checkpoint.step, "spec": cell.canonical_json(), "files": files}
+        write_json(temporary / "manifest.json", manifest)
+        sync(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync(directory)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{final}: cannot write the checkpoint ({error}); free some space and run the same command again: "
+            "it continues from the checkpoint before"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in _newest_first(directory)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load(directory: Path, cell: Cell) -> Checkpoint | None:
+    """The newest whole checkpoint of this cell, or None. Torn, corrupt or foreign ones are reported and passed over."""
+    for path in _newest_first(directory):
+        try:
+            return _read(path, cell)
+        except (UserError, SafetensorError, OSError, KeyError, TypeError) as error:
+            print(f"warning: {path}: passed over: {error}", file=sys.stderr, flush=True)
+    return None
+
+
+def discard(directory: Path) -> None:
+    """Remove a finished cell's checkpoints."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    return sorted(directory.glob("step-*"), reverse=True) if directory.is_dir() else []
+
+
+def _read(path: Path, cell: Cell) -> Checkpoint:
+    manifest: Mapping[str, object] = read_json(path / "manifest.json")
+    if manifest["spec"] != cell.canonical_json():
+        raise UserError("it belongs to another spec")
+    files = manifest["files"]
+    assert isinstance(files, dict)
+    for name, digest in files.items():
+        if sha256(path / name) != digest:
+            raise UserError(f"{name} is torn or corrupt (its SHA-256 differs from the manifest's)")
+    return Checkpoint(int(str(manifest["step"])), load_file(path / "state.safetensors"), Record.read(path))

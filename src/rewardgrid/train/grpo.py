@@ -1,0 +1,106 @@
+"""The equations of GRPO: advantages, the k3 KL, the loss, the clipped AdamW update.
+
+Shao et al. 2024 (DeepSeekMath), with the settings of the published study: group-standardised advantages, one update
+per rollout, loss averaged over tokens within a sequence and then over sequences.
+Shapes: C cells, B completions, G completions of one prompt, L tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ADVANTAGE_EPSILON = 1e-4
+CLIP = 0.2
+BETAS = (0.9, 0.999)
+ADAM_EPSILON = 1e-8
+
+
+def advantages(rewards: Tensor, group: int) -> Tensor:
+    """(r - mean) / (std + 1e-4) within groups of G completions of one prompt: (C, B) -> (C, B).
+
+    The standard deviation has Bessel's correction (n - 1).
+    """
+    groups = rewards.unflatten(-1, (-1, group))
+    centred = groups - groups.mean(-1, keepdim=True)
+    return (centred / (groups.std(-1, keepdim=True) + ADVANTAGE_EPSILON)).flatten(-2)
+
+
+def k3(logps: Tensor, reference: Tensor) -> Tensor:
+    """Schulman's estimate of KL(policy || reference) per token: exp(d) - d - 1 with d = reference - logps."""
+    difference = reference - logps
+    return difference.exp() - difference - 1
+
+
+def sequence_losses(logps: Tensor, reference: Tensor, advantage: Tensor, mask: Tensor, beta: Tensor) -> Tensor:
+    """The loss of each completion; the step's loss is their mean.
+
+    Args:
+        logps: (C, B, L) log-probabilities under the policy, with gradient.
+        reference: (C, B, L) the same under the frozen base.
+        advantage: (C, B).
+        mask: (C, B, L) True for the completion's tokens, the end-of-sequence token included.
+        beta: (C,) weight of the KL.
+
+    Returns:
+        (C, B): mean over a completion's tokens of -min(ratio A, clip(ratio) A) + beta k3. On policy the ratio is 1
+        and the clip of 0.2 inactive; both are kept because their gradient is the policy gradient.
+    """
+    ratio = (logps - logps.detach()).exp()
+    paid = advantage.unsqueeze(-1)
+    objective = torch.minimum(ratio * paid, ratio.clamp(1 - CLIP, 1 + CLIP) * paid)
+    per_token = -objective + beta[:, None, None] * k3(logps, reference)
+    return mean_over(per_token, mask)
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values (..., L) over the True places of the mask; 0 where there are none."""
+    return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def learning_rate(peak: Tensor, step: Tensor, max_steps: Tensor) -> Tensor:
+    """Linear decay from the peak to 0 over max_steps, no warm-up; ``step`` counts from 0. All (C,)."""
+    return peak * (1 - step / max_steps).clamp(min=0)
+
+
+def clip_factor(norm: Tensor, largest: Tensor) -> Tensor:
+    """What gradients (C, ...) are multiplied by so that their norm (C,) does not exceed the largest (C,)."""
+    return (largest / (norm + 1e-6)).clamp(max=1)
+
+
+@dataclass
+class AdamW:
+    """AdamW without weight decay (Loshchilov and Hutter 2019) on one flat vector per cell.
+
+    Attributes:
+        mean, square: (C, P) moments of the gradient.
+        count: (C,) updates done.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    @classmethod
+    def fresh(cls, parameters: Tensor) -> AdamW:
+        """The state before the first update of parameters (C, P)."""
+        count = torch.zeros(parameters.shape[0], dtype=parameters.dtype, device=parameters.device)
+        return cls(torch.zeros_like(parameters), torch.zeros_like(parameters), count)
+
+    @torch.no_grad()
+    def update(self, parameters: Tensor, gradient: Tensor, lr: Tensor, active: Tensor) -> None:
+        """One update in place. Cells that are not ``active`` (C,) keep parameters and moments."""
+        keep = active.unsqueeze(1)
+        self.count += active
+        # lerp and addcmul in the reference implementation's order, so that results agree to the last bit or two.
+        self.mean.copy_(torch.where(keep, self.mean.lerp(gradient, 1 - BETAS[0]), self.mean))
+        self.square.copy_(
+            torch.where(keep, (self.square * BETAS[1]).addcmul(gradient, gradient, value=1 - BETAS[1]), self.square)
+        )
+        first = 1 - BETAS[0] ** self.count.clamp(min=1)
+        second = 1 - BETAS[1] ** self.count.clamp(min=1)
+        root = self.square.sqrt() / second.sqrt().unsqueeze(1) + ADAM_EPSILON
+        step = (lr / first).unsqueeze(1) * self.mean / root
+        parameters.copy_(torch.where(keep, parameters - step, parameters))

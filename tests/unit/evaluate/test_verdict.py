@@ -1,0 +1,336 @@
+"""The degeneracy verdict: against the published rows, on texts of each kind, and as a monotone rule."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rewardgrid.evaluate.diversity import measure, words
+from rewardgrid.evaluate.verdict import LABELS, Label, verdict
+from rewardgrid.study.thresholds import Above, Below, Thresholds
+
+PUBLISHED = Path(__file__).parents[3] / "config" / "published"
+PUBLISHED_BASE = {"unique_first_sentences": 20, "jaccard": 0.12, "reward": 0.5}
+LIMITS = Thresholds()
+
+
+# The published rows
+
+
+def _rows(table: str) -> list[dict[str, str]]:
+    with (PUBLISHED / table).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _published() -> list[tuple[dict[str, float | None], str]]:
+    """Rows as (signals, verdict); a row without KL takes that of its configuration, if published."""
+    kl = {(row["rank"], row["lr"]): row["kl"] for row in _rows("lora_rank_summary.csv")}
+    found = []
+    for row in _rows("reward_sweep.csv") + _rows("lora_rank.csv"):
+        texts = {
+            "unique_first_sentences": row.get("unique_first_sentences"),
+            "jaccard": row["jaccard"],
+            "reward": row["reward"],
+            "kl_k3": row.get("kl") or kl.get((row.get("rank", ""), row.get("lr", ""))),
+        }
+        found.append(({name: float(text) if text else None for name, text in texts.items()}, row["verdict"]))
+    return found
+
+
+def _confusion(thresholds: Thresholds) -> Counter[tuple[str, Label]]:
+    """Rows by (published verdict, verdict of the rule)."""
+    rows = _published()
+    return Counter((label, verdict(signals, PUBLISHED_BASE, thresholds).label) for signals, label in rows)
+
+
+def _agreement(confusion: Counter[tuple[str, Label]]) -> float:
+    return sum(n for (theirs, ours), n in confusion.items() if theirs == ours) / confusion.total()
+
+
+def test_the_rule_agrees_with_the_published_verdicts() -> None:
+    confusion = _confusion(LIMITS)
+    assert confusion.total() == 33
+    assert _agreement(confusion) >= 0.85
+    assert confusion["ok", "degenerate"] == confusion["degenerate", "ok"] == 0
+
+
+def _scaled(field: str, factor: float) -> Thresholds:
+    limits = getattr(LIMITS, field)
+    moved: Any
+    if isinstance(limits, float):
+        # A reward cannot exceed 1: what is scaled is its distance from there.
+        moved = 1 - (1 - limits) * factor
+    else:
+        moved = type(limits)(borderline=limits.borderline * factor, degenerate=limits.degenerate * factor)
+    return LIMITS.model_copy(update={field: moved})
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("field", ["unique_first_sentences", "jaccard", "kl", "saturated_reward"])
+def test_the_agreement_does_not_hang_on_the_exact_limits(field: str, factor: float) -> None:
+    confusion = _confusion(_scaled(field, factor))
+    assert _agreement(confusion) >= 0.85
+    assert confusion["ok", "degenerate"] == confusion["degenerate", "ok"] == 0
+
+
+def test_the_rule_agrees_with_the_batch_size_rows_by_reward_and_noted_length() -> None:
+    base = {**PUBLISHED_BASE, "completion_length": 128}
+    for row in _rows("batch_size.csv"):
+        length = re.search(r"length (\d+) tokens", row["note"])
+        signals = {
+            "reward": float(row["final_reward"]),
+            "completion_length": int(length[1]) if length else None,
+        }
+        assert verdict(signals, base, LIMITS).label == row["verdict"], row
+
+
+def test_a_low_reward_does_not_excuse_few_first_sentences() -> None:
+    row = {"unique_first_sentences": 5, "jaccard": 0.14, "reward": 0.691}
+    assert verdict(row, PUBLISHED_BASE, LIMITS).label == "degenerate"
+
+
+def test_a_saturated_reward_alone_is_borderline_without_a_reason() -> None:
+    row = {"unique_first_sentences": 17, "jaccard": 0.14, "reward": 0.992}
+    judged = verdict(row, PUBLISHED_BASE, LIMITS)
+    assert (judged.label, judged.reasons, judged.evidence) == ("borderline", (), ("reward 0.992",))
+
+
+def test_one_template_shared_by_all_samples_is_named_as_the_reason() -> None:
+    judged = verdict({"jaccard": 0.356, "reward": 0.998}, PUBLISHED_BASE, LIMITS)
+    assert (judged.label, judged.reasons) == ("degenerate", ("template",))
+    assert judged.evidence == ("jaccard 0.356 (base 0.12)", "reward 0.998")
+
+
+# Texts of each kind
+
+_HEROES = ["lily", "tom", "mia", "ben", "sara", "omar", "nina", "leo", "zara", "finn"]
+_ANIMALS = ["fox", "owl", "bear", "turtle", "rabbit", "hen", "goat", "mouse"]
+_THINGS = [
+    "kite",
+    "lantern",
+    "shell",
+    "button",
+    "drum",
+    "map",
+    "basket",
+    "boat",
+    "ribbon",
+    "whistle",
+    "acorn",
+    "feather",
+]
+_PLACES = ["river", "market", "forest", "hill", "garden", "harbor", "barn", "meadow", "village", "cave"]
+_MOODS = ["sad", "proud", "curious", "brave", "sleepy", "cheerful", "nervous", "calm"]
+_STORY = (
+    "{hero} walked slowly to the {place} with a small {thing} in one hand",
+    "a {mood} {animal} was waiting under the old bridge near the {place}",
+    "the {animal} asked if anyone had seen its lost {thing}",
+    "they looked behind every tree until the sky turned dark",
+    "it was cold, but {hero} felt {mood} and kept going",
+    "in the {place} they met {other}, who knew a secret path",
+    "{other} laughed and gave the {animal} a warm piece of bread",
+    "suddenly the wind carried the {thing} high above the {place}",
+    "nobody could reach it, so {hero} climbed on a tall rock",
+    "when the {thing} fell down, everyone cheered and danced",
+    "that night {hero} told the whole {place} what had happened",
+    "from then on {other} and the {animal} visited each {place} together",
+    "mother smiled because her child had learned to share",
+    "the {mood} {animal} never forgot how kind {hero} was",
+    "what would you do with a {thing} like that",
+    "stars came out while {other} sang about the {place}",
+    "both friends promised to return before winter",
+    "after lunch {hero} painted the {thing} blue and gold",
+    "there was no {thing} left, yet the {animal} did not cry",
+    "{other} found the door of the {place} wide open",
+)
+
+Writer = Callable[[random.Random], str]
+
+
+def _slots(draw: random.Random) -> dict[str, str]:
+    hero, other = draw.sample(_HEROES, 2)
+    return {
+        "hero": hero,
+        "other": other,
+        "animal": draw.choice(_ANIMALS),
+        "thing": draw.choice(_THINGS),
+        "place": draw.choice(_PLACES),
+        "mood": draw.choice(_MOODS),
+    }
+
+
+def _healthy(draw: random.Random) -> str:
+    slots = _slots(draw)
+    return ". ".join(sentence.format(**slots) for sentence in draw.sample(_STORY, 8)) + "."
+
+
+def _comma_stuffed(draw: random.Random) -> str:
+    stuffed = (
+        word + " ," if draw.random() < 0.4 and word[-1].isalpha() else word for word in _healthy(draw).split()
+    )
+    return " ".join(stuffed)
+
+
+def _fragmented(draw: random.Random) -> str:
+    pieces = [
+        "once upon a .",
+        "there was a .",
+        "one day , {hero} .",
+        "{hero} and {other} .",
+        "the {animal} .",
+        "so {mood} .",
+    ]
+    return " ".join(draw.choice(pieces).format(**_slots(draw)) for _ in range(25))
+
+
+def _templated(draw: random.Random) -> str:
+    verbs = ["found", "saw", "lost", "painted", "carried", "wanted"]
+    return " ".join(
+        "one day, she {verb} a {mood} {thing} in the {place}.".format(verb=draw.choice(verbs), **_slots(draw))
+        for _ in range(8)
+    )
+
+
+_VOCABULARY = sorted({word for seed in range(50) for word in words(_healthy(random.Random(seed)))})
+
+
+def _gibberish(draw: random.Random) -> str:
+    return " ".join(draw.choice(_VOCABULARY) + "." * (i % 10 == 9) for i in range(80))
+
+
+def _signals(write: Writer, seed: int, **more: float) -> dict[str, float | int | None]:
+    draw = random.Random(seed)
+    completions = [write(draw) for _ in range(256)]
+    return {**measure([f"tale {i} tells that" for i in range(256)], completions), **more}
+
+
+_BASE = _signals(_healthy, 0, base_nll=1.8, completion_length=100.0, reward=0.5)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_healthy_stories_are_ok(seed: int) -> None:
+    healthy = _signals(_healthy, seed, base_nll=2.0, completion_length=90.0, reward=0.93, kl_exact=1.0)
+    judged = verdict(healthy, _BASE, LIMITS)
+    assert judged.label == "ok", judged.evidence
+    assert judged.reasons == judged.evidence == ()
+
+
+@pytest.mark.parametrize(
+    ("write", "more", "reason"),
+    [
+        (_comma_stuffed, {}, "comma stuffing"),
+        (_fragmented, {}, "fragments"),
+        (_templated, {"base_nll": 1.2}, "template"),
+        (_gibberish, {"base_nll": 6.5}, "gibberish"),
+    ],
+)
+def test_each_kind_of_degenerate_text_is_called_so_and_its_reason_comes_first(
+    write: Writer, more: dict[str, float], reason: str
+) -> None:
+    judged = verdict(_signals(write, 1, **more), _BASE, LIMITS)
+    assert judged.label == "degenerate"
+    assert judged.reasons[0] == reason, judged.evidence
+
+
+def test_comma_stuffing_and_gibberish_are_not_mistaken_for_each_other_or_for_fragments() -> None:
+    assert verdict(_signals(_comma_stuffed, 2), _BASE, LIMITS).reasons == ("comma stuffing",)
+    mistaken = {"comma stuffing", "fragments"}
+    assert not mistaken & set(verdict(_signals(_gibberish, 2, base_nll=6.5), _BASE, LIMITS).reasons)
+
+
+def test_stories_of_which_one_in_five_follows_a_template_are_borderline() -> None:
+    judged = verdict(
+        _signals(lambda d: _templated(d) if d.random() < 1 / 5 else _healthy(d), 3), _BASE, LIMITS
+    )
+    assert (judged.label, judged.reasons) == ("borderline", ("template",)), judged.evidence
+
+
+def test_completions_that_shrink_to_a_fifth_of_the_base_are_degenerate_fragments() -> None:
+    judged = verdict({"completion_length": 22}, {"completion_length": 120}, LIMITS)
+    assert (judged.label, judged.reasons) == ("degenerate", ("fragments",))
+    assert verdict({"completion_length": 51}, {"completion_length": 120}, LIMITS).label == "borderline"
+
+
+def test_far_from_the_base_yet_likely_under_it_is_a_template_and_otherwise_gibberish() -> None:
+    far = {"kl_exact": 3.0}
+    assert verdict(far, {}, LIMITS).reasons == ("gibberish",)
+    assert verdict({**far, "base_nll": 1.9}, {"base_nll": 1.8}, LIMITS).reasons == ("template",)
+    assert verdict({**far, "base_nll": 4.4}, {"base_nll": 1.8}, LIMITS).reasons == ("gibberish",)
+
+
+# The rule as such
+
+
+def test_a_limit_is_reached_at_the_limit_itself() -> None:
+    assert [Above(borderline=1, degenerate=2).score(x) for x in (0.9, 1, 1.9, 2)] == [0, 1, 1, 2]
+    assert [Below(borderline=2, degenerate=1).score(x) for x in (2.1, 2, 1.1, 1)] == [0, 1, 1, 2]
+
+
+def test_limits_in_the_wrong_order_and_unknown_ones_are_refused() -> None:
+    with pytest.raises(ValidationError, match="wrong order"):
+        Thresholds.model_validate({"jaccard": {"borderline": 2.0, "degenerate": 1.5}})
+    with pytest.raises(ValidationError, match="wrong order"):
+        Thresholds.model_validate({"compression_ratio": {"borderline": 0.5, "degenerate": 0.75}})
+    with pytest.raises(ValidationError, match="jacard"):
+        Thresholds.model_validate({"jacard": {"borderline": 1.5, "degenerate": 2.0}})
+
+
+def test_the_exact_kl_is_judged_instead_of_k3_where_both_are_measured() -> None:
+    assert verdict({"kl_exact": 1.0, "kl_k3": 120.0}, {}, LIMITS).label == "ok"
+    assert verdict({"kl_exact": None, "kl_k3": 120.0}, {}, LIMITS).label == "degenerate"
+
+
+def test_what_is_missing_on_either_side_is_not_judged() -> None:
+    assert verdict({}, PUBLISHED_BASE, LIMITS).label == "ok"
+    assert verdict({"jaccard": 0.9, "comma_rate": None}, {"comma_rate": 0.05}, LIMITS).label == "ok"
+    assert verdict({"jaccard": 0.9}, {"jaccard": 0.0}, LIMITS).label == "ok"
+    # A difference needs no scale: a base without a single comma still shows that a half is too many.
+    assert verdict({"comma_rate": 0.5}, {"comma_rate": 0.0}, LIMITS).label == "degenerate"
+
+
+def test_nan_is_refused_rather_than_called_ok() -> None:
+    with pytest.raises(ValueError, match="base_nll is NaN"):
+        verdict({"base_nll": float("nan")}, {"base_nll": 1.8}, LIMITS)
+
+
+_WORSE = {
+    "unique_first_sentences": -1,
+    "unique_openings": -1,
+    "completion_length": -1,
+    "compression_ratio": -1,
+    "jaccard": 1,
+    "fragment_share": 1,
+    "comma_rate": 1,
+    "skeleton_share": 1,
+    "base_nll": 1,
+    "kl_exact": 1,
+    "kl_k3": 1,
+    "reward": 1,
+}
+_optional = st.dictionaries(st.sampled_from(sorted(_WORSE)), st.floats(0, 4) | st.none(), max_size=2)
+_complete = st.fixed_dictionaries({name: st.floats(0, 4) for name in _WORSE})
+
+
+@given(
+    others=_optional,
+    reference=_complete,
+    worsened=st.sampled_from(sorted(_WORSE)),
+    value=st.floats(0, 4),
+    by=st.floats(0, 4),
+)
+def test_making_a_signal_worse_never_improves_the_verdict(
+    others: dict[str, float | None], reference: dict[str, float], worsened: str, value: float, by: float
+) -> None:
+    before = verdict({**others, worsened: value}, reference, LIMITS)
+    after = verdict({**others, worsened: value + by * _WORSE[worsened]}, reference, LIMITS)
+    assert LABELS.index(after.label) >= LABELS.index(before.label)

@@ -1,0 +1,206 @@
+"""A cell's name is its identity: equal for equal specs, another for any other spec, and safe as a path."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rewardgrid.study.cell import HAPPY_REWARDS, Cell, format_number, read_cell
+from rewardgrid.study.errors import ConfigError
+
+positive = st.floats(min_value=1e-12, max_value=1e9, allow_nan=False)
+share = st.floats(min_value=0, max_value=1)
+rank = st.integers(1, 512)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> dict[str, Any]:
+    """Valid values of a cell, of every method and engine."""
+    method = draw(st.sampled_from(["full", "lora", "routing"]))
+    generations = draw(st.integers(2, 64))
+    engine = draw(st.sampled_from(["trl", "native"]))
+    values: dict[str, Any] = {
+        "base": draw(st.sampled_from(["embedded", "simplestories"])),
+        "base_recipe": draw(st.sampled_from(["", "0123456789"])),
+        "method": method,
+        "reward": draw(
+            st.sampled_from(HAPPY_REWARDS if method == "routing" else ("sentence_length_10", *HAPPY_REWARDS))
+        ),
+        "lr": draw(positive),
+        "beta": draw(st.floats(min_value=0, max_value=10)),
+        "repetition_penalty": draw(st.floats(min_value=1, max_value=3)),
+        "num_generations": generations,
+        "batch_size": generations * draw(st.integers(1, 8)),
+        "max_steps": draw(st.integers(1, 10_000)),
+        "max_new_tokens": draw(st.integers(1, 512)),
+        "prompt_eos": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**32)),
+        "engine": engine,
+        "precision": draw(st.sampled_from(["fp32", "bf16"])) if engine == "native" else "fp32",
+    }
+    if method != "full":
+        values["rank"] = draw(rank)
+    if method == "routing":
+        values |= {
+            "forget_rank": draw(rank),
+            "routing_mode": draw(st.sampled_from(["shared", "exclusive"])),
+            "rh_eligible_frac": draw(share),
+            "routing_frac": draw(share),
+            "label_noise_frac": draw(share),
+            "hack_threshold": draw(st.integers(1, 10)),
+        }
+    return values
+
+
+OTHERS: dict[str, Any] = {
+    "base": "another",
+    "base_recipe": "abcdefabcd",
+    "rank": 513,
+    "forget_rank": 513,
+    "lr": 2e9,
+    "beta": 11.0,
+    "repetition_penalty": 4.0,
+    "num_generations": 1000,
+    "batch_size": 1000,
+    "max_steps": 10_001,
+    "max_new_tokens": 513,
+    "prompt_tokens": 9,
+    "seed": 2**32 + 1,
+    "max_grad_norm": 0.5,
+    "kl_cap": 7.0,
+    "routing_mode": None,
+    "rh_eligible_frac": 0.123456789,
+    "routing_frac": 0.123456789,
+    "label_noise_frac": 0.123456789,
+    "adapter_alpha": "own_rank",
+    "hack_threshold": 11,
+    "eval_every": 11,
+    "eval_samples": 65,
+    "eval_modes": ("both",),
+    "engine": None,
+    "precision": "tf32",
+    "results_version": 0,
+    "reward": "happy_binary",
+    "prompt_eos": None,
+}
+
+
+@given(specs())
+def test_equal_specs_have_equal_names_whatever_the_order_of_their_keys(values: dict[str, Any]) -> None:
+    assert Cell(**values).name == Cell(**dict(reversed(values.items()))).name
+
+
+@given(specs(), st.sampled_from(sorted(OTHERS)))
+def test_any_other_value_gives_another_name(values: dict[str, Any], key: str) -> None:
+    cell = Cell(**values)
+    full = cell.model_dump()
+    other = OTHERS[key]
+    if key == "prompt_eos":
+        other = not cell.prompt_eos
+    elif key == "routing_mode":
+        other = "shared" if cell.routing_mode == "exclusive" else "exclusive"
+    elif key == "engine":
+        other = "native" if cell.engine == "trl" else "trl"
+    changed = {**full, key: other}
+    if key == "num_generations":
+        changed["batch_size"] = 1000
+    if key == "batch_size":
+        changed["num_generations"] = 1000
+    try:
+        twin = Cell(**changed)
+    except ValidationError:
+        return  # the key does not go with this method or engine
+    assert (twin.name == cell.name) == (twin == cell)
+    assert full[key] == other or twin.name != cell.name
+
+
+@given(specs())
+def test_a_name_is_safe_in_paths_shells_and_wildcards(values: dict[str, Any]) -> None:
+    assert re.fullmatch(r"[a-z0-9][A-Za-z0-9._-]*-[0-9a-f]{10}", Cell(**values).name)
+    assert len(Cell(**values).name) < 200
+
+
+@given(specs())
+def test_a_spec_survives_its_json_with_its_name(values: dict[str, Any]) -> None:
+    cell = Cell(**values)
+    again = read_cell(cell.canonical_json(), "spec.json")
+    assert again == cell
+    assert again.name == cell.name
+    assert again.canonical_json() == cell.canonical_json()
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_the_digits_of_a_number_read_back_as_the_same_number(value: float) -> None:
+    assert float(format_number(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (3e-4, "3e-4"),
+        (0.00025, "2.5e-4"),
+        (1e-5, "1e-5"),
+        (0.003, "0.003"),
+        (1.1, "1.1"),
+        (32, "32"),
+        (1000.0, "1000"),
+        (0.0, "0"),
+        (1e6, "1e6"),
+        (123456.0, "123456"),
+        (-2.5e-7, "-2.5e-7"),
+    ],
+)
+def test_numbers_are_shown_as_people_write_them(value: float, shown: str) -> None:
+    assert format_number(value) == shown
+
+
+def test_equal_numbers_are_one_cell_however_they_are_written() -> None:
+    names = {Cell(lr=lr).name for lr in (1e-5, "1e-5", "1.0e-5", 0.00001, "0.00001", ".00001")}  # type: ignore[arg-type]
+    assert len(names) == 1
+    assert Cell(beta=0).name == Cell(beta=0.0).name == Cell(beta=-0.0).name
+    assert Cell(max_grad_norm=1).name == Cell(max_grad_norm=1.0).name
+
+
+def test_a_name_says_what_differs_from_the_published_defaults() -> None:
+    assert re.sub(r"-\w{10}$", "", Cell().name) == "full_lr1e-5_s42"
+    cell = Cell(method="lora", rank=1, lr=3e-4, repetition_penalty=1.05, batch_size=64, seed=7)
+    assert re.sub(r"-\w{10}$", "", cell.name) == "lora-r1_lr3e-4_rep1.05_bs64_s7"
+    routing = Cell(method="routing", rank=32, forget_rank=1, reward="happy_count", label_noise_frac=0.1)
+    assert re.sub(r"-\w{10}$", "", routing.name) == "routing-r32f1_happy-count_lr1e-5_noise0.1_s42"
+
+
+def test_the_identity_of_the_published_cells_does_not_drift() -> None:
+    """It changes with RESULTS_VERSION or a new field of the spec: then every cell is trained anew."""
+    spec = json.loads(Cell(method="lora", rank=1, lr=3e-4).canonical_json())
+    assert list(spec) == sorted(spec)
+    assert spec["lr"] == 3e-4
+    assert spec["results_version"] == 1
+    assert Cell(method="lora", rank=1, lr=3e-4).canonical_json().count(" ") == 0
+
+
+def test_a_routing_cell_that_spells_out_its_defaults_is_the_same_cell() -> None:
+    short = Cell(method="routing", rank=4, reward="happy_count")
+    long = Cell(
+        method="routing",
+        rank=4,
+        forget_rank=4,
+        reward="happy_count",
+        routing_mode="shared",
+        rh_eligible_frac=0.5,
+    )
+    assert short.name == long.name
+    assert short.forget_rank == 4
+    assert short.eval_modes == ("both", "retain_only", "forget_only")
+
+
+def test_a_torn_spec_is_one_clear_error() -> None:
+    with pytest.raises(ConfigError, match=r"results/spec\.json.*write JSON"):
+        read_cell('{"lr": ', "results/spec.json")
+    with pytest.raises(ConfigError, match='unknown key; did you mean "beta"'):
+        read_cell('{"bete": 1}', "results/spec.json")

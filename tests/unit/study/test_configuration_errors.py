@@ -1,0 +1,269 @@
+"""Every mistake in a configuration is one line: file, key, what was read, what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rewardgrid.study.errors import ConfigError, Problem
+from rewardgrid.study.study import load_study, merge, read_yaml
+
+SOUND: dict[str, Any] = {
+    "bases": {"embedded": {"kind": "embedded"}},
+    "experiments": {"one": {"title": "One", "grids": [{"seed": [1, 2]}]}},
+}
+
+
+def problems(tmp_path: Path, *overlays: dict[str, Any]) -> list[Problem]:
+    """What is wrong with the sound configuration (a.yaml) with these (b.yaml, c.yaml) laid over it."""
+    files = []
+    for letter, content in zip("abc", (SOUND, *overlays), strict=False):
+        files.append(tmp_path / f"{letter}.yaml")
+        files[-1].write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError) as caught:
+        load_study(files)
+    return [Problem(Path(p.file).name, p.key, p.read, p.fix) for p in caught.value.problems]
+
+
+def fixed(**values: Any) -> dict[str, Any]:
+    return {"experiments": {"one": {"fixed": values}}}
+
+
+def routing(**values: Any) -> dict[str, Any]:
+    return fixed(method="routing", rank=4, reward="happy_count", **values)
+
+
+def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(SOUND))
+    assert len(load_study([path]).cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("overlay", "key", "read", "fix"),
+    [
+        ({"titel": "x"}, "titel", "x", 'unknown key; did you mean "title"?'),
+        (fixed(lerning_rate=1), "experiments.one.fixed.lerning_rate", 1, "unknown key; known: adapter_alpha"),
+        (fixed(bete=1), "experiments.one.fixed.bete", 1, 'unknown key; did you mean "beta"?'),
+        ({"defaults": {"bete": 1}}, "defaults.bete", 1, 'unknown key; did you mean "beta"?'),
+        (fixed(results_version=2), "experiments.one.fixed.results_version", 2, "remove it"),
+        (fixed(lr="fast"), "experiments.one.fixed.lr", "fast", "write a valid number"),
+        (fixed(lr=True), "experiments.one.fixed.lr", True, "write a valid number"),
+        (fixed(lr=".nan"), "experiments.one.fixed.lr", ".nan", "write a valid number"),
+        (fixed(lr=float("inf")), "experiments.one.fixed.lr", float("inf"), "write a finite number"),
+        (fixed(lr=0), "experiments.one.fixed.lr", 0, "write a number greater than 0"),
+        (fixed(max_steps="10"), "experiments.one.fixed.max_steps", "10", "write a valid integer"),
+        (fixed(max_steps=1.5), "experiments.one.fixed.max_steps", 1.5, "write a valid integer"),
+        (fixed(prompt_eos="no"), "experiments.one.fixed.prompt_eos", "no", "write a valid boolean"),
+        (
+            fixed(reward="sentence_lenth_5"),
+            "experiments.one.fixed.reward",
+            "sentence_lenth_5",
+            '"sentence_length_5"?',
+        ),
+        (fixed(base="embeded"), "experiments.one.fixed.base", "embeded", 'did you mean "embedded"?'),
+        (
+            fixed(batch_size=24),
+            "experiments.one.fixed.batch_size",
+            24,
+            "write a multiple of num_generations (16)",
+        ),
+        (fixed(num_generations=1), "experiments.one.fixed.num_generations", 1, "greater than or equal to 2"),
+        (fixed(rank=4), "experiments.one.fixed.rank", 4, 'remove it, or write "method: lora"'),
+        (fixed(routing_frac=0.5), "experiments.one.fixed.routing_frac", 0.5, 'write "method: routing"'),
+        (fixed(eval_modes=["both"]), "experiments.one.fixed.eval_modes", ["both"], 'write "method: routing"'),
+        (
+            fixed(precision="bf16"),
+            "experiments.one.fixed.precision",
+            "bf16",
+            'write fp32, or "engine: native"',
+        ),
+        (routing(forget_rank=0), "experiments.one.fixed.forget_rank", 0, "greater than or equal to 1"),
+        (routing(forget_rank=-2), "experiments.one.fixed.forget_rank", -2, "greater than or equal to 1"),
+        (
+            routing(rh_eligible_frac=1.5),
+            "experiments.one.fixed.rh_eligible_frac",
+            1.5,
+            "less than or equal to 1",
+        ),
+        (
+            routing(rh_eligible_frac=-0.1),
+            "experiments.one.fixed.rh_eligible_frac",
+            -0.1,
+            "greater than or equal to 0",
+        ),
+        (
+            routing(routing_mode="share"),
+            "experiments.one.fixed.routing_mode",
+            "share",
+            'did you mean "shared"?',
+        ),
+        (routing(eval_modes=["forget"]), "experiments.one.fixed.eval_modes", "forget", '"forget_only"?'),
+        (routing(eval_modes=[]), "experiments.one.fixed.eval_modes", [], "at least one of both"),
+        (
+            fixed(method="routing", rank=4, reward="sentence_length_5"),
+            "experiments.one.fixed.reward",
+            "sentence_length_5",
+            "the detector counts",
+        ),
+        (fixed(max_new_tokens=505), "experiments.one.fixed.max_new_tokens", 505, "write at most 504"),
+        (
+            fixed(max_new_tokens=504, prompt_eos=True),
+            "experiments.one.fixed.max_new_tokens",
+            504,
+            "write at most 503",
+        ),
+        (
+            fixed(prompt_tokens=9),
+            "experiments.one.fixed.prompt_tokens",
+            9,
+            "write 8, the length of the prompts",
+        ),
+        ({"experiments": {"one": {"grids": []}}}, "experiments.one.grids", [], "at least 1 item"),
+        (
+            {"experiments": {"one": {"grids": [{"seed": []}]}}},
+            "experiments.one.grids[0].seed",
+            [],
+            "at least one",
+        ),
+        ({"experiments": {"one": {"by": ["rnak"]}}}, "experiments.one.by", "rnak", 'did you mean "rank"?'),
+        ({"experiments": {"../x": None}}, "experiments.../x", "../x", "write text of the form"),
+        ({"bases": {"b": {"kind": "embeded"}}}, "bases.b.kind", "embeded", 'did you mean "embedded"?'),
+        ({"bases": {"embedded": {"layrs": 2}}}, "bases.embedded.layrs", 2, 'did you mean "layers"?'),
+        ({"bases": {"embedded": {"layers": 0}}}, "bases.embedded.layers", 0, "greater than or equal to 1"),
+        ({"evaluation": {"samples": 3}}, "evaluation.samples", 3, "greater than or equal to 20"),
+    ],
+)
+def test_a_mistake_is_named_with_file_key_value_and_remedy(
+    tmp_path: Path, overlay: dict[str, Any], key: str, read: object, fix: str
+) -> None:
+    (problem,) = problems(tmp_path, overlay)
+    assert (problem.file, problem.key) == ("b.yaml", key)
+    assert problem.read == read
+    assert fix in problem.fix
+
+
+def test_a_setting_that_is_missing_is_asked_for_in_the_grid(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, fixed(method="lora"))
+    assert (problem.key, problem.read) == ("experiments.one.grids[0].rank", None)
+    assert "method lora needs it" in problem.fix
+    (problem,) = problems(tmp_path, fixed(method="routing", rank=4))
+    assert problem.key == "experiments.one.grids[0].reward"
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "bases: {embedded: {kind: embedded}}\nexperiments: {one: {title: x, grids: [{lr: [1e-5, 3E-4]}]}}\n"
+    )
+    assert [cell.lr for cell in load_study([path]).grid["one"]] == [1e-5, 3e-4]
+
+
+@pytest.mark.parametrize(
+    "grids",
+    [[{"seed": [1, 1]}], [{"seed": [1, 2]}, {"seed": 2}], [{"lr": [1e-5, "1e-5"]}], [{}, {"beta": 0.02}]],
+)
+def test_a_cell_that_an_experiment_names_twice_is_an_error(
+    tmp_path: Path, grids: list[dict[str, Any]]
+) -> None:
+    (problem,) = problems(tmp_path, {"experiments": {"one": {"grids": grids}}})
+    assert "gives the same cell twice" in problem.fix
+
+
+def test_two_experiments_may_share_a_cell(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        yaml.safe_dump(merge(SOUND, {"experiments": {"two": {"title": "Two", "grids": [{"seed": 2}]}}}))
+    )
+    study = load_study([path])
+    assert study.grid["two"][0] == study.grid["one"][1]
+    assert len(study.cells) == 2
+
+
+def test_all_mistakes_of_all_files_come_in_one_go(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        {"titel": "x", "defaults": {"lr": "fast"}, "bases": {"embedded": {"layrs": 3}}},
+        {
+            "experiments": {
+                "two": {"title": 2, "grids": []},
+                "one": {"grids": [{"beta": -1}, {"reward": "no"}]},
+            }
+        },
+    )
+    assert {(problem.file, problem.key) for problem in found} == {
+        ("b.yaml", "titel"),
+        ("b.yaml", "defaults.lr"),
+        ("b.yaml", "bases.embedded.layrs"),
+        ("c.yaml", "experiments.two.title"),
+        ("c.yaml", "experiments.two.grids"),
+        ("c.yaml", "experiments.one.grids[0].beta"),
+        ("c.yaml", "experiments.one.grids[1].reward"),
+    }
+
+
+def test_a_mistake_is_blamed_on_the_file_whose_value_it_is(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, fixed(lr="fast"), {"title": "innocent"})
+    assert problem.file == "b.yaml"
+    (problem,) = problems(tmp_path, fixed(lr=1e-3), fixed(lr="faster"))
+    assert problem.file == "c.yaml"
+
+
+def test_a_mistake_on_the_command_line_is_blamed_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(SOUND))
+    with pytest.raises(ConfigError, match=r"^1 problem .*\n  --config: defaults\.lr: read 'fast'"):
+        load_study([path], merge(SOUND, {"defaults": {"lr": "fast"}}))
+
+
+def test_null_leaves_an_experiment_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(merge(SOUND, {"experiments": {"two": None}})))
+    assert list(load_study([path]).active) == ["one"]
+
+
+def test_mappings_merge_and_anything_else_replaces() -> None:
+    below = {"a": {"x": 1, "y": [1, 2]}, "b": {"z": 1}}
+    assert merge(below, {"a": {"y": [3]}, "b": None}) == {"a": {"x": 1, "y": [3]}, "b": None}
+    assert below == {"a": {"x": 1, "y": [1, 2]}, "b": {"z": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: a\ntitle: b\n", "line 2: read \"the key 'title' stands twice in one block\""),
+        ("a: {b: 1, b: 2}\n", "line 1: read \"the key 'b' stands twice"),
+        ("a: [1\nb: 2\n", "write valid YAML"),
+        ("a: \x00\n", "write valid YAML"),
+        ("- a\n", "write a mapping of keys to values"),
+        ("", "write a mapping of keys to values"),
+    ],
+)
+def test_a_file_that_is_no_sound_yaml_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(path)
+    assert f"{path}: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        read_yaml(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"title: \xe9t\xe9\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(tmp_path / "latin.yaml")
+
+
+def test_a_blocks_own_keys_may_override_merged_ones_wherever_it_is_merged_in_turn(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "deep: {er: {one: &one {k: 1, l: 2}, two: &two {<<: *one, k: 3}}}\nthree: {<<: *two, l: 4}\n"
+    )
+    assert read_yaml(path)["three"] == {"k": 3, "l": 4}

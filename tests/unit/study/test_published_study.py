@@ -1,0 +1,102 @@
+"""config/config.yaml is the published study, whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.study import Study, load_study
+
+
+@pytest.fixture(scope="module")
+def study(root: Path) -> Study:
+    return load_study([root / "config/config.yaml"])
+
+
+def test_the_study_has_101_unique_cells_in_ten_experiments(study: Study) -> None:
+    assert {name: len(cells) for name, cells in study.grid.items()} == {
+        "reward_sweep": 12,
+        "exact_match": 10,
+        "lora_rank": 33,
+        "batch_size": 6,
+        "routing_baseline": 6,
+        "routing_symmetric": 6,
+        "routing_imperfect": 6,
+        "routing_low_rank": 12,
+        "routing_asymmetric": 6,
+        "routing_label_noise": 6,
+    }
+    assert len(study.cells) == 101
+
+
+def test_the_two_cells_of_batch_32_are_shared_with_lora_rank(study: Study) -> None:
+    shared = set(study.grid["batch_size"]) & set(study.grid["lora_rank"])
+    assert {(cell.rank, cell.lr, cell.batch_size, cell.seed) for cell in shared} == {
+        (1, 3e-4, 32, 42),
+        (8, 1e-4, 32, 42),
+    }
+
+
+def test_every_published_row_of_the_lora_table_has_its_cell(study: Study, root: Path) -> None:
+    rows = pd.read_csv(root / "config/published/lora_rank.csv")
+    published = set(zip(rows["rank"], rows["lr"], rows["seed"], strict=True))
+    ours = {(cell.rank, cell.lr, cell.seed) for cell in study.grid["lora_rank"]}
+    assert published <= ours
+
+
+def test_routing_cells_are_the_published_ones(study: Study) -> None:
+    for cell in study.grid["routing_asymmetric"]:
+        assert (cell.method, cell.rank, cell.beta, cell.lr, cell.batch_size) == (
+            "routing",
+            32,
+            0.05,
+            3e-4,
+            128,
+        )
+        assert (cell.rh_eligible_frac, cell.routing_frac, cell.adapter_alpha) == (0.5, 1.0, "retain_rank")
+    assert {cell.label_noise_frac for cell in study.grid["routing_label_noise"]} == {0.1}
+    assert {(cell.method, cell.rank) for cell in study.grid["routing_baseline"]} == {("lora", 64)}
+    assert {name: study.grid[name][0].max_steps for name in study.grid if name.startswith("routing")} == {
+        "routing_baseline": 200,
+        "routing_symmetric": 100,
+        "routing_imperfect": 400,
+        "routing_low_rank": 400,
+        "routing_asymmetric": 100,
+        "routing_label_noise": 400,
+    }
+
+
+def test_the_defaults_shown_in_the_file_are_the_cells_own(root: Path) -> None:
+    shown = yaml.safe_load((root / "config/config.yaml").read_text(encoding="utf-8"))["defaults"]
+    own = {key: field.default for key, field in Cell.model_fields.items() if field.default not in (None, "")}
+    del own["results_version"]
+    assert {**shown, "base": own["base"]} == own
+
+
+def test_titles_columns_and_results_change_no_cell(study: Study, root: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        "title: another\nresults: elsewhere\nrecording: {checkpoint_every: 7}\nevaluation: {samples: 300}\n"
+        "experiments: {lora_rank: {title: another, question: why, columns: [rank], findings: []}}\n"
+    )
+    assert load_study([root / "config/config.yaml", overlay]).cells == study.cells
+
+
+def test_an_edited_base_moves_exactly_its_own_cells(study: Study, root: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("bases: {embedded: {seed: 1}}\n")
+    assert load_study([root / "config/config.yaml", overlay]).cells == study.cells
+    overlay.write_text("bases: {embedded-1m: {seed: 1}}\n")
+    assert not set(load_study([root / "config/config.yaml", overlay]).cells) & set(study.cells)
+
+
+def test_the_quick_study_is_small_and_on_the_embedded_base(root: Path) -> None:
+    quick = load_study([root / "config/config.yaml", root / "config/quick.yaml"])
+    assert {"reward_sweep", "exact_match", "lora_rank", "batch_size"} <= set(quick.active)
+    assert 8 <= len(quick.cells) <= 14
+    assert {cell.base for cell in quick.cells.values()} == {"embedded"}
+    assert set(quick.grid["batch_size"]) & set(quick.grid["lora_rank"])

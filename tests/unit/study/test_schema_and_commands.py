@@ -1,0 +1,140 @@
+"""``python -m rewardgrid`` and the schema that it writes for editors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from rewardgrid.__main__ import main
+from rewardgrid.cli.cells import select
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.schema import configuration_schema, schema_text
+from rewardgrid.study.study import Study, load_study
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.chdir(root)
+
+
+@pytest.fixture(scope="module")
+def study(root: Path) -> Study:
+    return load_study([root / "config/config.yaml"])
+
+
+def test_the_schema_beside_the_configuration_is_the_models_own(root: Path) -> None:
+    """If this fails, run `python -m rewardgrid schema`."""
+    assert (root / "config/schema.json").read_text(encoding="utf-8") == schema_text()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "quick.yaml"])
+def test_both_configurations_obey_the_schema_that_their_first_line_names(root: Path, name: str) -> None:
+    text = (root / "config" / name).read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+    jsonschema.Draft202012Validator(configuration_schema()).validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "defaults: {bete: 1}",
+        "defaults: {beta: [1, 2]}",
+        "experiments: {x: {fixed: {seed: many}}}",
+        "experiments: {x: {grids: [{rnak: 1}]}}",
+        "experiments: {x: {grids: [{rank: []}]}}",
+        "experiments: {x: {findings: [none]}}",
+        "titel: x",
+    ],
+)
+def test_the_schema_finds_what_editors_should_underline(text: str) -> None:
+    assert not jsonschema.Draft202012Validator(configuration_schema()).is_valid(yaml.safe_load(text))
+
+
+def test_every_key_of_a_cell_is_explained_to_editors() -> None:
+    for block in ("Values", "Grid"):
+        properties = configuration_schema()["$defs"][block]["properties"]
+        assert {"lr", "rank", "reward", "rh_eligible_frac"} <= set(properties)
+        assert not {"base_recipe", "results_version"} & set(properties)
+        assert all(field["description"] for field in properties.values())
+
+
+def test_cells_are_chosen_by_experiment_and_values(study: Study) -> None:
+    assert len(select(study, [])) == 101
+    assert len(select(study, ["lora_rank"])) == 33
+    chosen = select(study, ["lora_rank", "rank=1,2", "seed=42", "lr=3e-4"])
+    assert {(cell.rank, cell.seed, cell.lr) for cell in chosen} == {(1, 42, 3e-4), (2, 42, 3e-4)}
+    assert {cell.method for cell in select(study, ["routing_frac=null"])} == {"full", "lora"}
+    assert len(select(study, ["batch_size", "lora_rank"])) == 37
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("lora_rnk", 'no such experiment; did you mean "lora_rank"?'),
+        ("xyz", "no such experiment; known: reward_sweep"),
+        ("rnak=1", 'no such key of a cell; did you mean "rank"?'),
+        ("rank=none", "cannot be a value of rank; write a valid integer"),
+        ("method=laura", "cannot be a value of method; write 'full', 'lora' or 'routing'"),
+        ("seed=5", "no cell has seed=5; the study has 101 cells"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_explained(study: Study, word: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        select(study, [word])
+
+
+def test_into_a_pipe_cells_are_paths_to_give_to_snakemake(
+    capsys: pytest.CaptureFixture[str], study: Study
+) -> None:
+    assert main(["cells", "batch_size", "batch_size=128"]) == 0
+    names = [cell.name for cell in study.grid["batch_size"] if cell.batch_size == 128]
+    assert capsys.readouterr().out.splitlines() == [
+        f"results/cells/{name}/evaluation/metrics.json" for name in names
+    ]
+
+
+def test_an_overlay_changes_the_cells_that_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cells", "--configfile", "config/quick.yaml"]) == 0
+    assert all(line.startswith("results/quick/cells/") for line in capsys.readouterr().out.splitlines())
+
+
+def test_on_a_terminal_cells_are_a_table_of_what_differs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["cells", "batch_size"]) == 0
+    head = next(line for line in capsys.readouterr().out.splitlines() if "state" in line)
+    assert re.findall(r"\w+", head) == ["state", "rank", "lr", "batch_size", "cell"]
+
+
+def test_mistakes_are_one_message_and_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["cells", "lora_rnk"]) == 2
+    overlay = tmp_path / "bad.yaml"
+    overlay.write_text("titel: x\n")
+    assert main(["check", "--configfile", str(overlay)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("error: ") == 2
+    assert "Traceback" not in captured.err
+
+
+def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "config/config.yaml: 10 experiments, 101 cells, no problems\n"
+
+
+def test_listing_cells_needs_no_numerical_library(root: Path) -> None:
+    code = (
+        "import sys; from rewardgrid.__main__ import main; main(['cells'])\n"
+        "print([m for m in ('torch', 'numpy', 'pandas', 'pyarrow', 'rich', 'snakemake') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

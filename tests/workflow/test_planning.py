@@ -1,0 +1,115 @@
+"""What a dry run plans and says, before anything has run."""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from rewardgrid.study.study import load_study
+from tests.workflow.project import MICRO, Project, make_project
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path) -> Project:
+    return make_project(root, tmp_path / "a project")
+
+
+@pytest.fixture(scope="module")
+def published(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A checkout with the published study's configuration, for dry runs only."""
+    project = make_project(root, tmp_path_factory.mktemp("published"))
+    for name in ("config.yaml", "quick.yaml"):
+        (project.directory / "config" / name).write_bytes((root / "config" / name).read_bytes())
+    return project
+
+
+def test_the_published_study_is_planned_in_seconds(published: Project) -> None:
+    start = time.monotonic()
+    text = published.run("--dry-run", "--cores", "1").stdout
+    assert time.monotonic() - start < 20
+    assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 101
+    assert text.count("\nrule base:") == text.count("\nrule evaluate_base:") == 1
+    assert text.count(": 101 cells (101 waiting).") == 1
+    assert "Training left: about " in text
+    assert not (published.directory / "results").exists()
+
+
+def test_the_default_profile_is_used_beneath_any_other(published: Project) -> None:
+    assert "profiles/default for setting" in published.run("--dry-run", "--cores", "1").stdout
+    text = published.run("--dry-run", "--profile", "profiles/quick").stdout
+    assert "profiles/quick and workflow specific profile profiles/default" in text
+    assert "results/quick/RESULTS.md" in text
+
+
+@pytest.mark.parametrize("profile", ["local", "gpu", "slurm"])
+def test_every_profile_plans_the_whole_study(published: Project, profile: str) -> None:
+    assert published.plan("--profile", f"profiles/{profile}")["train"] == 101
+
+
+def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -> None:
+    plan = published.plan("batch_size")
+    assert plan["train"] == plan["evaluate"] == 6
+    assert plan["table"] == plan["figures"] == 1
+
+
+def test_bases_are_a_target_without_training(published: Project) -> None:
+    assert published.plan("bases") == {"base": 1, "evaluate_base": 1, "bases": 1}
+
+
+def test_one_cell_needs_its_own_training_only(published: Project) -> None:
+    study = load_study([published.directory / "config/config.yaml"])
+    plan = published.plan(str(study.layout.metrics(study.grid["lora_rank"][0].name)))
+    assert plan == {"base": 1, "evaluate_base": 1, "train": 1, "evaluate": 1}
+
+
+def test_a_base_from_the_hub_is_brought_in_by_a_job_of_its_own(published: Project) -> None:
+    plan = published.plan("--config", "defaults={base: simplestories}")
+    assert plan["base_import"] == 1
+    assert plan["base"] == 0
+
+
+def test_mistakes_are_told_once_and_without_a_traceback_before_anything_runs(project: Project) -> None:
+    wrong = deepcopy(MICRO)
+    wrong["defaults"]["bete"] = 1
+    wrong["experiments"]["sweep"]["columns"] = ["rnak"]
+    project.configure(wrong)
+    overlay = project.directory / "config" / "overlay.yaml"
+    overlay.write_text("experiments: {shared: {grids: [{batch_size: 5}]}}\n")
+    done = project.run("--cores", "1", "--configfile", "config/overlay.yaml", check=False)
+    assert done.returncode == 1
+    assert "2 problems in the configuration" in done.stdout
+    assert 'config/config.yaml: defaults.bete: read 1; unknown key; did you mean "beta"?' in done.stdout
+    assert "config/overlay.yaml: experiments.shared.grids[0].batch_size: read 5" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (project.directory / "results").exists()
+
+
+def test_an_unknown_column_is_told_before_anything_runs(project: Project) -> None:
+    wrong = deepcopy(MICRO)
+    wrong["experiments"]["sweep"]["columns"] = ["final_rewrad"]
+    project.configure(wrong)
+    done = project.run("--cores", "1", check=False)
+    assert done.returncode == 1
+    assert 'did you mean "final_reward"?' in done.stdout
+    assert not (project.directory / "results").exists()
+
+
+def test_a_path_that_is_no_cell_is_explained(project: Project) -> None:
+    done = project.run("-n", "--cores", "1", "results/cells/full_lr1e-5-0123456789/spec.json", check=False)
+    assert done.returncode == 1
+    assert "the configuration has no such cell; `python -m rewardgrid cells` lists" in done.stdout
+
+
+def test_the_paths_of_the_rules_are_those_of_the_library(project: Project) -> None:
+    study = load_study([project.directory / "config/config.yaml"])
+    text = project.run("--dry-run", "--cores", "1").stdout
+    (name, *_), (base, *_) = study.cells, study.base_recipes
+    layout = study.layout
+    for path in (
+        *(layout.spec(name), layout.train(name), layout.metrics(name), layout.samples(name), layout.routing(name)),
+        *(layout.base(base) / "provenance.json", layout.base_metrics(base), layout.table("sweep")),
+    ):
+        assert str(path) in text

@@ -1,0 +1,43 @@
+"""Draw the figures of an experiment as SVG files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rewardgrid.report.evidence import load_evidence, read_study
+from rewardgrid.report.figures import draw
+from rewardgrid.report.finding import Scope
+from rewardgrid.report.published import load_published
+from rewardgrid.study.errors import UserError, did_you_mean
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status, 2 after a mistake of the user's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", type=Path, required=True, help="the checked configuration (study.json)")
+    parser.add_argument("--experiment", required=True, help="which experiment; its table must have been made")
+    parser.add_argument("--out", type=Path, required=True, help="directory for <figure>.svg")
+    arguments = parser.parse_args(argv)
+    name, out = arguments.experiment, arguments.out
+    try:
+        study = read_study(arguments.study)
+        if name not in study.active:
+            raise UserError(f"experiment {name}: unknown or left out;{did_you_mean(name, study.active)}")
+        experiment = study.active[name]
+        evidence = load_evidence(study, study.layout.table(name).parent, [name])
+        published = load_published(study.published)
+        out.mkdir(parents=True, exist_ok=True)
+        for figure in experiment.figures:
+            draw(figure, out / f"{figure}.svg", Scope(evidence, name, tuple(experiment.by)), published)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}: {', '.join(experiment.figures) or 'no figures'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

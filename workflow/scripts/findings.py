@@ -1,0 +1,56 @@
+"""Compute every finding, and set the published study beside ours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rewardgrid.report.compare import compare
+from rewardgrid.report.evidence import load_evidence, read_study
+from rewardgrid.report.finding import Scope
+from rewardgrid.report.findings import compute
+from rewardgrid.report.published import load_published
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import write_json
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status, 2 after a mistake of the user's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", type=Path, required=True, help="the checked configuration (study.json)")
+    parser.add_argument("--tables", type=Path, required=True, help="directory of the experiments' tables")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        study = read_study(arguments.study)
+        published = load_published(study.published)
+        evidence = load_evidence(study, arguments.tables, study.active)
+        findings = [
+            finding
+            for name, experiment in study.active.items()
+            for finding in compute(
+                Scope(
+                    evidence,
+                    name,
+                    tuple(experiment.by),
+                    tuple(claim for claim in published.claims if claim.experiment == name),
+                ),
+                experiment.findings,
+            )
+        ]
+        base = study.defaults.get("base", Cell.model_fields["base"].default)
+        comparison = compare(published, evidence, base)
+        write_json(arguments.out, {"findings": findings, "published": comparison})
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for finding in findings:
+        print(f"{finding['experiment']}: {finding['name']}: {finding['conclusion']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

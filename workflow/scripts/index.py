@@ -1,0 +1,41 @@
+"""List every cell of a study as one table: its name, its experiments and its spec."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import atomic_write, read_json
+from rewardgrid.study.study import Study
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write cells.tsv: a row for each unique cell; a field is empty where a setting is not used."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", type=Path, required=True, help="study.json")
+    parser.add_argument("--out", type=Path, required=True, help="cells.tsv to write")
+    arguments = parser.parse_args(argv)
+    try:
+        study = Study.model_validate(read_json(arguments.study))
+        with (
+            atomic_write(arguments.out) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            rows = csv.writer(stream, delimiter="\t", lineterminator="\n")
+            rows.writerow(["cell", "experiments", *Cell.model_fields])
+            for name, cell in study.cells.items():
+                homes = [home for home, cells in study.grid.items() if cell in cells]
+                rows.writerow([name, ",".join(homes), *cell.model_dump(mode="json").values()])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
