@@ -51,9 +51,19 @@ def metrics_of(wildcards):
     return [str(study.layout.metrics(cell.name)) for cell in study.grid[wildcards.experiment]]
 
 
+def published_files(wildcards):
+    """The figures that the published study reports."""
+    return sorted(str(path) for path in Path(study.published).glob("*.*"))
+
+
 def evaluation_settings(wildcards):
     """How cells are measured, as JSON: a change measures again, and trains nothing."""
     return study.evaluation.model_dump_json()
+
+
+def longest_completion(wildcards):
+    """How long the stories of a base are when it is measured: as long as those of its cells."""
+    return max(cell.max_new_tokens for cell in study.cells.values() if cell.base_id == wildcards.base)
 
 
 def minutes(wildcards, attempt):

@@ -21,9 +21,11 @@ rule evaluate_base:
         runtime=lambda wc, attempt: 15 * attempt,
     params:
         settings=evaluation_settings,
+        max_new_tokens=longest_completion,
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
         '--base "$(dirname {input.model:q})" --settings {params.settings:q} '
+        "--max-new-tokens {params.max_new_tokens} "
         '--out "$(dirname {output.metrics:q})" > {log:q} 2>&1'
 
 

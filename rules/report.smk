@@ -54,6 +54,7 @@ rule figures:
     """The pictures beside an experiment's table."""
     input:
         table="<results>/tables/{experiment}.parquet",
+        published=published_files,
         study="<results>/study.json",
     output:
         directory("<results>/figures/{experiment}"),
@@ -71,6 +72,7 @@ rule findings:
     """What the tables say, each finding with the figures behind it."""
     input:
         tables=expand("<results>/tables/{experiment}.parquet", experiment=study.active),
+        published=published_files,
         study="<results>/study.json",
     output:
         "<results>/findings.json",
@@ -88,7 +90,7 @@ rule results:
     """Render RESULTS.md."""
     input:
         figures=expand("<results>/figures/{experiment}", experiment=study.active),
-        published=sorted(str(path) for path in Path(study.published).glob("*.*")),
+        published=published_files,
         findings="<results>/findings.json",
         study="<results>/study.json",
     output:

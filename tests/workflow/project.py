@@ -41,13 +41,13 @@ MICRO: dict[str, Any] = {
         "batch_size": 4,
         "num_generations": 2,
         "max_steps": 2,
-        "max_new_tokens": 12,
+        "max_new_tokens": 12, "engine": "native",
     },
     "evaluation": {"samples": 20, "published_samples": 4},
     "experiments": {
         "sweep": {
             "title": "Sweep",
-            "grids": [{"beta": [0.01, 0.1]}],
+            "grids": [{"beta": 0.01}, {"beta": 0.1}],
             "columns": ["beta", "final_reward", "verdict"],
             "by": ["beta"],
             "findings": ["best_tradeoff"],

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", default="{}", help="the evaluation settings as JSON")
     parser.add_argument("--out", type=Path, help="directory for the base's figures (without --cell)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=Cell.model_fields["max_new_tokens"].default,
+        "--max-new-tokens",
+        type=int,
+        default=Cell.model_fields["max_new_tokens"].default,
         help="length of the base's completions (without --cell)",
     )
     arguments = parser.parse_args(argv)

@@ -47,9 +47,7 @@ def commit(repository: Path) -> str:
     """The commit of the code, and whether it has been edited since; "unknown" outside a git checkout."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(repository), *words], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", "-C", str(repository), *words], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer
 
 from rewardgrid.base.corpus import Stories
@@ -47,7 +47,7 @@ def make_embedded(recipe: EmbeddedBase, directory: Path) -> Stories:
             f"steps: read {recipe.steps} of {recipe.batch} sequences; write more: they fill no sequence"
         )
     train_weights(shape, weights, rows, recipe.steps, recipe.batch)
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
 
     unseen = _stories(recipe, HELD_OUT, HELD_OUT + 3 * HELD_OUT_ROWS)
     held_out = rows_of(_encoded(unseen, tokenizer), recipe.length + 1)[:HELD_OUT_ROWS]

@@ -90,7 +90,9 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
         figures |= judge(figures["full"], read_json(reference_file), cell, settings)
     samples = pd.concat(frames) if frames else pd.DataFrame(columns=SAMPLES.names)
     write_table(out / "samples.parquet", samples, SAMPLES)
-    write_table(out / "routing.parquet", routing_table(read_table(train / "mode_samples.parquet", MODE_SAMPLES)), ROUTING)
+    write_table(
+        out / "routing.parquet", routing_table(read_table(train / "mode_samples.parquet", MODE_SAMPLES)), ROUTING
+    )
     write_json(out / "metrics.json", figures)
 
 

@@ -122,7 +122,7 @@ def effect(rows: Sequence[Row], key: str, column: str) -> tuple[float, list[dict
         figures.append(
             {name: group[0][0][name] for name in shown}
             | {setting(key, level): mean for level, mean in means.items()}
-            | {"difference": max(means.values()) - min(means.values()), "seeds": len(group)}
+            | {"difference": round(max(means.values()) - min(means.values()), 9), "seeds": len(group)}
         )
     cells = [row for pair in pairs for row in pair]
     return max(figure["difference"] for figure in figures), figures, cells
@@ -185,7 +185,8 @@ def beta_order(scope: Scope) -> Finding:
         f"{_path(rows, 'final_reward')} ({count(rows[0]['n'], 'cell')} at each beta)."
     )
     cells = [row for level in by_beta.values() for row in level]
-    return finding(scope, "beta_order", conclusion, [sentence], cells, rows, rule)
+    shown = f"{conclusion} (KL {_path(rows, 'final_kl')})"
+    return finding(scope, "beta_order", shown, [sentence], cells, rows, rule)
 
 
 def _path(rows: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -195,7 +196,7 @@ def _path(rows: Sequence[Mapping[str, Any]], name: str) -> str:
 def smallest_configuration(scope: Scope, threshold: float = PASSING) -> Configuration | None:
     """Of the passing LoRA configurations of the smallest rank, the one with most reward."""
     passing = [
-        found for found in scope.configurations if found.cells[0]["rank"] is not None and found.passes(threshold)
+        found for found in scope.configurations if found.cells[0]["method"] == "lora" and found.passes(threshold)
     ]
     rank = min((found.cells[0]["rank"] for found in passing), default=None)
     return _highest([found for found in passing if found.cells[0]["rank"] == rank]) if passing else None
@@ -207,7 +208,7 @@ def smallest_passing(scope: Scope) -> Finding:
         f"A configuration passes if its mean reward is at least {PASSING} and no seed is degenerate or "
         "diverged; at the smallest such rank, the learning rate with the highest reward."
     )
-    ran = [found for found in scope.configurations if found.finished and found.cells[0]["rank"] is not None]
+    ran = [found for found in scope.configurations if found.finished and found.cells[0]["method"] == "lora"]
     if not ran:
         return not_enough(scope, "smallest_passing", "no LoRA cell has finished", rule=rule)
     cells = [row for found in ran for row in found.finished]

@@ -63,7 +63,7 @@ class Policy:
     def _widen(self, weights: Weights, rank: int) -> Weights:
         """Pad one cell's adapters with zero channels to the pack's width."""
         extra, padded = self.width - rank, {}
-        for key, kind in self.shape.projections():
+        for key, _ in self.shape.projections():
             a, b = weights[f"{key}.A"], weights[f"{key}.B"]
             parts = a.split(rank, dim=1)
             padded[f"{key}.A"] = torch.cat([torch.nn.functional.pad(part, (0, 0, 0, extra)) for part in parts], 1)

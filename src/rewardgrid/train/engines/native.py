@@ -11,75 +11,37 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
-from rewardgrid.lm.draws import prompt_order, uniforms
-from rewardgrid.lm.model import token_logps
+from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
 from rewardgrid.train import checkpoint
-from rewardgrid.train.grpo import (
-    AdamW,
-    advantages,
-    clip_factor,
-    k3,
-    learning_rate,
-    mean_over,
-    sequence_losses,
-)
+from rewardgrid.train.grpo import AdamW, advantages, clip_factor, k3, learning_rate, mean_over, sequence_losses
 from rewardgrid.train.policy import Policy
 from rewardgrid.train.record import Outcome, Progress, Record, finish
-from rewardgrid.train.rewards import Scores, TextTables, score, text_tables
-from rewardgrid.train.routing import Labels, label, reach
+from rewardgrid.train.rollout import (
+    Assessor,
+    Draws,
+    Rollout,
+    diverged,
+    is_evaluation_step,
+    mode_rows,
+    rollout_rows,
+    with_eos,
+)
+from rewardgrid.train.routing import reach
 from rewardgrid.train.weights import base_weights, save_weights
 
 CPU_ROWS = 8
 """Sequences per forward and backward pass on a CPU: their activations stay in the cache."""
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Everything random about one step of C cells.
-
-    Attributes:
-        prompts: (C, B, P) token ids, each prompt repeated num_generations times.
-        tokens: (C, B, L) uniforms of the rollout.
-        labels: (C, B, 3) uniforms of eligibility, routing and label noise.
-    """
-
-    prompts: Tensor
-    tokens: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of_step(cls, cells: Sequence[Cell], prompts: np.ndarray, steps: Sequence[int]) -> Draws:
-        """The draws of one step (from 0) of each cell; prompts is (number, P)."""
-        chosen, tokens, labels = [], [], []
-        for cell, step in zip(cells, steps, strict=True):
-            order = prompt_order(cell.seed, step, cell.prompts_per_step, len(prompts))
-            chosen.append(np.repeat(prompts[order], cell.num_generations, axis=0))
-            tokens.append(uniforms(cell.seed, "rollout", step, (cell.batch_size, cell.max_new_tokens)))
-            labels.append(uniforms(cell.seed, "labels", step, (cell.batch_size, 3)))
-        return cls(*(torch.from_numpy(np.stack(each)) for each in (chosen, tokens, labels)))
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What the policy wrote in one step, and what it is worth (all with a leading cell axis)."""
-
-    sequences: Tensor
-    completions: Completions
-    full: Scores
-    labels: Labels
-    rewards: Tensor
 
 
 class Pack:
@@ -97,9 +59,7 @@ class Pack:
         self.policy = Policy(self.shape, self.frozen, cells, compute)
         self.reference = self.policy.cast(self.frozen)
         self.optimizer = AdamW.fresh(self.policy.parameters)
-        self.tables: TextTables = text_tables(
-            base.vocabulary.surfaces, base.vocabulary.delimiters, base.vocabulary.eos
-        ).to(device)
+        self.assessor = Assessor(cells, base, device, dtype)
 
         def each(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
@@ -112,9 +72,6 @@ class Pack:
         )
         penalties = [cell.repetition_penalty for cell in cells]
         self.penalty = each(penalties) if any(penalty != 1 for penalty in penalties) else None
-        self.eligible = each([1.0 if cell.rh_eligible_frac is None else cell.rh_eligible_frac for cell in cells])
-        self.routing = each([cell.routing_frac or 0.0 for cell in cells])
-        self.noise = each([cell.label_noise_frac or 0.0 for cell in cells])
         self.steps = torch.zeros(len(cells), dtype=dtype, device=device)
         self.alive = torch.ones(len(cells), dtype=torch.bool, device=device)
 
@@ -131,7 +88,7 @@ class Pack:
     @torch.no_grad()
     def rollout(self, draws: Draws) -> Rollout:
         """Sample the step's completions, score and label them."""
-        cell, on_cpu = self.like, self.device.type == "cpu"
+        on_cpu = self.device.type == "cpu"
         completions = sample(
             self.shape,
             self.policy.merged(),
@@ -145,12 +102,7 @@ class Pack:
             # Nothing reads beyond the longest completion; a GPU keeps the fixed shape instead.
             longest = int(completions.lengths.max())
             completions = Completions(completions.ids[..., :longest], completions.mask[..., :longest], self.eos)
-        full = score(cell.reward, completions.ids, completions.mask, self.tables)
-        hacked = full.happy >= (cell.hack_threshold or 3)
-        labels = label(draws.labels, hacked, self.eligible, self.routing, self.noise)
-        rewards = torch.where(labels.eligible, full.reward, full.sl10)
-        sequences = torch.cat([draws.prompts, completions.ids], -1)
-        return Rollout(sequences, completions, full, labels, rewards)
+        return self.assessor.assess(draws, completions)
 
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout) -> Tensor:
@@ -192,7 +144,7 @@ class Pack:
         gradient = policy.gradient * clip_factor(norm, self.max_grad_norm).unsqueeze(1)
         self.optimizer.update(policy.parameters, torch.where(active.unsqueeze(1), gradient, 0.0), lr, active)
         self.steps += 1
-        return self._summary(rollout) | {
+        return self.assessor.summary(rollout) | {
             "loss": loss.mean(-1),
             "kl": kl,
             "entropy": mean_over(entropy.flatten(1), mask.flatten(1)),
@@ -200,24 +152,10 @@ class Pack:
             "lr": lr,
         }
 
-    def _summary(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Means over the batch of what does not depend on the update."""
-        labels, full = rollout.labels, rollout.full
-        means = {
-            "reward": rollout.rewards,
-            "sl10": full.sl10,
-            "happy": full.happy,
-            "completion_length": rollout.completions.lengths,
-            "ended": rollout.completions.ended,
-            "hacked": full.happy >= (self.like.hack_threshold or 3),
-            "eligible": labels.eligible,
-            "routed": labels.routed,
-            "noise": labels.noise,
-            "flagged": labels.flagged,
-        }
-        return {key: value.to(self.lr.dtype).mean(-1) for key, value in means.items()} | {
-            "reward_std": rollout.rewards.std(-1)
-        }
+    def merged(self, cell: int, mode: str | None = None) -> Weights:
+        """One cell's weights (C = 1) with the adapters of an evaluation mode switched on."""
+        weights = self.policy.merged(mode)
+        return {key: weight[min(cell, len(weight) - 1)].unsqueeze(0) for key, weight in weights.items()}
 
     def _rows(self) -> list[slice]:
         """The sequences of a batch in the portions that go through the model together."""
@@ -250,11 +188,11 @@ class Pack:
 
 
 class _Graph:
-    """A pack's step captured in CUDA graphs: rollout with its reference, and update; replayed without a host round trip."""
+    """A pack's step captured in one CUDA graph and replayed without a host round trip."""
 
     def __init__(self, pack: Pack, draws: Draws) -> None:
         self.pack = pack
-        self.inputs = Draws(*(tensor.to(pack.device).clone() for tensor in _parts(draws)))
+        self.inputs = Draws(*(tensor.clone() for tensor in _parts(draws)))
         alive = pack.alive.clone()
         pack.alive.zero_()  # warming up must train nothing
         side = torch.cuda.Stream()
@@ -345,7 +283,6 @@ class _Run:
         self.cells, self.base, self.directories, self.recording = cells, base, directories, recording
         self.pack = Pack(cells, base, device)
         self.prompts = with_eos(base.train_prompts().ids, cells[0], base.vocabulary.eos)
-        self.evaluation = base.eval_prompts().ids
         self.records = [Record() for _ in cells]
         self.progress = [Progress(cell) for cell in cells]
         self.start = [0] * len(cells)
@@ -363,7 +300,7 @@ class _Run:
         advance = pack.step
         while any(outcome is None for outcome in self.outcomes):
             began = time.perf_counter()
-            draws = Draws.of_step(self.cells, self.prompts, steps)
+            draws = Draws.of_step(self.cells, self.prompts, steps).to(pack.device)
             if pack.device.type == "cuda":
                 advance = advance if isinstance(advance, _Graph) else _Graph(pack, draws)
             rollout, columns = advance(draws)
@@ -390,31 +327,11 @@ class _Run:
         self.progress[index](row)
         if step == 1 or step % self.recording.rollouts_every == 0:
             record.add("rollouts", rollout_rows(step, index, rollout, cell, self.base))
-        if cell.is_routing and (step % (cell.eval_every or 1) == 0 or step == cell.max_steps):
-            self._evaluate_modes(index, step)
-
-    def _evaluate_modes(self, index: int, step: int) -> None:
-        """Sample with each set of adapters switched on, from draws of their own (the same for every mode)."""
-        cell, pack = self.cells[index], self.pack
-        assert cell.eval_modes is not None
-        assert cell.eval_samples is not None
-        prompts = self.evaluation[np.arange(cell.eval_samples) % len(self.evaluation)]
-        draws = uniforms(cell.seed, "evaluation by mode", step, (cell.eval_samples, cell.max_new_tokens))
-        for mode in cell.eval_modes:
-            weights = {
-                key: weight[min(index, len(weight) - 1)].unsqueeze(0)
-                for key, weight in pack.policy.merged(mode).items()
-            }
-            done = sample(
-                pack.shape,
-                weights,
-                torch.from_numpy(prompts).unsqueeze(0).to(pack.device),
-                torch.from_numpy(draws).unsqueeze(0).to(pack.device),
-                pack.eos,
+        if is_evaluation_step(cell, step):
+            rows = mode_rows(
+                cell, step, partial(self.pack.merged, index), self.pack.shape, self.base, self.pack.assessor.tables
             )
-            scores = score(cell.reward, done.ids, done.mask, pack.tables)
-            rows = completion_rows(prompts, done, scores, 0, self.base)
-            self.records[index].add("mode_samples", [row | {"step": step, "mode": mode} for row in rows])
+            record.add("mode_samples", rows)
 
     def _checkpoint(self, index: int, step: int) -> None:
         found = checkpoint.Checkpoint(step, self.pack.state(index), self.records[index])
@@ -427,52 +344,3 @@ class _Run:
         finish(train_directory, cell, self.records[index], outcome, digests, str(self.pack.device))
         checkpoint.discard(directory / "checkpoints")
         self.outcomes[index] = outcome
-
-
-def with_eos(prompts: np.ndarray, cell: Cell, eos: int) -> np.ndarray:
-    """Training prompts (number, P) of a cell, with [EOS] appended where it asks for the published accident."""
-    if not cell.prompt_eos:
-        return prompts
-    return np.concatenate([prompts, np.full((len(prompts), 1), eos, dtype=prompts.dtype)], axis=1)
-
-
-def diverged(cell: Cell, row: Mapping[str, float], step: int) -> Outcome:
-    """Why a cell was stopped, from the row of the history at which it was."""
-    why = (
-        f"KL {row['kl']:.4g} exceeds kl_cap {cell.kl_cap:g}"
-        if row["kl"] > cell.kl_cap
-        else f"loss {row['loss']:g}, gradient norm {row['grad_norm']:g}, KL {row['kl']:g}: not finite"
-    )
-    return Outcome("diverged", step, f"step {step}: {why}")
-
-
-def completion_rows(
-    prompts: np.ndarray, completions: Completions, scores: Scores, index: int, base: Base
-) -> list[dict[str, Any]]:
-    """Text and scores of one cell's completions; prompts (B, P)."""
-    ids, lengths = completions.ids[index].tolist(), completions.lengths[index].tolist()
-    columns = [each[index].tolist() for each in (scores.reward, scores.sl10, scores.happy)]
-    return [
-        {
-            "prompt": base.decode(prompt),
-            "completion": base.decode(row[:length]),
-            "reward": float(reward),
-            "sl10": float(sl10),
-            "happy": float(happy),
-        }
-        for prompt, row, length, reward, sl10, happy in zip(prompts.tolist(), ids, lengths, *columns, strict=True)
-    ]
-
-
-def rollout_rows(step: int, index: int, rollout: Rollout, cell: Cell, base: Base) -> list[dict[str, Any]]:
-    """Rows of the rollouts table: text, what it was paid, and its labels."""
-    prompts = rollout.sequences[index, :, : cell.prompt_length].cpu().numpy()
-    paid = Scores(rollout.rewards, rollout.full.sl10, rollout.full.happy)
-    rows = completion_rows(prompts, rollout.completions, paid, index, base)
-    labels = {
-        name: getattr(rollout.labels, name)[index].tolist() for name in ("eligible", "routed", "noise", "flagged")
-    }
-    return [
-        row | {"step": step} | {name: values[place] for name, values in labels.items()}
-        for place, row in enumerate(rows)
-    ]

@@ -1,0 +1,414 @@
+"""The reference engine: TRL's GRPOTrainer, set so that its loss is the study's, with our sampler in its rollouts.
+
+TRL supplies the loss, the reference model, PEFT's LoRA and the optimizer loop; it is what the native engine is checked
+against. Three things are ours: completions (exact sampling from the run's own draws), the two adapters of a routing
+cell (PEFT's multi-adapter support loses one of them inside TRL), and checkpoints (safetensors instead of pickle).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+warnings.filterwarnings("ignore", message=".*TRL_EXPERIMENTAL.*")
+
+import transformers
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from rewardgrid.base.load import Base
+from rewardgrid.lm.adapters import adapted, channel_scale, from_peft, initial, merge, to_peft
+from rewardgrid.lm.draws import generator
+from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf
+from rewardgrid.lm.sampler import sample
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.study import Recording
+from rewardgrid.train import checkpoint
+from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, CLIP
+from rewardgrid.train.record import Outcome, Progress, Record, finish
+from rewardgrid.train.rollout import (
+    Assessor,
+    Draws,
+    Rollout,
+    diverged,
+    is_evaluation_step,
+    mode_rows,
+    rollout_rows,
+    with_eos,
+)
+from rewardgrid.train.routing import FORGET, active_adapters, adapters_of, reach
+from rewardgrid.train.weights import base_weights, save_weights
+
+TARGETS = sorted(module.split(".")[1] for modules in PROJECTIONS.values() for module in modules)
+
+
+def settings(cell: Cell, directory: str, steps: int, device: torch.device) -> GRPOConfig:
+    """Every TRL default that matters, set explicitly: several have moved between versions."""
+    return GRPOConfig(
+        output_dir=directory,
+        max_steps=steps,
+        per_device_train_batch_size=cell.batch_size,
+        num_generations=cell.num_generations,
+        max_completion_length=cell.max_new_tokens,
+        steps_per_generation=1,
+        num_iterations=1,
+        gradient_accumulation_steps=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        repetition_penalty=cell.repetition_penalty,
+        beta=cell.beta,
+        loss_type="grpo",
+        scale_rewards="group",
+        epsilon=CLIP,
+        importance_sampling_level="token",
+        use_bias_correction_kl=False,
+        learning_rate=cell.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=cell.max_grad_norm,
+        bf16=False,
+        fp16=False,
+        gradient_checkpointing=False,
+        # The data set already holds the prompts of every step in order.
+        shuffle_dataset=False,
+        seed=cell.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=False,
+    )
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer with a routing cell's adapters side by side.
+
+    ``reach`` is shared by all layers of a model: (1, B, R), whose parameters each sequence's gradient reaches.
+    """
+
+    def __init__(self, linear: nn.Linear, a: Tensor, b: Tensor, scale: Tensor, reach: dict[str, Tensor | None]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+        self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
+        self.register_buffer("scale", scale)
+        self.reach = reach
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, in) -> (B, T, out)."""
+        out = adapted(
+            x.reshape(1, -1, x.shape[-1]),
+            self.weight.unsqueeze(0),
+            self.lora_A.unsqueeze(0),
+            self.lora_B.unsqueeze(0),
+            self.scale.unsqueeze(0),  # type: ignore[operator]
+            (self.weight.shape[0],),
+            self.reach["rows"] if torch.is_grad_enabled() else None,
+        )
+        return out.reshape(*x.shape[:-1], -1)
+
+
+class Trainer(GRPOTrainer):
+    """GRPOTrainer for one cell: completions from the cell's own draws, gradients routed by their labels."""
+
+    def __init__(
+        self, cell: Cell, base: Base, steps_done: int, device: torch.device, own_rollouts: bool = True
+    ) -> None:
+        self.cell, self.base, self.steps_done = cell, base, steps_done
+        self.adapters = adapters_of(cell)
+        self.shape, self.frozen = base_weights(base)
+        self.frozen = {key: weight.to(device) for key, weight in self.frozen.items()}
+        self.assessor = Assessor([cell], base, device)
+        self.pool = with_eos(base.train_prompts().ids, cell, base.vocabulary.eos)
+        self.shared_reach: dict[str, Tensor | None] = {"rows": None}
+        self.place, self.rollout, self.row = device, None, {}
+        path = str(base.model_dir)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        if cell.is_routing:
+            self._install(model)
+        lora = None
+        if cell.method == "lora":
+            lora = LoraConfig(
+                r=cell.rank,
+                lora_alpha=cell.rank,
+                lora_dropout=0.0,
+                bias="none",
+                target_modules=TARGETS,
+                task_type="CAUSAL_LM",
+            )
+        texts = base.train_prompts().text
+        steps = cell.max_steps - steps_done
+        prompts = [texts[place % len(texts)] for place in range(steps * cell.prompts_per_step)]
+        super().__init__(
+            model=model,
+            reward_funcs=_paid if own_rollouts else self._score,
+            args=settings(cell, tempfile.mkdtemp(prefix="rewardgrid-trl-"), steps, device),
+            train_dataset=Dataset.from_dict({"prompt": prompts}),
+            processing_class=AutoTokenizer.from_pretrained(path, padding_side="left"),
+            peft_config=lora,
+            rollout_func=_rollout if own_rollouts else None,
+        )
+        if cell.method == "lora":
+            fresh = to_peft(self.shape, initial(self.shape, self.adapters, cell.seed), self.adapters, "default")
+            self._load({"default": fresh})
+
+    # --- adapters --------------------------------------------------------------------------------------
+
+    def _install(self, model: nn.Module) -> None:
+        """Freeze the model and put a routing cell's adapters beside each projection."""
+        model.requires_grad_(False)
+        start = initial(self.shape, self.adapters, self.cell.seed)
+        tensors = [to_peft(self.shape, start, self.adapters, adapter.name) for adapter in self.adapters]
+        scale = channel_scale(self.adapters)
+        for name, module in list(model.named_modules()):
+            if name.split(".")[-1] in TARGETS:
+                key = f"base_model.model.{name}"
+                a = torch.cat([each[f"{key}.lora_A.weight"] for each in tensors])
+                b = torch.cat([each[f"{key}.lora_B.weight"] for each in tensors], 1)
+                parent = model.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.split(".")[-1], AdaptedLinear(module, a, b, scale, self.shared_reach))
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The trained weights under the names of Hugging Face (``model``) or PEFT (one entry per adapter)."""
+        state = {key: value.detach() for key, value in self.model.state_dict().items()}
+        if self.cell.method == "full":
+            return {
+                "model": {key: value for key, value in state.items() if key != "lm_head.weight" or not self.shape.tied}
+            }
+        if self.cell.method == "lora":
+            return {
+                "default": {key.replace(".default.", "."): value for key, value in state.items() if ".lora_" in key}
+            }
+        found, start = {}, 0
+        for adapter in self.adapters:
+            stop = start + adapter.rank
+            found[adapter.name] = {
+                f"base_model.model.{key}.weight": value[start:stop] if key.endswith("A") else value[:, start:stop]
+                for key, value in state.items()
+                if key.endswith((".lora_A", ".lora_B"))
+            }
+            start = stop
+        return found
+
+    @torch.no_grad()
+    def _load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put PEFT tensors of the one adapter into the model."""
+        for name, parameter in self.model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(tensors["default"][name.replace(".default.", ".")])
+
+    def merged(self, mode: str | None = None) -> Weights:
+        """Weights (C = 1) to sample from, with the adapters of an evaluation mode switched on (None: all)."""
+        tensors = self.tensors()
+        if not self.adapters:
+            return from_hf(self.shape, tensors["model"])
+        side_by_side = from_peft(self.shape, [(adapter, tensors[adapter.name]) for adapter in self.adapters])
+        scale = channel_scale(self.adapters, active_adapters(mode) if mode else None)
+        return merge(self.shape, self.frozen, side_by_side, scale.unsqueeze(0).to(self.place))
+
+    # --- the step --------------------------------------------------------------------------------------
+
+    @property
+    def step_number(self) -> int:
+        """Optimizer steps done since the cell's beginning."""
+        return self.steps_done + int(self.state.global_step)
+
+    @torch.no_grad()
+    def make_rollout(self) -> Rollout:
+        """The completions of this step, from the cell's own draws."""
+        cell = self.cell
+        draws = Draws.of_step([cell], self.pool, [self.step_number]).to(self.place)
+        penalty = torch.tensor([cell.repetition_penalty], device=self.place) if cell.repetition_penalty != 1 else None
+        done = sample(self.shape, self.merged(), draws.prompts, draws.tokens, self.base.vocabulary.eos, penalty)
+        return self.assessor.assess(draws, done)
+
+    def _score(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        """Rewards of TRL's own completions (used to time it as it is usually run)."""
+        longest = max(map(len, completion_ids))
+        eos = self.base.vocabulary.eos
+        ids = torch.tensor([[*row, *[eos] * (longest - len(row))] for row in completion_ids]).unsqueeze(0)
+        lengths = torch.tensor([len(row) for row in completion_ids])
+        mask = (torch.arange(longest) < lengths.unsqueeze(1)).unsqueeze(0)
+        from rewardgrid.train.rewards import score
+
+        paid: list[float] = score(self.cell.reward, ids, mask, self.assessor.tables).reward[0].tolist()
+        return paid
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # TRL shuffles the batch with the global generator: make that a function of the step too.
+        torch.manual_seed(int(generator(self.cell.seed, "trl shuffle", self.step_number).integers(2**31)))
+        out: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.cell.is_routing and self.rollout is not None:
+            out["flagged"] = self.rollout.labels.flagged[0]
+        return out
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        if "flagged" in inputs:
+            is_forget = [[adapter.name == FORGET for adapter in self.adapters for _ in range(adapter.rank)]]
+            exclusive = self.cell.routing_mode == "exclusive"
+            channels = torch.tensor(is_forget, device=self.place)
+            self.shared_reach["rows"] = reach(inputs["flagged"].unsqueeze(0), channels, exclusive)
+        loss: Tensor = super()._compute_loss(model, inputs)
+        kl = self._metrics["train"]["kl"]
+        self.row = {
+            "loss": float(loss.detach()),
+            "kl": kl[-1] if kl else math.nan,
+            "entropy": self._metrics["train"]["entropy"][-1],
+        }
+        return loss
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """AdamW without weight decay; the rate falls linearly over the whole run, also after a resume."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=self.cell.lr, betas=BETAS, eps=ADAM_EPSILON, weight_decay=0.0, foreach=False
+        )
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: max(0.0, 1 - (self.steps_done + step) / self.cell.max_steps)
+        )
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Trained parameters and their moments, to continue from."""
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                state[f"parameters/{name}"] = parameter
+                for key, value in self.optimizer.state[parameter].items():
+                    state[f"{key}/{name}"] = value
+        return {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put parameters and moments back to where :meth:`state_tensors` was taken."""
+        self.create_optimizer_and_scheduler(0)
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"parameters/{name}"])
+                self.optimizer.state[parameter] = {
+                    key: tensors[f"{key}/{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+
+
+def _rollout(prompts: list[str], trainer: Trainer) -> dict[str, Any]:
+    """TRL's hook for own completions. Which prompts a step has is the cell's business, not the data set's."""
+    rollout = trainer.rollout = trainer.make_rollout()
+    lengths = rollout.completions.lengths[0].tolist()
+    ids = rollout.completions.ids[0].tolist()
+    return {
+        "prompt_ids": rollout.sequences[0, :, : trainer.cell.prompt_length].tolist(),
+        "completion_ids": [row[:length] for row, length in zip(ids, lengths, strict=True)],
+        "logprobs": None,
+        "paid": rollout.rewards[0].tolist(),
+    }
+
+
+def _paid(completions: list[str], paid: list[float], **_: Any) -> list[float]:
+    """TRL's reward function: what the rollout was paid."""
+    return paid
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Writes the tables step by step, ends diverged runs, saves checkpoints."""
+
+    def __init__(self, cell: Cell, base: Base, directory: Path, recording: Recording, record: Record) -> None:
+        self.cell, self.base, self.directory, self.recording, self.record = cell, base, directory, recording, record
+        self.progress, self.began = Progress(cell), time.perf_counter()
+        self.outcome: Outcome | None = None
+        self.trainer: Trainer
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the step's clock."""
+        self.began = time.perf_counter()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """A step that has diverged must not change the weights."""
+        trainer = self.trainer
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        kl = trainer.row["kl"]
+        if not finite or kl > self.cell.kl_cap or not math.isfinite(trainer.row["loss"]):
+            for gradient in gradients:
+                gradient.zero_()
+            for group in trainer.optimizer.param_groups:
+                group["lr"] = 0.0
+            step = trainer.step_number + 1
+            self.outcome = diverged(self.cell, {"grad_norm": math.nan, **trainer.row}, step)
+
+    def on_log(self, _: Any, __: Any, control: Any, logs: Mapping[str, Any], **___: Any) -> None:
+        """After each step: one row of the history, and what else is due."""
+        if "grad_norm" not in logs:
+            return  # the summary at the end of training
+        trainer, cell, rollout = self.trainer, self.cell, self.trainer.rollout
+        step = trainer.step_number
+        row = {key: float(value[0]) for key, value in trainer.assessor.summary(rollout).items()} if rollout else {}
+        row |= trainer.row | {
+            "step": step,
+            "grad_norm": float(logs["grad_norm"]),
+            "lr": cell.lr * (1 - (step - 1) / cell.max_steps),
+            "seconds": time.perf_counter() - self.began,
+        }
+        self.record.add("history", [row])
+        if rollout is None:
+            return
+        self.progress(row)
+        if step == 1 or step % self.recording.rollouts_every == 0:
+            self.record.add("rollouts", rollout_rows(step, 0, rollout, cell, self.base))
+        if self.outcome:
+            control.should_training_stop = True
+            return
+        if is_evaluation_step(cell, step):
+            rows = mode_rows(cell, step, trainer.merged, trainer.shape, self.base, trainer.assessor.tables)
+            self.record.add("mode_samples", rows)
+        if step < cell.max_steps and step % self.recording.checkpoint_every == 0:
+            found = checkpoint.Checkpoint(step, trainer.state_tensors(), self.record)
+            checkpoint.save(self.directory / "checkpoints", cell, found)
+
+
+def train(
+    cells: Sequence[Cell], base: Base, directories: Sequence[Path], recording: Recording, device: str | None = None
+) -> list[Outcome]:
+    """Train cells one after another; the same entry point and files as the native engine's."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.type == "cpu":
+        torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    disable_progress_bar()
+    return [_train_one(cell, base, path, recording, place) for cell, path in zip(cells, directories, strict=True)]
+
+
+def _train_one(cell: Cell, base: Base, directory: Path, recording: Recording, device: torch.device) -> Outcome:
+    found = checkpoint.load(directory / "checkpoints", cell)
+    record = found.record if found else Record()
+    trainer = Trainer(cell, base, found.step if found else 0, device)
+    if found:
+        print(f"{cell.name}  continues after step {found.step}", file=sys.stderr, flush=True)
+        trainer.restore(found.tensors)
+    recorder = Recorder(cell, base, directory, recording, record)
+    recorder.trainer = trainer
+    trainer.add_callback(recorder)
+    # Progress is ours; TRL's own callback prints a dictionary per step.
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    outcome = recorder.outcome or Outcome("done", trainer.step_number)
+    digests = save_weights(directory / "train" / "weights", cell, base, trainer.tensors())
+    finish(directory / "train", cell, record, outcome, digests, str(device))
+    checkpoint.discard(directory / "checkpoints")
+    return outcome

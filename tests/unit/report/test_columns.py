@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from rewardgrid.evaluate.diversity import measure
+from rewardgrid.report.columns import COLUMNS, MEASURED_COLUMNS, NOTHING, RENAMED, TABLE, decimals, settings, show
+from rewardgrid.study.cell import Cell
+
+
+def test_every_column_says_what_it_means_in_the_file_too() -> None:
+    assert TABLE.names == list(COLUMNS)
+    for field in TABLE:
+        assert field.metadata[b"unit"].decode() == COLUMNS[field.name].unit
+        assert len(COLUMNS[field.name].unit) > 3
+
+
+def test_every_spec_field_is_a_column_of_its_own_type() -> None:
+    assert set(Cell.model_fields) <= set(COLUMNS)
+    kinds = {name: str(COLUMNS[name].kind) for name in ("rank", "lr", "prompt_eos", "routing_mode", "eval_modes")}
+    assert kinds == {"rank": "int64", "lr": "double", "prompt_eos": "bool", "routing_mode": "string"} | {
+        "eval_modes": "string"
+    }
+
+
+def test_no_measured_column_hides_a_spec_field() -> None:
+    """``reward`` is what a cell is paid for; what it earned has other names."""
+    assert not set(MEASURED_COLUMNS) & set(Cell.model_fields)
+
+
+def test_everything_that_evaluation_measures_has_a_column() -> None:
+    measured = measure(["one day"] * 20, ["she ran. he sat, and slept."] * 20)
+    assert {RENAMED.get(name, name) for name in measured} <= set(MEASURED_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("lr", 3e-4, "3e-4"),
+        ("lr", 1e-5, "1e-5"),
+        ("beta", 0.003, "0.003"),
+        ("repetition_penalty", 1.0, "1"),
+        ("final_reward", 0.9, "0.900"),
+        ("final_kl", 123456.7, "1.23e+05"),
+        ("seconds_to_085", 121.7, "122"),
+        ("steps_to_085", 2000, "2000"),
+        ("unique_first_sentences", 17.0, "17"),
+        ("completion_length", 101.54, "101.5"),
+        ("final_reward", None, NOTHING),
+        ("final_reward", float("nan"), NOTHING),
+        ("rank", None, NOTHING),
+        ("verdict", "ok", "ok"),
+        ("prompt_eos", False, "no"),
+    ],
+)
+def test_a_value_is_written_with_its_columns_digits(column: str, value: object, text: str) -> None:
+    assert show(column, value) == text
+
+
+def test_a_mean_that_does_not_exist_is_a_dash_and_not_zero() -> None:
+    assert decimals(None) == NOTHING
+    assert decimals(0.0) == "0.000"
+
+
+def test_a_configuration_is_named_in_words() -> None:
+    row = {"rank": 1, "lr": 3e-4, "batch_size": 64, "reward": "sentence_length_5"}
+    assert settings(["rank", "lr", "batch_size", "reward"], row) == "rank 1, lr 3e-4, batch 64, sentence_length_5"

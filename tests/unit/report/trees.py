@@ -1,0 +1,274 @@
+"""Small result trees, written through the contracts, whose figures a reader can work out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rewardgrid.report.columns import COLUMNS
+from rewardgrid.report.published import Published
+from rewardgrid.report.tables import Row
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
+from rewardgrid.study.files import write_json, write_text
+from rewardgrid.study.study import Study
+
+REPOSITORY = Path(__file__).parents[3]
+
+FULL = {
+    "samples": 256,
+    "unique_first_sentences": 17.5,
+    "unique_openings": 16.0,
+    "jaccard": 0.131,
+    "sentence_words": 9.5,
+    "fragment_share": 0.02,
+    "comma_rate": 0.05,
+    "skeleton_share": 0.04,
+    "repeated_sentence_share": 0.01,
+    "vocabulary_size": 310.0,
+    "compression_ratio": 0.34,
+    "reward": 0.88,
+    "reward_se": 0.004,
+    "sl10": 0.5,
+    "happy": 0.1,
+    "hack_share": 0.01,
+    "kl_k3": 1.02,
+    "kl_exact": 0.97,
+    "base_nll": 2.1,
+    "completion_length": 101.5,
+    "ended": 0.4,
+    "unique20_expected": 17.5,
+}
+VERSIONS = {"torch": "2.13.0", "rewardgrid": "0.1.0"}
+
+
+def history(rewards: Sequence[float], kl: float = 1.0, seconds: float = 2.0) -> pd.DataFrame:
+    """One row per reward; everything else constant."""
+    frame = pd.DataFrame({name: [0.0] * len(rewards) for name in HISTORY.names})
+    frame["step"] = range(1, len(rewards) + 1)
+    frame["reward"] = list(rewards)
+    frame["kl"] = kl
+    frame["seconds"] = seconds
+    return frame
+
+
+def routing(curves: Mapping[tuple[str, str], Sequence[float]], every: int = 10) -> pd.DataFrame:
+    """Evaluations by mode from (mode, metric) -> values at steps ``every``, 2 ``every``, …; else 0."""
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for (mode, metric), values in curves.items():
+        for i, value in enumerate(values, start=1):
+            row = rows.setdefault((mode, i * every), dict.fromkeys(ROUTING.names, 0.0))
+            row |= {"mode": mode, "step": i * every, "samples": 64, metric: value}
+    return pd.DataFrame(list(rows.values()), columns=ROUTING.names)
+
+
+@dataclass
+class Tree:
+    """The results directory of a study, to be filled cell by cell."""
+
+    study: Study
+
+    def cell(self, experiment: str, **settings: Any) -> Cell:
+        """The one cell of an experiment with these settings."""
+        (found,) = [
+            cell
+            for cell in self.study.grid[experiment]
+            if all(getattr(cell, name) == value for name, value in settings.items())
+        ]
+        return found
+
+    def finish(
+        self,
+        cell: Cell,
+        rewards: Sequence[float] = (0.5,) * 60,
+        kl: float = 1.0,
+        seconds: float = 2.0,
+        verdict: str = "ok",
+        unique: int = 17,
+        jaccard: float = 0.13,
+        hardware: str = "2 cores",
+        full: Mapping[str, Any] | None = None,
+        curves: pd.DataFrame | None = None,
+        text: str = "once upon a time there was a cat.",
+    ) -> None:
+        """Write everything that training and evaluation leave of a finished cell."""
+        layout, name = self.study.layout, cell.name
+        write_text(layout.spec(name), cell.canonical_json() + "\n")
+        write_table(layout.train(name) / "history.parquet", history(rewards, kl, seconds), HISTORY)
+        self._status(cell, "done", None, len(rewards), seconds * len(rewards), hardware)
+        modes = {}
+        if cell.is_routing:
+            figures = {"reward": 0.6, "reward_se": 0.01, "sl10": 0.5, "sl10_se": 0.01}
+            figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12}
+            modes = dict.fromkeys(("both", "retain_only", "forget_only"), figures)
+            write_table(layout.routing(name), routing({}) if curves is None else curves, ROUTING)
+        write_json(
+            layout.metrics(name),
+            {
+                "cell": name,
+                "state": "done",
+                "published": {"unique_first_sentences": unique, "jaccard": jaccard},
+                "full": {**FULL, **(full or {})},
+                "modes": modes,
+                "verdict": verdict,
+                "reasons": [] if verdict == "ok" else ["template"],
+            },
+        )
+        samples = [
+            {"protocol": protocol, "mode": mode, "prompt": "one day", "completion": text, "tokens": 8}
+            for protocol in ("published", "full")
+            for mode in (modes or ("both",))
+        ]
+        frame = pd.DataFrame(samples).reindex(columns=SAMPLES.names)
+        frame["ended"] = True
+        write_table(layout.samples(name), frame, SAMPLES)
+
+    def diverge(self, cell: Cell, steps: int, reason: str = "KL 2000 above kl_cap 1000") -> None:
+        """Write what a diverged cell leaves."""
+        layout, name = self.study.layout, cell.name
+        write_text(layout.spec(name), cell.canonical_json() + "\n")
+        self._status(cell, "diverged", reason, steps, 2.0 * steps, "2 cores")
+        write_table(layout.train(name) / "history.parquet", history([0.4] * steps), HISTORY)
+        write_json(
+            layout.metrics(name),
+            {"cell": name, "state": "diverged", "published": {}, "full": dict.fromkeys(FULL), "modes": {}}
+            | {"verdict": None, "reasons": []},
+        )
+
+    def _status(self, cell: Cell, state: str, reason: str | None, steps: int, seconds: float, hardware: str) -> None:
+        write_json(
+            self.study.layout.train(cell.name) / "status.json",
+            {
+                "cell": cell.name,
+                "state": state,
+                "reason": reason,
+                "steps_done": steps,
+                "seconds": seconds,
+                "hardware": hardware,
+                "engine": cell.engine,
+                "device": "cpu",
+                "versions": VERSIONS,
+                "weights": {},
+                "host": "here",
+                "cuda_visible_devices": None,
+            },
+        )
+
+    def measure_bases(self, sl10: float = 0.5) -> None:
+        """Write the bases' own evaluations."""
+        for base_id in self.study.base_recipes:
+            write_json(
+                self.study.layout.base_metrics(base_id),
+                {
+                    "cell": base_id,
+                    "state": "base",
+                    "published": {"unique_first_sentences": 20, "jaccard": 0.12},
+                    "full": {**FULL, "sl10": sl10, "kl_exact": 0.0},
+                    "modes": {},
+                    "verdict": "ok",
+                    "reasons": [],
+                },
+            )
+
+
+BASES = {"embedded": {"kind": "embedded"}}
+
+SWEEP = {
+    "title": "Reward against KL",
+    "question": "Which beta holds the stories together?",
+    "grids": [{"beta": [0.003, 0.02], "repetition_penalty": [1.05, 1.1], "seed": [42, 123]}],
+    "columns": ["beta", "repetition_penalty", "seed", "final_reward", "final_kl", "jaccard", "verdict"],
+    "by": ["beta", "repetition_penalty"],
+    "findings": ["best_tradeoff", "beta_order", "penalty_effect"],
+    "figures": ["learning_curves", "reward_kl"],
+}
+
+
+def make_study(results: Path, experiments: Mapping[str, Any], **defaults: Any) -> Study:
+    """A study of these experiments on the small embedded base, writing under ``results``."""
+    return Study.model_validate(
+        {
+            "results": str(results),
+            "title": "A small study",
+            "bases": BASES,
+            "defaults": {"base": "embedded", **defaults},
+            "published": str(REPOSITORY / "config" / "published"),
+            "experiments": experiments,
+        }
+    )
+
+
+def row(experiment: str, state: str = "done", **values: Any) -> Row:
+    """A finished cell as a table row: a spec's fields from ``values``, every other figure None."""
+    spec = {name: value for name, value in values.items() if name in Cell.model_fields}
+    cell = Cell(base="embedded", base_recipe="0" * 10, **spec)
+    fields = cell.model_dump(mode="json") | {"eval_modes": None}
+    measured = {name: value for name, value in values.items() if name not in spec}
+    defaults = {"verdict": "ok", "final_reward": 0.9, "final_kl": 1.0, "hardware": "2 cores"}
+    if state != "done":
+        defaults = {}
+    identity = {"experiment": experiment, "cell": cell.name, "state": state}
+    return dict.fromkeys(COLUMNS) | fields | identity | defaults | measured
+
+
+def replica(published: Published) -> dict[str, list[Row]]:
+    """Tables of a study that got exactly the published figures, and 0.55 where the text says 0.52 to 0.59."""
+    sweep = [
+        row(
+            "reward_sweep",
+            **{key: line[key] for key in ("beta", "repetition_penalty", "seed")},
+            final_reward=line["reward"],
+            final_kl=line["kl"],
+            jaccard=line["jaccard"],
+            verdict=line["verdict"],
+        )
+        for line in published.tables["reward_sweep.csv"]
+    ]
+    kl = {(line["rank"], line["lr"]): line["kl"] for line in published.tables["lora_rank_summary.csv"]}
+    seconds = {(line["rank"], line["lr"], line["batch_size"]): line for line in published.tables["batch_size.csv"]}
+
+    def lora(experiment: str, line: Mapping[str, Any], **more: Any) -> Row:
+        times = seconds.get((line["rank"], line["lr"], line.get("batch_size", 32)), {})
+        spec = {key: line[key] for key in ("rank", "lr", "seed", "batch_size") if key in line}
+        return row(
+            experiment,
+            method="lora",
+            **spec,
+            **more,
+            final_kl=kl.get((line["rank"], line["lr"]), 1.0),
+            seconds_to_085=times.get("seconds_to_0.85", 120.0),
+            seconds_to_095=times.get("seconds_to_0.95", 240.0),
+        )
+
+    ranks = [
+        lora(
+            "lora_rank",
+            line,
+            final_reward=line["reward"],
+            unique_first_sentences=line["unique_first_sentences"],
+            jaccard=line["jaccard"],
+            verdict=line["verdict"],
+        )
+        for line in published.tables["lora_rank.csv"]
+    ]
+    low = {"final_reward": 0.55, "unique_first_sentences": 20, "jaccard": 0.12}
+    ranks += [
+        lora("lora_rank", {"rank": rank, "lr": 1e-5, "seed": seed}, **low)
+        for rank in (8, 16, 32, 64)
+        for seed in (42, 123, 7)
+    ]
+    batches = [
+        lora("batch_size", line, final_reward=line["final_reward"], verdict=line["verdict"])
+        for line in published.tables["batch_size.csv"]
+        if line["batch_size"] > 32
+    ]
+    shared = [
+        {**cell, "experiment": "batch_size"}
+        for cell in ranks
+        if (cell["rank"], cell["lr"], cell["seed"]) in ((1, 3e-4, 42), (8, 1e-4, 42))
+    ]
+    return {"reward_sweep": sweep, "lora_rank": ranks, "batch_size": shared + batches}

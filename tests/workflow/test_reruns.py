@@ -1,0 +1,223 @@
+"""Edit something, and exactly what depends on it runs again; above all, nothing trains a cell twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.study import Study, load_study, merge
+from tests.workflow.project import MICRO, Project, make_project
+
+REPORT = {"table": 2, "figures": 2, "findings": 1, "results": 1}
+RENDER = {"study": 1, "index": 1, **REPORT}
+MEASURE = {"evaluate_base": 1, "evaluate": 2}
+
+
+@pytest.fixture(scope="module")
+def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A micro study that has been run; every test leaves it as it was."""
+    project = make_project(root, tmp_path_factory.mktemp("reruns") / "a checkout")
+    project.run("--cores", "2")
+    return project
+
+
+@pytest.fixture
+def study(project: Project) -> Study:
+    return load_study([project.directory / "config/config.yaml"])
+
+
+@pytest.fixture
+def cell(study: Study) -> Cell:
+    """The cell of the sweep that no other experiment shares; it is trained by the quicker engine."""
+    (cell,) = set(study.grid["sweep"]) - set(study.grid["shared"])
+    return cell
+
+
+@contextlib.contextmanager
+def configured(project: Project, overlay: dict[str, Any]) -> Iterator[None]:
+    """The configuration with this laid over it, for a while."""
+    project.configure(merge(deepcopy(MICRO), overlay))
+    try:
+        yield
+    finally:
+        project.configure(MICRO)
+
+
+@contextlib.contextmanager
+def edited(path: Path, addition: str = "", head: str = "") -> Iterator[None]:
+    """A file with a line more at its end or its head, for a while."""
+    before = path.read_text(encoding="utf-8")
+    path.write_text(head + before + addition, encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+def test_a_run_ends_with_every_result_and_a_second_one_has_nothing_to_do(project: Project, study: Study) -> None:
+    results = project.directory / "results"
+    assert "Micro" in (results / "RESULTS.md").read_text(encoding="utf-8")
+    assert (results / "figures/sweep/learning_curves.svg").exists()
+    assert project.plan() == {}
+    text = project.run("--dry-run", "--cores", "1").stdout
+    assert "Micro: 2 cells (2 done)." in text
+    assert "Training left" not in text
+
+
+def test_experiments_that_name_the_same_cell_share_one_run(project: Project, study: Study) -> None:
+    cells = project.directory / "results/cells"
+    assert {path.name for path in cells.iterdir()} == set(study.cells)
+    index = pd.read_csv(project.directory / "results/cells.tsv", sep="\t", index_col="cell")
+    assert sorted(index["experiments"]) == ["sweep", "sweep,shared"]
+    assert index["beta"].to_dict() == {name: cell.beta for name, cell in study.cells.items()}
+
+
+def test_a_deleted_cell_is_trained_alone_when_its_path_is_asked_for(project: Project, study: Study, cell: Cell) -> None:
+    path = project.directory / study.layout.cell(cell.name)
+    weights = "train/weights/model.safetensors"
+    before = (path / weights).read_bytes()
+    target = str(study.layout.metrics(cell.name))
+    shutil.rmtree(path)
+    assert project.plan(target) == {"train": 1, "evaluate": 1}
+    project.run("--cores", "2", target)
+    assert (path / weights).read_bytes() == before
+    assert project.plan(target) == {}
+    # Its figures are the same to the byte, so there is nothing to render either.
+    assert project.plan() == {}
+
+
+def test_touching_every_file_of_the_source_runs_nothing(project: Project) -> None:
+    for part in ("Snakefile", "rules", "workflow", "profiles", "envs", "src", "config"):
+        for path in [project.directory / part, *(project.directory / part).rglob("*")]:
+            os.utime(path)
+    assert project.plan() == {}
+
+
+def test_switching_to_a_branch_with_other_code_and_back_runs_nothing(project: Project) -> None:
+    project.git("checkout", "--quiet", "-b", "other")
+    for path in ("workflow/scripts/train.py", "src/rewardgrid/train/grpo.py", "rules/train.smk", "envs/train.yaml"):
+        with (project.directory / path).open("a", encoding="utf-8") as stream:
+            stream.write("\n# another thought\n")
+    project.git("commit", "--quiet", "--all", "--message", "Another thought")
+    assert project.plan() == {}
+    project.git("checkout", "--quiet", "-")
+    assert project.plan() == {}
+
+
+def test_deleted_logs_run_nothing(project: Project) -> None:
+    shutil.rmtree(project.directory / "logs")
+    assert project.plan() == {}
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"title": "Another"},
+        {"experiments": {"sweep": {"title": "Another", "question": "Why?"}}},
+        {"experiments": {"sweep": {"columns": ["beta"], "findings": [], "figures": []}}},
+        {"recording": {"rollouts_every": 1, "checkpoint_every": 1}},
+    ],
+    ids=["title", "words", "columns", "recording"],
+)
+def test_what_changes_no_cell_only_renders_again(project: Project, overlay: dict[str, Any]) -> None:
+    with configured(project, overlay):
+        assert project.plan() == RENDER
+    assert project.plan() == {}
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"evaluation": {"thresholds": {"kl": {"borderline": 1.0, "degenerate": 2.0}}}},
+        {"evaluation": {"samples": 24}},
+        {"evaluation": {"seed": 5}},
+    ],
+    ids=["thresholds", "samples", "seed"],
+)
+def test_another_evaluation_measures_again_and_trains_nothing(project: Project, overlay: dict[str, Any]) -> None:
+    with configured(project, overlay):
+        assert project.plan() == RENDER | MEASURE
+
+
+@pytest.mark.parametrize(
+    ("overlay", "cells"),
+    [
+        ({"defaults": {"kl_cap": 500.0}}, 2),
+        ({"defaults": {"lr": 0.002}}, 2),
+        ({"experiments": {"sweep": {"grids": [{"beta": 0.01}, {"beta": 0.2}]}}}, 1),
+        ({"experiments": {"more": {"title": "More", "grids": [{"seed": 7, "beta": 0.01}]}}}, 1),
+    ],
+    ids=["cap", "rate", "grid", "experiment"],
+)
+def test_another_hyper_parameter_is_another_path_and_trains_just_that(
+    project: Project, overlay: dict[str, Any], cells: int
+) -> None:
+    with configured(project, overlay):
+        plan = project.plan()
+        assert plan["train"] == plan["evaluate"] == cells
+        assert plan["base"] == plan["evaluate_base"] == 0
+    assert project.plan() == {}
+
+
+def test_another_recipe_of_a_base_is_another_base_and_other_cells(project: Project) -> None:
+    with configured(project, {"bases": {"tiny": {"seed": 1}}}):
+        assert project.plan() == RENDER | MEASURE | {"base": 1, "train": 2}
+
+
+def test_an_experiment_that_is_left_out_takes_no_cell_with_it(project: Project) -> None:
+    with configured(project, {"experiments": {"shared": None}}):
+        plan = project.plan()
+    assert plan["train"] == plan["evaluate"] == 0
+    assert plan["results"] == 1
+
+
+def test_other_published_figures_are_compared_again(project: Project) -> None:
+    with edited(project.directory / "config/published/lora_rank.csv", "\n"):
+        assert project.plan() == {"figures": 2, "findings": 1, "results": 1}
+
+
+def test_a_lost_base_is_made_again_only_for_those_who_need_it(project: Project, study: Study, cell: Cell) -> None:
+    (base,) = study.base_recipes
+    path = project.directory / study.layout.base(base)
+    shutil.move(path, project.directory / "kept")
+    try:
+        assert project.plan() == {}
+        with configured(project, {"evaluation": {"seed": 5}}):
+            assert project.plan() == RENDER | MEASURE | {"base": 1}
+    finally:
+        shutil.move(project.directory / "kept", path)
+
+
+def test_one_bad_cell_blocks_no_other_and_what_there_is_can_be_rendered(project: Project) -> None:
+    train = project.directory / "workflow/scripts/train.py"
+    overlay = {"experiments": {"sweep": {"grids": [{"beta": [0.5, 0.01, 0.6], "engine": "native"}]}}}
+    head = "import sys\nif '\"beta\":0.5,' in ' '.join(sys.argv):\n    sys.exit('error: this cell is broken')\n"
+    with configured(project, overlay), edited(train, head=head):
+        done = project.run("--cores", "1", check=False)
+        assert done.returncode == 1
+        assert "error: this cell is broken" in done.stdout
+        study = load_study([project.directory / "config/config.yaml"])
+        finished = {
+            cell.beta for cell in study.grid["sweep"] if (project.directory / study.layout.metrics(cell.name)).exists()
+        }
+        assert finished == {0.01, 0.6}
+
+        assert project.plan("results_partial") == {"results_partial": 1}
+        project.run("--cores", "1", "results_partial")
+        table = pd.read_parquet(project.directory / study.layout.table("sweep"))
+        assert sorted(table["state"]) == ["done", "done", "missing"]
+        broken = next(cell.name for cell in study.grid["sweep"] if cell.beta == 0.5)
+        assert broken in (project.directory / "results/RESULTS.md").read_text(encoding="utf-8")
+        # What is missing stays missing for the ordinary targets.
+        assert project.plan()["train"] == 1
+    project.run("--cores", "2")
+    assert project.plan() == {}
