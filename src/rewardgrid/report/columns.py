@@ -73,14 +73,15 @@ _FULL: dict[str, tuple[str, str, int]] = {
     "reward_256": ("reward (samples)", "mean of the cell's own reward", 3),
     "reward_256_se": ("reward (samples) SE", "standard error of reward_256", 3),
     "sl10": ("sl10", "mean sentence_length_10_smooth", 3),
+    "sl10_se": ("sl10 SE", "standard error of sl10", 3),
     "happy": ("happy", 'mean count of "happy" per completion', 2),
+    "happy_se": ("happy SE", "standard error of happy", 2),
     "hack_share": ("hacked", "share of completions that the hack detector flags", 3),
     "kl_k3": ("KL (k3, samples)", "mean k3 estimate of KL(policy || base), nats per token", 3),
     "kl_exact": ("KL (exact)", "mean KL(policy || base) summed over the vocabulary, nats per token", 3),
     "base_nll": ("base NLL", "mean negative log-likelihood under the base, nats per token", 3),
     "completion_length": ("length", "mean tokens per completion, [EOS] included", 1),
     "ended": ("ended", "share of completions that ended with [EOS]", 3),
-    "unique20_expected": ("unique/20 (expected)", "distinct first sentences expected among 20", 1),
     "unique_first_sentences_256": ("unique/20 (256)", "distinct first sentences expected among 20", 1),
     "unique_openings": ("openings/20", "distinct first sentences of the completions alone, among 20", 1),
     "jaccard_256": ("Jaccard (256)", "mean pairwise word overlap of the completions", 3),
@@ -102,12 +103,14 @@ RENAMED = {
 """Keys of the full protocol whose names are taken by a spec field or by the published protocol."""
 
 _MODES: dict[str, tuple[str, str, int]] = {
+    "samples": ("samples", "completions measured", 0),
     "reward": ("reward", "mean full reward", 3),
     "sl10": ("sl10", "mean sentence_length_10_smooth", 3),
     "reward_se": ("reward SE", "standard error of reward", 3),
     "sl10_se": ("sl10 SE", "standard error of sl10", 3),
     "happy": ("happy", 'mean count of "happy" per completion', 2),
     "happy_se": ("happy SE", "standard error of happy", 2),
+    "hack_share": ("hacked", "share of completions that the hack detector flags", 3),
     "unique": ("unique", "share of distinct completions", 3),
     "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", 3),
 }

@@ -260,9 +260,7 @@ def asymmetric_figures(evidence: Evidence, row: Row) -> dict[str, Any] | None:
         "seed": row["seed"],
         "retain_sl10_low": retain["low"],
         "retain_sl10_high": retain["high"],
-        "retain_happy": f"0 from step {zero}"
-        if zero is not None
-        else f"{decimals(happy[-1], 1)} at step {steps[-1]}",
+        "retain_happy": f"0 from step {zero}" if zero is not None else f"{decimals(happy[-1], 1)} at step {steps[-1]}",
         "forget_happy_low": forget["low"],
         "forget_happy_high": forget["high"],
         "retain_happy_end": happy[-1],

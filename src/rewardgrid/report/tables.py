@@ -129,7 +129,9 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(row) - set(MEASURED_COLUMNS))
     if unknown:
         raise ValueError(f"metrics without a documented column: {', '.join(unknown)}")
-    return row | {"verdict": metrics["verdict"], "reasons": ", ".join(metrics["reasons"])}
+    # A saturated reward alone makes a cell borderline without any kind of degeneracy to name.
+    reasons = metrics["reasons"] or metrics["evidence"][:1]
+    return row | {"verdict": metrics["verdict"], "reasons": ", ".join(reasons)}
 
 
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class Cell(Strict):
     eval_modes: tuple[EvalMode, ...] | None = Field(
         default=None, description="which adapters are active in those evaluations"
     )
-    engine: Engine = Field(default="trl", description="what trains the cell")
+    engine: Engine = Field(default="native", description="what trains the cell")
     precision: Precision = Field(default="fp32", description="arithmetic of the native engine")
     results_version: int = Field(default=RESULTS_VERSION, description="set by rewardgrid, not by hand")
 

@@ -44,7 +44,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file atomically."""
     with atomic_write(path) as temporary:
-        save_file(dict(tensors), temporary, metadata={"format": "pt"})
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
 
 
 def base_weights(base: Base, dtype: torch.dtype = torch.float32) -> tuple[Shape, Weights]:

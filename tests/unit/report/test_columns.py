@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
-from rewardgrid.evaluate.diversity import measure
+from rewardgrid.evaluate.samples import by_mode, summary
 from rewardgrid.report.columns import COLUMNS, MEASURED_COLUMNS, NOTHING, RENAMED, TABLE, decimals, settings, show
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import EVAL_MODES, Cell
+from rewardgrid.study.contracts import SAMPLES
 
 
 def test_every_column_says_what_it_means_in_the_file_too() -> None:
@@ -28,8 +30,10 @@ def test_no_measured_column_hides_a_spec_field() -> None:
 
 
 def test_everything_that_evaluation_measures_has_a_column() -> None:
-    measured = measure(["one day"] * 20, ["she ran. he sat, and slept."] * 20)
-    assert {RENAMED.get(name, name) for name in measured} <= set(MEASURED_COLUMNS)
+    samples = pd.DataFrame({name: [1.0] * 20 for name in SAMPLES.names})
+    samples = samples.assign(prompt="one day", completion="she ran. he sat, and slept.", tokens=9, ended=True)
+    assert {RENAMED.get(name, name) for name in summary(samples)} <= set(MEASURED_COLUMNS)
+    assert {f"{mode}_{name}" for mode in EVAL_MODES for name in by_mode(samples)} <= set(MEASURED_COLUMNS)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_the_order_of_beta_tells_kl_and_reward_apart() -> None:
 def test_a_cell_missing_at_one_beta_is_left_out_at_the_others() -> None:
     rows = sweep({(0.003, 1.1, 1): (0.9, 2.0), (0.02, 1.1, 1): (0.8, 1.0)})
     # Seed 2 exists at the lower beta only; with its low KL the order would seem to be the other way round.
-    rows += sweep({(0.003, 1.1, 2): (0.1, 0.0)}) + [row("e", state="diverged", beta=0.02, seed=2)]
+    rows += [*sweep({(0.003, 1.1, 2): (0.1, 0.0)}), row("e", state="diverged", beta=0.02, seed=2)]
     found = find("beta_order", rows)
     assert found["conclusion"].startswith("KL and reward fall as beta rises")
     assert found["cells"] == 2

@@ -135,6 +135,15 @@ def test_a_table_comes_back_from_its_file_as_it_was(tree: Make, tmp_path: Path) 
     assert "last 50 steps" in unit
 
 
+def test_a_borderline_verdict_without_a_kind_of_degeneracy_shows_its_evidence(tree: Make) -> None:
+    sweep = tree(reward_sweep=SWEEP)
+    cell = sweep.study.grid["reward_sweep"][0]
+    sweep.finish(cell, verdict="borderline")
+    path = sweep.study.layout.metrics(cell.name)
+    write_json(path, read_json(path) | {"reasons": [], "evidence": ["reward 0.99", "more"]})
+    assert rows_of(experiment_table(sweep.study, "reward_sweep"))[0]["reasons"] == "reward 0.99"
+
+
 def test_modes_of_a_routing_cell_become_columns(tree: Make) -> None:
     routing = {"rank": 4, "method": "routing", "reward": "sentence_length_10_smooth_with_happy"}
     two = tree(two={**SWEEP, "by": [], "grids": [routing]})

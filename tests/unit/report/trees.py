@@ -41,7 +41,8 @@ FULL = {
     "base_nll": 2.1,
     "completion_length": 101.5,
     "ended": 0.4,
-    "unique20_expected": 17.5,
+    "sl10_se": 0.01,
+    "happy_se": 0.02,
 }
 VERSIONS = {"torch": "2.13.0", "rewardgrid": "0.1.0"}
 
@@ -103,7 +104,7 @@ class Tree:
         modes = {}
         if cell.is_routing:
             figures = {"reward": 0.6, "reward_se": 0.01, "sl10": 0.5, "sl10_se": 0.01}
-            figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12}
+            figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12, "hack_share": 0.0}
             modes = dict.fromkeys(("both", "retain_only", "forget_only"), figures)
             write_table(layout.routing(name), routing({}) if curves is None else curves, ROUTING)
         write_json(
@@ -116,6 +117,7 @@ class Tree:
                 "modes": modes,
                 "verdict": verdict,
                 "reasons": [] if verdict == "ok" else ["template"],
+                "evidence": [] if verdict == "ok" else ["skeleton_share 0.9 (base 0.04)"],
             },
         )
         samples = [
@@ -136,7 +138,7 @@ class Tree:
         write_json(
             layout.metrics(name),
             {"cell": name, "state": "diverged", "published": {}, "full": dict.fromkeys(FULL), "modes": {}}
-            | {"verdict": None, "reasons": []},
+            | {"verdict": None, "reasons": [], "evidence": []},
         )
 
     def _status(self, cell: Cell, state: str, reason: str | None, steps: int, seconds: float, hardware: str) -> None:
@@ -169,8 +171,9 @@ class Tree:
                     "published": {"unique_first_sentences": 20, "jaccard": 0.12},
                     "full": {**FULL, "sl10": sl10, "kl_exact": 0.0},
                     "modes": {},
-                    "verdict": "ok",
+                    "verdict": None,
                     "reasons": [],
+                    "evidence": [],
                 },
             )
 

@@ -390,7 +390,9 @@ def train(
     if place.type == "cpu":
         torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
     return [_train_one(cell, base, path, recording, place) for cell, path in zip(cells, directories, strict=True)]
 
 
