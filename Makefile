@@ -11,7 +11,7 @@ SNAKEFMT := PATH="$(abspath $(BIN)):$$PATH" snakefmt --line-length 110
 # One thread for each process: models this small gain nothing from more.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help quick study test test-slurm lint format clean
+.PHONY: help quick study test test-slurm bench lint format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ test: $(READY) ## the tests
 
 test-slurm: $(READY) ## the workflow on a SLURM cluster of two nodes, started here (Debian, as root)
 	$(BIN)/python -m pytest tests/slurm
+
+bench: $(READY) ## time the engines on this machine: results/bench/ and BENCHMARKS.md
+	$(BIN)/python workflow/scripts/bench.py
 
 lint: $(READY) ## formats, lint and types
 	$(BIN)/ruff format --check $(PYTHON_CODE)

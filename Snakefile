@@ -41,6 +41,7 @@ rule all:
     input:
         "<results>/RESULTS.md",
         "<results>/cells.tsv",
+        [study.layout.metrics(cell) for cell in study.cells],
 
 
 rule bases:
@@ -58,6 +59,7 @@ for experiment in study.active:
         input:
             f"<results>/tables/{experiment}.parquet",
             f"<results>/figures/{experiment}",
+            [study.layout.metrics(cell.name) for cell in study.grid[experiment]],
 
 
 include: "rules/common.smk"

@@ -42,13 +42,31 @@ def cell_of(wildcards):
 
 
 def base_file(name):
-    """Path of a file of the base that the cell of a path starts from."""
+    """Path of a file of the base that the cell of a path starts from; "." is its directory."""
     return lambda wildcards: str(study.layout.base(cell_of(wildcards).base_id) / name)
+
+
+def base_of_untrained(wildcards):
+    """The files of the base that a cell starts from; none once the cell is trained."""
+    cell = cell_of(wildcards)
+    if (study.layout.train(cell.name) / "status.json").exists():
+        return []
+    base = study.layout.base(cell.base_id)
+    return [
+        str(base / name)
+        for name in ("model", "train_prompts.parquet", "eval_prompts.parquet", "provenance.json")
+    ]
 
 
 def metrics_of(wildcards):
     """The measurements of every cell of an experiment."""
     return [str(study.layout.metrics(cell.name)) for cell in study.grid[wildcards.experiment]]
+
+
+def metrics_for_table(wildcards):
+    """All of them, or those that there are if the target is `results_partial`."""
+    partial = "results_partial" in workflow.dag_settings.targets
+    return [path for path in metrics_of(wildcards) if not partial or os.path.exists(path)]
 
 
 def published_files(wildcards):
@@ -59,11 +77,6 @@ def published_files(wildcards):
 def evaluation_settings(wildcards):
     """How cells are measured, as JSON: a change measures again, and trains nothing."""
     return study.evaluation.model_dump_json()
-
-
-def longest_completion(wildcards):
-    """How long the stories of a base are when it is measured: as long as those of its cells."""
-    return max(cell.max_new_tokens for cell in study.cells.values() if cell.base_id == wildcards.base)
 
 
 def minutes(wildcards, attempt):

@@ -21,7 +21,7 @@ rule evaluate_base:
         runtime=lambda wc, attempt: 15 * attempt,
     params:
         settings=evaluation_settings,
-        max_new_tokens=longest_completion,
+        max_new_tokens=lambda wc: study.longest_completion(wc.base),
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
         '--base "$(dirname {input.model:q})" --settings {params.settings:q} '

@@ -4,10 +4,8 @@
 rule train:
     """Train one cell. Its path is its identity: only a missing result trains it, whatever else has changed."""
     input:
-        model=ancient(base_file("model")),
-        prompts=ancient(base_file("train_prompts.parquet")),
-        eval_prompts=ancient(base_file("eval_prompts.parquet")),
-        provenance=ancient(base_file("provenance.json")),
+        # A base that is lost and made again must not take trained cells with it, as even an ancient file does.
+        base=ancient(base_of_untrained),
     output:
         spec="<results>/cells/{cell}/spec.json",
         train=directory("<results>/cells/{cell}/train"),
@@ -23,8 +21,9 @@ rule train:
         runtime=minutes,
     params:
         spec=lambda wc: cell_of(wc).canonical_json(),
+        base=base_file("."),
     shell:
         # Checkpoints lie beside the outputs and are not declared: a job that is tried again goes on from them.
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/train.py --spec {params.spec:q} "
-        '--base "$(dirname {input.model:q})" --out "$(dirname {output.train:q})" '
+        '--base {params.base:q} --out "$(dirname {output.train:q})" '
         '--recording "$RECORDING" > {log:q} 2>&1'

@@ -1,4 +1,4 @@
-"""``python -m rewardgrid``: look at a study without running it."""
+"""``python -m rewardgrid``: look at a study, and run its cells without Snakemake."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.cli.cells import print_paths, print_table, select
+from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import write_text
+from rewardgrid.study.files import read_json, write_text
 from rewardgrid.study.schema import schema_text
 from rewardgrid.study.study import Study, load_study
 
@@ -47,6 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     cells.add_argument("--paths", action="store_true", help="print paths on a terminal too")
     cells.set_defaults(run=_cells)
+    train = commands.add_parser("train", parents=[configured], help="train cells without Snakemake, in packs on a GPU")
+    train.set_defaults(run=_train)
+    evaluate = commands.add_parser("evaluate", parents=[configured], help="evaluate trained cells without Snakemake")
+    evaluate.set_defaults(run=_evaluate)
+    for command in (train, evaluate):
+        command.add_argument("--all", action="store_true", help="every cell of the configuration")
+        command.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells`")
+    train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    export = commands.add_parser("export", help="write a trained cell as an ordinary Hugging Face model")
+    export.add_argument("cell", type=Path, help="directory of the cell: results/cells/NAME")
+    export.add_argument(
+        "--mode", choices=("both", "retain_only", "forget_only"), default="both", help="adapters that stay"
+    )
+    export.add_argument("--base", type=Path, help="directory of its base (default: found beside the cell)")
+    export.add_argument("--out", type=Path, required=True, help="directory to write")
+    export.set_defaults(run=_export)
     check = commands.add_parser("check", parents=[configured], help="check the configuration")
     check.set_defaults(run=_check)
     schema = commands.add_parser("schema", help="write the JSON schema of the configuration, for editors")
@@ -72,6 +89,34 @@ def _cells(arguments: argparse.Namespace) -> None:
     study = _study(arguments)
     show = print_table if sys.stdout.isatty() and not arguments.paths else print_paths
     show(study.layout, select(study, arguments.words))
+
+
+def _chosen(study: Study, arguments: argparse.Namespace) -> list[Cell]:
+    if bool(arguments.words) == arguments.all:
+        raise UserError("name an experiment or key=value, or give --all for every cell")
+    return select(study, arguments.words)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.run import train_cells
+
+    study = _study(arguments)
+    train_cells(study, _chosen(study, arguments), arguments.device)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.run import evaluate_cells
+
+    study = _study(arguments)
+    evaluate_cells(study, _chosen(study, arguments))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.run import export_model
+
+    spec = read_json(arguments.cell / "spec.json")
+    beside = arguments.cell.parent.parent / "base" / f"{spec['base']}-{spec['base_recipe']}"
+    export_model(arguments.cell, arguments.base or beside, arguments.mode, arguments.out)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -41,13 +41,13 @@ MICRO: dict[str, Any] = {
         "batch_size": 4,
         "num_generations": 2,
         "max_steps": 2,
-        "max_new_tokens": 12, "engine": "native",
+        "max_new_tokens": 12,
     },
     "evaluation": {"samples": 20, "published_samples": 4},
     "experiments": {
         "sweep": {
             "title": "Sweep",
-            "grids": [{"beta": 0.01}, {"beta": 0.1}],
+            "grids": [{"beta": 0.01, "engine": "trl"}, {"beta": 0.1}],
             "columns": ["beta", "final_reward", "verdict"],
             "by": ["beta"],
             "findings": ["best_tradeoff"],
@@ -55,7 +55,7 @@ MICRO: dict[str, Any] = {
         },
         "shared": {
             "title": "A cell of the sweep again",
-            "grids": [{"beta": 0.01}],
+            "grids": [{"beta": 0.01, "engine": "trl"}],
             "columns": ["beta", "final_reward"],
             "by": ["beta"],
         },

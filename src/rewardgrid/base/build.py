@@ -131,6 +131,8 @@ def _staged(out: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise UserError(f"{out}: cannot write: {error.strerror}; free some space, then run the same command again") from error
+        raise UserError(
+            f"{out}: cannot write: {error.strerror}; free some space, then run the same command again"
+        ) from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)

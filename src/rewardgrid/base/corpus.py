@@ -41,9 +41,7 @@ def read_stories(path: Path, column: str) -> Iterator[str]:
                 raise UserError(f"{path}: no UTF-8 text ({error}); save it as UTF-8") from None
         return
     if path.suffix != ".parquet":
-        raise UserError(
-            f"{path}: read a file of kind {path.suffix!r}; write a .txt (one story a line) or a .parquet"
-        )
+        raise UserError(f"{path}: read a file of kind {path.suffix!r}; write a .txt (one story a line) or a .parquet")
     try:
         with pq.ParquetFile(path) as table:
             columns = table.schema_arrow

@@ -43,9 +43,7 @@ def make_embedded(recipe: EmbeddedBase, directory: Path) -> Stories:
     weights = first_weights(shape, recipe.seed)
     rows = rows_of(_encoded(train, tokenizer), recipe.length + 1)
     if not len(rows):
-        raise UserError(
-            f"steps: read {recipe.steps} of {recipe.batch} sequences; write more: they fill no sequence"
-        )
+        raise UserError(f"steps: read {recipe.steps} of {recipe.batch} sequences; write more: they fill no sequence")
     train_weights(shape, weights, rows, recipe.steps, recipe.batch)
     (directory / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
 

@@ -6,8 +6,8 @@ Plain data, one phrase or sentence a line. A ``{slot}`` is filled
   of the friend, whose pronouns always differ from the hero's, ``{elder}``, ``{gift}``, ``{place}`` and ``{at}``
   (the place with its preposition), ``{helper}``, and of the plot ``{thing}``, ``{trouble}``, ``{goal}``,
   ``{fixed}`` and ``{result}``;
-* anew at each use: ``{hero}`` and ``{friend}`` (a name, or "the fox"), and every other slot, which draws a phrase
-  that the story has not used yet;
+* anew at each use: ``{hero}``, always a subject, and ``{friend}`` (a name, a pronoun, "the fox", "his friend"),
+  and every other slot, which draws a phrase that the story has not used yet;
 * often with nothing: ``{when}`` before a sentence and ``{how}`` after it give one sentence many lengths.
 
 "a" is written everywhere; ``stories.py`` makes it "an" where it must be, and sets the capitals.
@@ -24,8 +24,14 @@ def _lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.strip().splitlines())
 
 
-GIRLS = _words("Mia Lily Anna Zara Ella Ruby Nora Ivy Clara Luna Maya Rosie Tess Alma Daisy Freya Hana Lucy Nina Olive "     "Poppy Stella Wren Yara Edith Greta Isla June")
-BOYS = _words("Leo Tom Sam Max Finn Oscar Ben Noah Theo Jack Hugo Milo Felix Eli Otto Luke Adam Kai Rory Jonas Emil "     "Hans Ravi Omar Toby Arlo Ned Bruno")
+GIRLS = _words(
+    "Mia Lily Anna Zara Ella Ruby Nora Ivy Clara Luna Maya Rosie Tess Alma Daisy Freya Hana Lucy Nina Olive "
+    "Poppy Stella Wren Yara Edith Greta Isla June"
+)
+BOYS = _words(
+    "Leo Tom Sam Max Finn Oscar Ben Noah Theo Jack Hugo Milo Felix Eli Otto Luke Adam Kai Rory Jonas Emil "
+    "Hans Ravi Omar Toby Arlo Ned Bruno"
+)
 ANIMALS = _words("fox rabbit bear mouse kitten puppy hedgehog otter duckling pony elephant mole raccoon penguin")
 ELDERS = ("Grandma", "Grandpa", "Mother", "Father", "Aunt Rosa", "Aunt Sofia", "Uncle Ted", "Uncle Igor")
 GIFTS = _lines(
@@ -47,7 +53,10 @@ GIFTS = _lines(
 
 # Phrases that fit every theme, drawn anew at each use.
 PHRASES = {
-    "trait": _words("kind brave curious quiet clever cheerful shy gentle careful playful patient young little bold "         "thoughtful lively eager friendly happy"),
+    "trait": _words(
+        "kind brave curious quiet clever cheerful shy gentle careful playful patient young little bold "
+        "thoughtful lively eager friendly happy"
+    ),
     "virtue": _words("brave clever careful patient quiet bold quick gentle"),
     "weather": _words("sunny rainy windy foggy cloudy cold warm bright quiet grey golden misty calm stormy"),
     "daytime": ("morning", "afternoon", "evening", "day"),
@@ -264,10 +273,10 @@ PLAN = _lines(
     {hero} stayed close to {friend}{how}.
     {sight}, but {hero} hardly noticed.
     {elder} was too busy to help.
-    I wish I could {goal}, whispered {hero}.
+    I wish I could {goal}, whispered {name}.
     What should we do now?
     {hero} sat down {spot} and thought{how}.
-    If we are {virtue}, said {hero}, we can {goal}.
+    If we are {virtue}, said {name}, we can {goal}.
     {friend} shook with fear but did not run away.
     They had to {goal} before the end of the {daytime}.
     Where should we begin, {friend} wondered{how}.
@@ -336,7 +345,7 @@ ADVICE = _lines(
     The {helper} shared a {fine} secret with {him}.
     Remember, the {helper} whispered, {advice}.
     The {helper} laughed and gave them {treat}.
-    Those words made {hero} feel {glad}.
+    Those words made {him} feel {glad}.
     {friend} thanked the {helper}{how}.
     When I was young, said the {helper}, I {acted} too.
     The {helper} knew that {lesson}.
@@ -392,7 +401,7 @@ END = _lines(
     {hero} learned that {lesson}.
     {elder} made {treat} for everyone.
     It was the best {daytime} of the year.
-    {friend} and {hero} shared {treat}{how}.
+    {hero} and {friend} shared {treat}{how}.
     {hero} told the story to {elder}{how}.
     They walked home together{how}.
     And from that day on, {hero} was never {sad} again.

@@ -1,2 +1,5 @@
 from rewardgrid.base.corpus import Stories
-def fetch_hub(recipe, directory) -> Stories: raise NotImplementedError
+
+
+def fetch_hub(recipe, directory) -> Stories:
+    raise NotImplementedError

@@ -1,2 +1,5 @@
 from rewardgrid.base.corpus import Stories
-def copy_local(recipe, directory) -> Stories: raise NotImplementedError
+
+
+def copy_local(recipe, directory) -> Stories:
+    raise NotImplementedError

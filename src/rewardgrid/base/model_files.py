@@ -73,9 +73,7 @@ def check_model(directory: Path) -> None:
     """
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
-            raise UserError(
-                f"{directory / name}: no such file; a base is a Hugging Face directory with {name}"
-            )
+            raise UserError(f"{directory / name}: no such file; a base is a Hugging Face directory with {name}")
     config = read_json(directory / "config.json")
     named = config.get("architectures") or ["LlamaForCausalLM"]
     if named != ["LlamaForCausalLM"]:
@@ -85,9 +83,7 @@ def check_model(directory: Path) -> None:
     try:
         shape = Shape.from_config(config, str(directory / "config.json"))
     except KeyError as error:
-        raise UserError(
-            f"{directory / 'config.json'}: the key {error} is missing; fetch the model again"
-        ) from None
+        raise UserError(f"{directory / 'config.json'}: the key {error} is missing; fetch the model again") from None
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
         try:

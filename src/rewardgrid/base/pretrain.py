@@ -70,9 +70,7 @@ def train_weights(shape: Shape, weights: dict[str, Tensor], rows: np.ndarray, st
         )
         started = last = time.monotonic()
         for step in range(steps):
-            loss = next_token_loss(
-                shape, weights, rows[np.arange(step * batch, (step + 1) * batch) % len(rows)]
-            )
+            loss = next_token_loss(shape, weights, rows[np.arange(step * batch, (step + 1) * batch) % len(rows)])
             loss.backward()
             share = learning_rate(step, steps)
             muon.step(MUON_LR * share)

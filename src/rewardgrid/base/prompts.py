@@ -56,9 +56,7 @@ def _encoded(stories: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]
 
 def write_prompts(path: Path, prompts: Prompts) -> None:
     """Write a prompts table (schema: ``study.contracts.PROMPTS``)."""
-    write_table(
-        path, pd.DataFrame({"text": prompts.text, "ids": list(prompts.ids.astype(np.int32))}), PROMPTS
-    )
+    write_table(path, pd.DataFrame({"text": prompts.text, "ids": list(prompts.ids.astype(np.int32))}), PROMPTS)
 
 
 def read_prompts(path: Path) -> Prompts:

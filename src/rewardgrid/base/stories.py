@@ -117,8 +117,8 @@ def _settle(uniform: Uniform, theme: Theme, plot: Plot) -> dict[str, tuple[str, 
     ways = {slot: (word,) for slot, word in words.items()}
     return {
         **ways,
-        "hero": (name, name, name, f"the {kind}"),
-        "friend": (fname, fname, fname, f"the {fkind}"),
+        "hero": (name, name, pronouns["he"], pronouns["he"], pronouns["he"], f"the {kind}"),
+        "friend": (fname, fname, f"{pronouns['his']} friend", f"{pronouns['his']} friend", f"the {fkind}"),
     }
 
 

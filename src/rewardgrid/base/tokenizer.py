@@ -30,9 +30,7 @@ def train_tokenizer(stories: Iterable[str], vocabulary: int) -> Tokenizer:
     """
     fixed = [UNK, EOS, *PUNCTUATION, *SPELLING]
     if vocabulary < len(fixed):
-        raise UserError(
-            f"vocabulary: read {vocabulary}; write at least {len(fixed)}, for letters and punctuation"
-        )
+        raise UserError(f"vocabulary: read {vocabulary}; write at least {len(fixed)}, for letters and punctuation")
     tokenizer = _empty(models.WordLevel())
     tokenizer.train_from_iterator(
         stories, trainers.WordLevelTrainer(vocab_size=vocabulary, show_progress=False, special_tokens=[])

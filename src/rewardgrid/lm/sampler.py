@@ -102,11 +102,11 @@ def sample(
 def penalize(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     """Repetition penalty (Keskar et al. 2019): scores (R, V), seen ids (R, S), penalty (R,) -> (R, V).
 
-    Gathers and scatters the seen tokens only; a token that was seen twice is written twice with the same value.
+    Changes the scores in place. Gathers and scatters the seen tokens only; a token that was seen twice is written twice with the same value.
     """
     values = scores.gather(1, seen)
     factor = penalty.to(scores.dtype).unsqueeze(1)
-    return scores.scatter(1, seen, torch.where(values > 0, values / factor, values * factor))
+    return scores.scatter_(1, seen, torch.where(values > 0, values / factor, values * factor))
 
 
 def keep_top(scores: Tensor, k: int) -> Tensor:
@@ -120,9 +120,9 @@ def keep_top(scores: Tensor, k: int) -> Tensor:
 def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
     """Draw from softmax(scores) (R, V) by inverting its cumulative sum at the uniforms (R,).
 
-    The sum is compared with u times its own total, so its rounding never leaves a gap at the end.
+    Overwrites the scores. The sum is compared with u times its own total, so its rounding never leaves a gap at the end.
     """
-    cumulative = (scores - scores.amax(-1, keepdim=True)).exp_().cumsum_(-1)
+    cumulative = scores.sub_(scores.amax(-1, keepdim=True)).exp_().cumsum_(-1)
     target = uniforms.to(scores.dtype).unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=scores.shape[-1] - 1)
 
@@ -152,25 +152,26 @@ class _Cache:
     def _attend(self, cells: int, length: int, start: int) -> Attend:
         shape, rows, stop = self.shape, self.rows, start + length
         cos, sin = self.cos[start:stop], self.sin[start:stop]
-        group = shape.heads // shape.kv_heads
-        future = torch.ones(length, stop, dtype=torch.bool, device=cos.device).triu(start + 1) if length > 1 else None
+        future = None
+        if length > 1:
+            ahead = torch.ones(length, stop, dtype=torch.bool, device=cos.device).triu(start + 1)
+            future = ahead.repeat(shape.heads // shape.kv_heads, 1)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             def split(x: Tensor) -> Tensor:
                 return x.reshape(rows, length, -1, shape.head_dim).transpose(1, 2)
 
             keys, values = self.keys[layer, :, :stop], self.values[layer, :, :stop]
-            keys[:, start:] = rotate(split(k), cos, sin).reshape(-1, length, shape.head_dim)
+            # Queries and keys turn by the same angles: one rotation serves both.
+            turned = rotate(split(torch.cat([q * shape.head_dim**-0.5, k], -1)), cos, sin)
+            keys[:, start:] = turned[:, shape.heads :].reshape(-1, length, shape.head_dim)
             values[:, start:] = split(v).reshape(-1, length, shape.head_dim)
-            # Query heads of one group read the same keys: (rows*kv, group*T, head_dim).
-            queries = (rotate(split(q), cos, sin) * shape.head_dim**-0.5).reshape(
-                rows * shape.kv_heads, group * length, shape.head_dim
-            )
+            # The query heads of a group read the same keys: (rows * kv_heads, group * T, head_dim).
+            queries = turned[:, : shape.heads].reshape(rows * shape.kv_heads, -1, shape.head_dim)
             scores = torch.bmm(queries, keys.mT)
             if future is not None:
-                scores = scores.masked_fill(future.repeat(group, 1), -torch.inf)
-            out = torch.bmm(scores.softmax(-1), values)
-            out = out.reshape(rows, shape.heads, length, shape.head_dim)
+                scores = scores.masked_fill(future, -torch.inf)
+            out = torch.bmm(scores.softmax(-1), values).reshape(rows, shape.heads, length, shape.head_dim)
             return out.transpose(1, 2).reshape(cells, -1, shape.heads * shape.head_dim)
 
         return attend

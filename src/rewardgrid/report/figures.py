@@ -51,7 +51,6 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
     "axes.edgecolor": "#888888",
     "xtick.color": "#444444",
     "ytick.color": "#444444",
@@ -145,7 +144,7 @@ def learning_curves(scope: Scope, published: Published | None = None) -> Figure:
             axes.plot(mean.index, mean, color=colours[label], linewidth=1.8)
             labels.append((float(mean.index[-1]), float(mean.iloc[-1]), label, colours[label]))
         if split:
-            axes.set_title(settings(fields[:1], {fields[0]: level}))
+            axes.set_title(settings(fields[:1], {fields[0]: level}), loc="left")
         _label_ends(axes, labels, top, apart=0.22 * top / size[1])
         axes.set_ylim(0, top)
     for axes in axes_of[len(panels) :]:
@@ -208,7 +207,7 @@ def spaced(heights: Sequence[float], apart: float, top: float) -> list[float]:
 
 def reward_kl(scope: Scope, published: Published | None = None) -> Figure:
     """Reward against KL, a point per cell: colour by configuration, marker by verdict, published hollow."""
-    rows = [row for row in scope.finished if row["final_kl"] is not None and row["final_kl"] > 0]
+    rows = scope.finished
     if not rows:
         return _nothing("no finished cell yet")
     fields = scope.configurations[0].fields
@@ -230,7 +229,7 @@ def reward_kl(scope: Scope, published: Published | None = None) -> Figure:
         colour = colours[settings(shown, row)]
         axes.scatter(kl, reward, s=42, marker=MARKERS[verdict], facecolors="none", edgecolors=colour)
     every = [row["final_kl"] for row in rows] + [kl for kl, *_ in hollow]
-    if max(every) > 30 * min(every):
+    if max(every) > 30 * min(every) > 0:
         axes.set_xscale("log")
     axes.set_xlabel(f"KL to the base, k3 (nats per token, mean of the last {FINAL_STEPS} steps)")
     axes.set_ylabel(f"reward (mean of the last {FINAL_STEPS} steps)")
@@ -301,7 +300,7 @@ def routing_curves(scope: Scope, published: Published | None = None) -> Figure:
             for mode, colour in MODE_COLOURS.items():
                 _mode_lines(axes, frames, mode, metric, colour)
             if line is grid[0]:
-                axes.set_title(title)
+                axes.set_title(title, loc="left")
             axes.set_ylim(bottom=0)
         if len(drawn) > 1:
             line[0].set_ylabel(found.label, fontsize=8.5)
@@ -347,8 +346,7 @@ FIGURES: dict[str, Callable[[Scope, Published | None], Figure]] = {
 CAPTIONS: dict[str, str] = {
     "learning_curves": f"Reward against step, mean of {SMOOTHING_STEPS} steps; seeds thin, their mean thick.",
     "reward_kl": f"Reward against KL, one point per finished cell, means of the last {FINAL_STEPS} steps; "
-    "the marker "
-    "is the verdict, hollow points are published.",
+    "the marker is the verdict, hollow points are published.",
     "routing_curves": "Evaluations by active adapters during training; seeds thin, their mean thick.",
 }
 """What each figure shows."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict
 
-from rewardgrid.report.columns import (
-    decimals,
-)
+from rewardgrid.report.columns import decimals
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.published import Claim
 from rewardgrid.report.tables import Configuration, Row, configurations
@@ -71,11 +69,6 @@ class Scope:
         """Its configurations, in order; those without a finished cell too."""
         return configurations(self.rows, self.by)
 
-    def of(self, cells: Sequence[Row]) -> Scope:
-        """The same point of view on some of the cells only."""
-        tables = {**self.evidence.tables, self.experiment: list(cells)}
-        return replace(self, evidence=replace(self.evidence, tables=tables))
-
 
 def finding(
     scope: Scope,
@@ -91,7 +84,7 @@ def finding(
         name=name,
         experiment=scope.experiment,
         conclusion=conclusion,
-        sentences=[sentence for sentence in sentences if sentence],
+        sentences=list(sentences),
         rule=rule,
         cells=len({row["cell"] for row in cells}),
         seeds=len({row["seed"] for row in cells}),

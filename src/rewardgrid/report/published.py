@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -71,14 +72,19 @@ beside each figure, and the others were not part of what was published."""
 
 def is_published(row: Mapping[str, Any], experiment: str) -> bool:
     """Whether a cell's settings are those of a published experiment."""
-    wanted = dict(SETTINGS[experiment])
-    first = {name: value[0] if isinstance(value, tuple) else value for name, value in wanted.items()}
-    spec = Cell(**first).model_dump(mode="json") | wanted
     return all(
         row[name] in value if isinstance(value, tuple) else row[name] == value
-        for name, value in spec.items()
+        for name, value in _published_spec(experiment).items()
         if name not in UNPUBLISHED
     )
+
+
+@functools.cache
+def _published_spec(experiment: str) -> Mapping[str, Any]:
+    """The whole spec of a published experiment's cells; a tuple holds alternatives."""
+    wanted = SETTINGS[experiment]
+    one = Cell(**{name: value[0] if isinstance(value, tuple) else value for name, value in wanted.items()})
+    return one.model_dump(mode="json") | wanted
 
 
 class Statement(Strict):

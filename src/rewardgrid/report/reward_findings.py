@@ -131,8 +131,7 @@ def effect(rows: Sequence[Row], key: str, column: str) -> tuple[float, list[dict
 def penalty_effect(scope: Scope) -> Finding:
     """How much the repetition penalty changes the reward."""
     rule = (
-        "Cells are compared with those that differ in the penalty alone; the effect is the largest "
-        "difference of "
+        "Cells are compared with those that differ in the penalty alone; the effect is the largest difference of "
         f"mean rewards over seeds, negligible up to {NEGLIGIBLE}."
     )
     found = effect(scope.rows, "repetition_penalty", "final_reward")
@@ -280,8 +279,7 @@ def lr_ratio_to_full(scope: Scope) -> Finding:
     span = spread([found.ratio for found in ratios])
     if span is None:
         needed = (
-            f"it takes a LoRA configuration that reaches {PASSING} with every seed ok, and a "
-            "non-degenerate full "
+            f"it takes a LoRA configuration that reaches {PASSING} with every seed ok, and a non-degenerate full "
             "fine-tuning of the same base and reward"
         )
         return not_enough(scope, "lr_ratio_to_full", needed, scope.finished, rule)
@@ -365,8 +363,7 @@ def slower_than_baseline(scope: Scope) -> Finding:
         else f"sooner in {len(decided) - slower} of {count(len(decided), 'comparison')}"
     )
     sentences = [
-        f"In {slower} of {count(len(decided), 'comparison')} the larger batch reaches the threshold no "
-        "sooner "
+        f"In {slower} of {count(len(decided), 'comparison')} the larger batch reaches the threshold no sooner "
         "in wall clock."
     ]
     ratios = spread([row["ratio"] for row in decided])

@@ -55,8 +55,7 @@ def baseline_climb(scope: Scope) -> Finding:
         {"metric": "share of hacked completions", "steps": "final samples", "value": hacked},
     ]
     sentences.append(
-        f"Over the last {FINAL_STEPS} steps reward is {in_words(final)} and KL {in_words(kl)} nats per "
-        "token; "
+        f"Over the last {FINAL_STEPS} steps reward is {in_words(final)} and KL {in_words(kl)} nats per token; "
         f"the share of hacked completions is {in_words(hacked, 2)} ({count(len(cells), 'seed')})."
     )
     conclusion = f"reward {in_words(final)} at the end, share of hacked completions {in_words(hacked, 2)}"

@@ -313,8 +313,7 @@ def configurations(rows: Sequence[Row], by: Sequence[str] = ()) -> list[Configur
         unequal = ", ".join(varying(members))
         if unequal:
             raise UserError(
-                f"experiments.{members[0]['experiment']}.by: read {list(fields)}, which puts cells of "
-                "different "
+                f"experiments.{members[0]['experiment']}.by: read {list(fields)}, which puts cells of different "
                 f"{unequal} into one mean; add {unequal}"
             )
     named = tuple(name for name in fields if name in differing) or fields
@@ -322,10 +321,11 @@ def configurations(rows: Sequence[Row], by: Sequence[str] = ()) -> list[Configur
 
 
 def check_columns(study: Study) -> None:
-    """Check that every experiment's ``columns`` are columns of its table.
+    """Check, before anything runs, that tables can be made as every experiment's ``columns`` and ``by`` ask.
 
     Raises:
-        ConfigError: naming each unknown one.
+        ConfigError: naming each unknown column.
+        UserError: a configuration would average cells that differ in something other than the seed.
     """
     problems = [
         Problem("configuration", f"experiments.{name}.columns", column, _unknown(column))
@@ -335,6 +335,8 @@ def check_columns(study: Study) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+    for name, experiment in study.active.items():
+        configurations([cell.model_dump() | {"experiment": name} for cell in study.grid[name]], experiment.by)
 
 
 def _unknown(column: str) -> str:

@@ -126,6 +126,10 @@ class Study(Strict):
         """Every unique cell by name."""
         return {cell.name: cell for cells in self.grid.values() for cell in cells}
 
+    def longest_completion(self, base_id: str) -> int:
+        """How long a base's own stories are when it is measured, in tokens: as long as those of its cells."""
+        return max(cell.max_new_tokens for cell in self.cells.values() if cell.base_id == base_id)
+
     @cached_property
     def base_recipes(self) -> dict[str, tuple[str, Recipe]]:
         """The bases that the cells use: directory name -> (name, recipe)."""

@@ -76,7 +76,7 @@ class AdamW:
 
     Attributes:
         mean, square: (C, P) moments of the gradient.
-        count: (C,) updates done.
+        count: (C,) updates done, in float64: in float32, the first 1 - 0.999^count would have four digits.
     """
 
     mean: Tensor
@@ -86,7 +86,7 @@ class AdamW:
     @classmethod
     def fresh(cls, parameters: Tensor) -> AdamW:
         """The state before the first update of parameters (C, P)."""
-        count = torch.zeros(parameters.shape[0], dtype=parameters.dtype, device=parameters.device)
+        count = torch.zeros(parameters.shape[0], dtype=torch.float64, device=parameters.device)
         return cls(torch.zeros_like(parameters), torch.zeros_like(parameters), count)
 
     @torch.no_grad()
@@ -99,8 +99,7 @@ class AdamW:
         self.square.copy_(
             torch.where(keep, (self.square * BETAS[1]).addcmul(gradient, gradient, value=1 - BETAS[1]), self.square)
         )
-        first = 1 - BETAS[0] ** self.count.clamp(min=1)
-        second = 1 - BETAS[1] ** self.count.clamp(min=1)
-        root = self.square.sqrt() / second.sqrt().unsqueeze(1) + ADAM_EPSILON
-        step = (lr / first).unsqueeze(1) * self.mean / root
+        first, second = (1 - beta ** self.count.clamp(min=1) for beta in BETAS)
+        root = self.square.sqrt() / second.sqrt().to(parameters.dtype).unsqueeze(1) + ADAM_EPSILON
+        step = (lr / first).to(parameters.dtype).unsqueeze(1) * self.mean / root
         parameters.copy_(torch.where(keep, parameters - step, parameters))

@@ -29,12 +29,8 @@ from rewardgrid.evaluate.diversity import (
 )
 
 
-def test_the_first_sentence_joins_prompt_and_completion_with_a_space_and_ends_at_the_first_full_stop() -> (
-    None
-):
-    assert (
-        first_sentence("once upon a", "time there was a cat. it ran.") == "once upon a time there was a cat"
-    )
+def test_the_first_sentence_joins_prompt_and_completion_with_a_space_and_ends_at_the_first_full_stop() -> None:
+    assert first_sentence("once upon a", "time there was a cat. it ran.") == "once upon a time there was a cat"
     assert first_sentence("he sat. then", "he ran.") == "he sat"
     assert first_sentence("who is", "there? me!") == "who is there? me!"
     assert first_sentence("once upon a", ".") == "once upon a"
@@ -165,9 +161,7 @@ def test_vocabulary_size_is_the_mean_over_whole_windows_of_a_thousand_words() ->
 
 def test_compression_ratio_does_not_depend_on_the_number_of_texts() -> None:
     draw = random.Random(0)
-    texts = [
-        " ".join(draw.choice(["cat", "dog", "ran", "sat", "the"]) for _ in range(80)) for _ in range(400)
-    ]
+    texts = [" ".join(draw.choice(["cat", "dog", "ran", "sat", "the"]) for _ in range(80)) for _ in range(400)]
     few, many = compression_ratio(texts[:50]), compression_ratio(texts)
     assert few is not None
     assert many == pytest.approx(few, rel=0.02)

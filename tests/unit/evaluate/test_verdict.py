@@ -175,9 +175,7 @@ def _healthy(draw: random.Random) -> str:
 
 
 def _comma_stuffed(draw: random.Random) -> str:
-    stuffed = (
-        word + " ," if draw.random() < 0.4 and word[-1].isalpha() else word for word in _healthy(draw).split()
-    )
+    stuffed = (word + " ," if draw.random() < 0.4 and word[-1].isalpha() else word for word in _healthy(draw).split())
     return " ".join(stuffed)
 
 
@@ -249,9 +247,7 @@ def test_comma_stuffing_and_gibberish_are_not_mistaken_for_each_other_or_for_fra
 
 
 def test_stories_of_which_one_in_five_follows_a_template_are_borderline() -> None:
-    judged = verdict(
-        _signals(lambda d: _templated(d) if d.random() < 1 / 5 else _healthy(d), 3), _BASE, LIMITS
-    )
+    judged = verdict(_signals(lambda d: _templated(d) if d.random() < 1 / 5 else _healthy(d), 3), _BASE, LIMITS)
     assert (judged.label, judged.reasons) == ("borderline", ("template",)), judged.evidence
 
 

@@ -216,3 +216,9 @@ def test_an_unknown_column_is_named_with_a_hint(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"sweep": {**SWEEP, "columns": ["beta", "final_rewrad"]}})
     with pytest.raises(UserError, match=r'sweep\.columns: read .final_rewrad.; .* "final_reward"'):
         check_columns(study)
+
+
+def test_a_by_that_mixes_unequal_cells_is_told_before_anything_runs(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"sweep": {**SWEEP, "by": ["beta"]}})
+    with pytest.raises(UserError, match=r"sweep\.by: read \['beta'\], .* add repetition_penalty"):
+        check_columns(study)

@@ -76,7 +76,7 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
         (fixed(routing_frac=0.5), "experiments.one.fixed.routing_frac", 0.5, 'write "method: routing"'),
         (fixed(eval_modes=["both"]), "experiments.one.fixed.eval_modes", ["both"], 'write "method: routing"'),
         (
-            fixed(precision="bf16"),
+            fixed(engine="trl", precision="bf16"),
             "experiments.one.fixed.precision",
             "bf16",
             'write fp32, or "engine: native"',
@@ -166,18 +166,14 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     "grids",
     [[{"seed": [1, 1]}], [{"seed": [1, 2]}, {"seed": 2}], [{"lr": [1e-5, "1e-5"]}], [{}, {"beta": 0.02}]],
 )
-def test_a_cell_that_an_experiment_names_twice_is_an_error(
-    tmp_path: Path, grids: list[dict[str, Any]]
-) -> None:
+def test_a_cell_that_an_experiment_names_twice_is_an_error(tmp_path: Path, grids: list[dict[str, Any]]) -> None:
     (problem,) = problems(tmp_path, {"experiments": {"one": {"grids": grids}}})
     assert "gives the same cell twice" in problem.fix
 
 
 def test_two_experiments_may_share_a_cell(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text(
-        yaml.safe_dump(merge(SOUND, {"experiments": {"two": {"title": "Two", "grids": [{"seed": 2}]}}}))
-    )
+    path.write_text(yaml.safe_dump(merge(SOUND, {"experiments": {"two": {"title": "Two", "grids": [{"seed": 2}]}}})))
     study = load_study([path])
     assert study.grid["two"][0] == study.grid["one"][1]
     assert len(study.cells) == 2
@@ -263,7 +259,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_blocks_own_keys_may_override_merged_ones_wherever_it_is_merged_in_turn(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text(
-        "deep: {er: {one: &one {k: 1, l: 2}, two: &two {<<: *one, k: 3}}}\nthree: {<<: *two, l: 4}\n"
-    )
+    path.write_text("deep: {er: {one: &one {k: 1, l: 2}, two: &two {<<: *one, k: 3}}}\nthree: {<<: *two, l: 4}\n")
     assert read_yaml(path)["three"] == {"k": 3, "l": 4}

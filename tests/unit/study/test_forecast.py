@@ -58,9 +58,7 @@ def test_a_diverged_cell_counts_the_steps_it_made(tmp_path: Path) -> None:
     assert measured(some.layout, some.cells.values()) == {shape(cell): 5.0}
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{}", '{"seconds": 1, "steps_done": 0}', '{"seconds": null, "steps_done": 3}']
-)
+@pytest.mark.parametrize("content", ["", "{}", '{"seconds": 1, "steps_done": 0}', '{"seconds": null, "steps_done": 3}'])
 def test_a_status_that_cannot_be_used_is_left_out(tmp_path: Path, content: str) -> None:
     some = study(tmp_path)
     write_text(some.layout.train(some.grid["one"][0].name) / "status.json", content)
@@ -89,7 +87,7 @@ def test_only_what_changes_the_time_of_a_step_changes_the_shape() -> None:
         Cell(batch_size=64),
         Cell(max_new_tokens=64),
         Cell(method="lora", rank=1),
-        Cell(engine="native"),
+        Cell(engine="trl"),
     ):
         assert shape(cell) != shape(other)
 

@@ -89,14 +89,10 @@ def test_a_choice_that_cannot_be_is_explained(study: Study, word: str, message: 
         select(study, [word])
 
 
-def test_into_a_pipe_cells_are_paths_to_give_to_snakemake(
-    capsys: pytest.CaptureFixture[str], study: Study
-) -> None:
+def test_into_a_pipe_cells_are_paths_to_give_to_snakemake(capsys: pytest.CaptureFixture[str], study: Study) -> None:
     assert main(["cells", "batch_size", "batch_size=128"]) == 0
     names = [cell.name for cell in study.grid["batch_size"] if cell.batch_size == 128]
-    assert capsys.readouterr().out.splitlines() == [
-        f"results/cells/{name}/evaluation/metrics.json" for name in names
-    ]
+    assert capsys.readouterr().out.splitlines() == [f"results/cells/{name}/evaluation/metrics.json" for name in names]
 
 
 def test_an_overlay_changes_the_cells_that_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

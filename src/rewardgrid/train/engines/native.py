@@ -187,7 +187,7 @@ class Pack:
         }
 
 
-class _Graph:
+class Graph:
     """A pack's step captured in one CUDA graph and replayed without a host round trip."""
 
     def __init__(self, pack: Pack, draws: Draws) -> None:
@@ -302,7 +302,7 @@ class _Run:
             began = time.perf_counter()
             draws = Draws.of_step(self.cells, self.prompts, steps).to(pack.device)
             if pack.device.type == "cuda":
-                advance = advance if isinstance(advance, _Graph) else _Graph(pack, draws)
+                advance = advance if isinstance(advance, Graph) else Graph(pack, draws)
             rollout, columns = advance(draws)
             table = {key: value.tolist() for key, value in columns.items()}
             seconds = time.perf_counter() - began

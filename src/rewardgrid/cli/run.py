@@ -1,0 +1,90 @@
+"""Train, evaluate and export without Snakemake: for a machine that has torch and little else.
+
+The files are the workflow's own, so Snakemake finds the cells finished afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rewardgrid.base.build import build_base
+from rewardgrid.base.load import Base, load_base
+from rewardgrid.study.cell import Cell, read_cell
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.study import Study
+
+
+def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Cell]]]:
+    """Cells grouped by their base, which is built if it is not there yet."""
+    for base_id, group in groupby(sorted(cells, key=lambda cell: cell.base_id), key=lambda cell: cell.base_id):
+        directory = study.layout.base(base_id)
+        if not (directory / "provenance.json").exists():
+            name, recipe = study.base_recipes[base_id]
+            say(f"building base {name} in {directory}")
+            build_base(name, recipe, directory)
+        yield load_base(directory), list(group)
+
+
+def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) -> None:
+    """Train the cells that are not finished, those of equal shape side by side where the engine can."""
+    from rewardgrid.train.engines import engine
+
+    layout = study.layout
+    unfinished = [cell for cell in cells if not (layout.train(cell.name) / "status.json").exists()]
+    say(f"{len(cells)} cells, {len(cells) - len(unfinished)} already trained")
+    for base, group in by_base(study, unfinished):
+        for name in dict.fromkeys(cell.engine for cell in group):
+            own = [cell for cell in group if cell.engine == name]
+            engine(name)(own, base, [layout.cell(cell.name) for cell in own], study.recording, device)
+
+
+def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:
+    """Evaluate the trained cells that have not been evaluated, and their bases."""
+    from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell
+
+    layout = study.layout
+    trained = [cell for cell in cells if (layout.train(cell.name) / "status.json").exists()]
+    waiting = [cell for cell in trained if not layout.metrics(cell.name).exists()]
+    say(f"{len(cells)} cells, {len(cells) - len(trained)} not trained, {len(trained) - len(waiting)} already evaluated")
+    for base, group in by_base(study, waiting):
+        base_id = base.directory.name
+        reference = layout.base_metrics(base_id)
+        if not reference.exists():
+            evaluate_base(base, study.evaluation, study.longest_completion(base_id), reference.parent)
+        for cell in group:
+            evaluate_cell(layout.cell(cell.name), cell, base, reference, study.evaluation)
+            say(f"{cell.name}  evaluated")
+
+
+def export_model(cell_directory: Path, base_directory: Path, mode: str, out: Path) -> None:
+    """Write a trained cell as an ordinary Hugging Face model, adapters merged in.
+
+    Args:
+        mode: which adapters of a routing cell stay: ``retain_only`` leaves the forget adapter out for good.
+
+    Raises:
+        UserError: the cell is not trained, has no two adapters to choose from, or ``out`` exists.
+    """
+    from rewardgrid.lm.model import to_hf
+    from rewardgrid.train.weights import load_policy, save_model
+
+    spec = cell_directory / "spec.json"
+    if not spec.exists():
+        raise UserError(f"{spec}: no such file; give the directory of a trained cell")
+    cell = read_cell(spec.read_text(encoding="utf-8"), str(spec))
+    if mode != "both" and not cell.is_routing:
+        raise UserError(f"{spec}: method: read {cell.method!r}; --mode {mode} needs a routing cell, leave it out")
+    if out.exists():
+        raise UserError(f"{out}: exists already; name a directory that does not")
+    base = load_base(base_directory)
+    shape, weights = load_policy(cell_directory / "train" / "weights", cell, base, mode)
+    save_model(out, base, to_hf(shape, weights))
+    say(f"{out}: {cell.name}, {mode.replace('_', ' ')}")
+
+
+def say(text: str) -> None:
+    """Tell the person who waits."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,171 @@
+"""The model against Hugging Face's LLaMA, and its own pieces against autograd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rewardgrid.lm.model import Shape, from_hf, logits, to_hf, token_logps
+from rewardgrid.study.errors import UserError
+from tests.tiny import SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
+
+SHAPES = {
+    "tied, grouped queries, odd MLP width": SHAPE,
+    "untied": shape_with(tied=False),
+    "a key for every query": shape_with(kv_heads=4),
+    "one key for all queries": shape_with(kv_heads=1, mlp_width=88),
+    "another rotation and norm": shape_with(rope_theta=500.0, norm_eps=1e-3),
+}
+
+
+def random_ids(*size: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, SHAPE.vocabulary, size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_logits_are_those_of_hugging_face_in_float32(shape: Shape) -> None:
+    tensors, ids = random_tensors(shape), random_ids(3, 30)
+    with torch.no_grad():
+        theirs = hf_model(shape, tensors)(ids).logits
+    ours = logits(shape, from_hf(shape, tensors), ids[None])[0]
+    assert theirs.std() > 0.3
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_logits_are_those_of_hugging_face_in_float64(shape: Shape) -> None:
+    tensors, ids = random_tensors(shape, dtype=torch.float64), random_ids(3, 30)
+    with torch.no_grad(), exact_hf():
+        theirs = hf_model(shape, tensors, torch.float64)(ids).logits
+    ours = logits(shape, from_hf(shape, tensors), ids[None])[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 700.0},
+        {"rope_theta": 700.0, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 700.0}},
+    ],
+    ids=["old key", "old key without scaling", "new key"],
+)
+def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, Any]) -> None:
+    config = {key: value for key, value in config_of().items() if key != "rope_parameters"} | rope
+    shape = Shape.from_config(config)
+    assert shape == shape_with(rope_theta=700.0)
+    tensors, ids = random_tensors(shape), random_ids(2, 20)
+    with torch.no_grad():
+        theirs = hf_model(shape, tensors)(ids).logits
+    torch.testing.assert_close(logits(shape, from_hf(shape, tensors), ids[None])[0], theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model_type", "gpt2"),
+        ("attention_bias", True),
+        ("mlp_bias", True),
+        ("hidden_act", "gelu"),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+    ],
+)
+def test_a_model_that_is_no_plain_llama_is_refused_by_the_key_that_says_so(key: str, value: object) -> None:
+    config = config_of() | {key: value}
+    if key == "rope_scaling":
+        del config["rope_parameters"]
+    with pytest.raises(UserError, match=f"base/config.json: {key}: read"):
+        Shape.from_config(config, "base/config.json")
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_weights_come_back_bit_for_bit_from_the_fused_and_padded_form(shape: Shape) -> None:
+    tensors = random_tensors(shape)
+    back = to_hf(shape, from_hf(shape, tensors))
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(back[name], tensor), name
+
+
+def test_to_hf_takes_the_cell_that_it_is_asked_for() -> None:
+    first, second = random_tensors(seed=1), random_tensors(seed=2)
+    pair = {key: torch.cat([value, from_hf(SHAPE, second)[key]]) for key, value in from_hf(SHAPE, first).items()}
+    assert torch.equal(to_hf(SHAPE, pair, 0)["model.norm.weight"], first["model.norm.weight"])
+    assert torch.equal(
+        to_hf(SHAPE, pair, 1)["model.layers.1.mlp.up_proj.weight"], second["model.layers.1.mlp.up_proj.weight"]
+    )
+
+
+def test_cells_side_by_side_do_not_see_one_another() -> None:
+    weights = [from_hf(SHAPE, random_tensors(seed=seed)) for seed in (1, 2, 3)]
+    side_by_side = {key: torch.cat([each[key] for each in weights]) for key in weights[0]}
+    ids = random_ids(3, 2, 20)
+    together = logits(SHAPE, side_by_side, ids)
+    for cell, own in enumerate(weights):
+        torch.testing.assert_close(together[cell], logits(SHAPE, own, ids[cell : cell + 1])[0], rtol=0, atol=1e-5)
+
+
+def test_one_frozen_model_serves_every_cell() -> None:
+    weights, ids = from_hf(SHAPE, random_tensors()), random_ids(3, 2, 20)
+    together = logits(SHAPE, weights, ids)
+    for cell in range(3):
+        torch.testing.assert_close(together[cell], logits(SHAPE, weights, ids[cell : cell + 1])[0], rtol=0, atol=1e-5)
+
+
+def test_padding_units_of_the_mlp_stay_zero_in_every_gradient() -> None:
+    weights = {key: value.requires_grad_() for key, value in from_hf(SHAPE, random_tensors()).items()}
+    token_logps(SHAPE, weights, random_ids(1, 2, 12), 4)[0].sum().backward()
+    for layer in range(SHAPE.layers):
+        up, down = weights[f"{layer}.gate_up"].grad, weights[f"{layer}.down"].grad
+        assert up is not None
+        assert down is not None
+        for half in up[0].split(SHAPE.mlp_padded):
+            assert half[: SHAPE.mlp_width].abs().sum() > 0
+            assert torch.count_nonzero(half[SHAPE.mlp_width :]) == 0
+        assert torch.count_nonzero(down[0, :, SHAPE.mlp_width :]) == 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_log_probabilities_entropy_and_gradient_are_those_of_a_plain_softmax(tied: bool) -> None:
+    shape, prompt = shape_with(tied=tied), 5
+    ids = random_ids(1, 3, 14)
+    upstream = torch.randn(1, 3, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def leaves() -> dict[str, Tensor]:
+        tensors = random_tensors(shape, dtype=torch.float64)
+        return {key: value.requires_grad_() for key, value in from_hf(shape, tensors).items()}
+
+    plain = leaves()
+    full = logits(shape, plain, ids)[:, :, prompt - 1 : -1].log_softmax(-1)
+    expected = full.gather(-1, ids[:, :, prompt:, None]).squeeze(-1)
+    (expected * upstream).sum().backward()
+
+    ours = leaves()
+    logps, entropy = token_logps(shape, ours, ids, prompt)
+    (logps * upstream).sum().backward()
+    torch.testing.assert_close(logps, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(entropy, -(full.exp() * full).sum(-1), rtol=0, atol=1e-12)
+    assert not entropy.requires_grad
+    for key, weight in plain.items():
+        torch.testing.assert_close(ours[key].grad, weight.grad, rtol=1e-9, atol=1e-12, msg=key)
+
+
+def test_gradients_of_cells_with_their_own_weights_stay_apart() -> None:
+    pair = [from_hf(SHAPE, random_tensors(seed=seed, dtype=torch.float64)) for seed in (1, 2)]
+    weights = {key: torch.cat([each[key] for each in pair]).requires_grad_() for key in pair[0]}
+    token_logps(SHAPE, weights, random_ids(2, 2, 10), 4)[0][1].sum().backward()
+    for key, weight in weights.items():
+        assert weight.grad is not None, key
+        assert torch.count_nonzero(weight.grad[0]) == 0, key
+        assert torch.count_nonzero(weight.grad[1]) > 0, key
+
+
+def test_what_follows_a_completion_changes_nothing_before_it() -> None:
+    weights, ids = from_hf(SHAPE, random_tensors()), random_ids(1, 2, 16)
+    other = ids.clone()
+    other[..., 10:] = 1
+    first, second = (token_logps(SHAPE, weights, each, 4)[0][..., :6] for each in (ids, other))
+    assert torch.equal(first, second)

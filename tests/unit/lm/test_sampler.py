@@ -1,0 +1,226 @@
+"""The sampler against exact probabilities, against the model without a cache, and against Hugging Face's processors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from rewardgrid.lm.draws import uniforms
+from rewardgrid.lm.model import Shape, from_hf, logits
+from rewardgrid.lm.sampler import invert, keep_top, penalize, sample
+from tests.tiny import IDS, SHAPE, random_tensors, shape_with
+
+EOS = IDS["[EOS]"]
+NEVER = SHAPE.vocabulary + 1
+"""An end-of-text token that is never drawn: completions of full length."""
+
+WEIGHTS = from_hf(SHAPE, random_tensors())
+PROMPTS = torch.tensor(
+    [[IDS[word] for word in "one day the dog".split()], [IDS[word] for word in "he and she saw".split()]]
+)
+
+
+def draws(*size: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(uniforms(seed, "sampler test", 0, size))
+
+
+def exact(scores: Tensor, seen: Tensor, penalty: float | None, top_k: int | None) -> Tensor:
+    """Probabilities (V,) of the next token, token by token, as SEMANTICS words them."""
+    scores = scores.double().clone()
+    if penalty is not None:
+        for token in set(seen.tolist()):
+            scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+    if top_k is not None:
+        scores[scores < scores.sort(descending=True).values[top_k - 1]] = -torch.inf
+    return scores.softmax(-1)
+
+
+def p_value(chosen: Tensor, probabilities: Tensor) -> float:
+    """Chi-square test of draws against probabilities; rare outcomes are pooled, an impossible one gives 0."""
+    counts = np.bincount(chosen.numpy(), minlength=len(probabilities))
+    expected = probabilities.numpy() * len(chosen)
+    if counts[expected == 0].any():
+        return 0.0
+    often = expected >= 10
+    seen = np.append(counts[often], counts[~often].sum())
+    hoped = np.append(expected[often], expected[~often].sum())
+    kept = hoped > 0
+    hoped = hoped[kept] * seen[kept].sum() / hoped[kept].sum()
+    return float(stats.chisquare(seen[kept], hoped).pvalue)
+
+
+@pytest.mark.parametrize("penalty", [None, 1.3, 1.6])
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_the_first_token_follows_the_exact_distribution(penalty: float | None, top_k: int | None) -> None:
+    rows = 20_000
+    done = sample(
+        SHAPE,
+        WEIGHTS,
+        PROMPTS[:1].expand(rows, -1)[None],
+        draws(1, rows, 1),
+        EOS,
+        None if penalty is None else torch.tensor([penalty]),
+        top_k,
+    )
+    scores = logits(SHAPE, WEIGHTS, PROMPTS[None, :1])[0, 0, -1]
+    wanted = exact(scores, PROMPTS[0], penalty, top_k)
+    assert p_value(done.ids[0, :, 0], wanted) > 0.01
+    if penalty is not None:
+        # The test can tell: the same draws do not fit the distribution without penalty.
+        assert p_value(done.ids[0, :, 0], exact(scores, PROMPTS[0], None, top_k)) < 1e-3
+
+
+def test_a_later_token_follows_the_distribution_given_what_was_drawn_before() -> None:
+    rows, penalty = 40_000, 1.3
+    done = sample(SHAPE, WEIGHTS, PROMPTS[:1].expand(rows, -1)[None], draws(1, rows, 2), NEVER, torch.tensor([penalty]))
+    first, second = done.ids[0].unbind(-1)
+    common = int(first.bincount().argmax())
+    after = second[first == common]
+    context = torch.cat([PROMPTS[0], torch.tensor([common])])
+    wanted = exact(logits(SHAPE, WEIGHTS, context[None, None])[0, 0, -1], context, penalty, None)
+    assert len(after) > 1000
+    assert p_value(after, wanted) > 0.01
+
+
+@pytest.mark.parametrize("shape", [SHAPE, shape_with(kv_heads=1), shape_with(kv_heads=4, tied=False)])
+def test_every_step_of_the_cache_gives_the_distribution_of_the_whole_sequence(shape: Shape) -> None:
+    weights = from_hf(shape, random_tensors(shape))
+    luck = draws(1, 2, 30)
+    done = sample(shape, weights, PROMPTS[None], luck, NEVER)
+    whole = torch.cat([PROMPTS[None], done.ids], -1)
+    probabilities = logits(shape, weights, whole)[0, :, 3:-1].double().softmax(-1)
+    upper = probabilities.cumsum(-1).gather(-1, done.ids[0, ..., None]).squeeze(-1)
+    lower = upper - probabilities.gather(-1, done.ids[0, ..., None]).squeeze(-1)
+    # Each draw lies in the interval of the token that was chosen with it.
+    assert (lower - 1e-6 <= luck[0]).all()
+    assert (luck[0] <= upper + 1e-6).all()
+
+
+def test_the_penalty_is_that_of_hugging_face() -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    scores = torch.randn(6, SHAPE.vocabulary, generator=torch.Generator().manual_seed(1))
+    seen = torch.randint(0, SHAPE.vocabulary, (6, 9), generator=torch.Generator().manual_seed(2))
+    seen[:, 4] = seen[:, 0]  # a token seen twice is penalised once
+    theirs = RepetitionPenaltyLogitsProcessor(1.7)(seen, scores)
+    ours = penalize(scores, seen, torch.full((6,), 1.7))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+    assert not torch.equal(ours, scores)
+
+
+def test_the_penalty_divides_positive_and_multiplies_negative_logits() -> None:
+    scores = torch.tensor([[2.0, -2.0, 0.0, 4.0]])
+    assert penalize(scores, torch.tensor([[0, 1, 2]]), torch.tensor([2.0])).tolist() == [[1.0, -4.0, 0.0, 4.0]]
+
+
+def test_each_cell_has_its_own_penalty() -> None:
+    luck, prompts = draws(2, 2, 20), PROMPTS.expand(2, -1, -1)
+    both = sample(SHAPE, WEIGHTS, prompts, luck, NEVER, torch.tensor([1.0, 1.8]))
+    for cell, penalty in enumerate([None, torch.tensor([1.8])]):
+        alone = sample(SHAPE, WEIGHTS, prompts[:1], luck[cell : cell + 1], NEVER, penalty)
+        assert torch.equal(both.ids[cell], alone.ids[0])
+    assert not torch.equal(both.ids[1], sample(SHAPE, WEIGHTS, prompts[:1], luck[1:], NEVER).ids[0])
+
+
+def test_top_k_keeps_the_k_largest_and_ties_with_the_last() -> None:
+    scores = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]])
+    assert keep_top(scores, 2).isfinite().tolist() == [[False, True, True, True, False]]
+    assert torch.equal(keep_top(scores, 9), scores)
+
+
+def test_a_draw_takes_the_token_whose_interval_holds_it() -> None:
+    scores = torch.tensor([0.2, 0.3, 0.0, 0.5]).log().expand(5, -1)
+    luck = torch.tensor([0.0, 0.199, 0.201, 0.501, 1 - 2**-24])
+    assert invert(scores, luck).tolist() == [0, 0, 1, 3, 3]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+def test_the_largest_draw_never_takes_an_impossible_token(seed: int, size: int) -> None:
+    scores = torch.randn(1, size, generator=torch.Generator().manual_seed(seed)) * 5
+    scores[:, size // 2 + 1 :] = -torch.inf
+    for luck in (0.0, 1 - 2**-24):
+        assert invert(scores, torch.tensor([luck])).item() <= size // 2
+
+
+# Ends
+
+
+def force(tokens: list[int]) -> dict[str, Tensor]:
+    """Weights of a model that draws these tokens one after another, whatever its luck."""
+    # One layer of nothing; the embedding of each token in the chain points at the head of the next.
+    chain = [PROMPTS[0, -1].item(), *tokens]
+    shape = shape_with(tied=False, hidden=SHAPE.vocabulary)
+    tensors = {key: torch.zeros_like(value) for key, value in random_tensors(shape).items()}
+    tensors["model.norm.weight"] += 1
+    tensors["model.embed_tokens.weight"] = torch.eye(SHAPE.vocabulary)
+    for before, after in zip(chain, chain[1:], strict=False):
+        tensors["lm_head.weight"][after, int(before)] = 20.0
+    return from_hf(shape, tensors)
+
+
+def test_a_completion_ends_with_its_first_end_token_and_is_filled_up_with_more() -> None:
+    a, b = IDS["cat"], IDS["ran"]
+    shape = shape_with(tied=False, hidden=SHAPE.vocabulary)
+    done = sample(shape, force([a, b, EOS, a]), PROMPTS[None, :1], draws(1, 1, 6), EOS)
+    assert done.ids.tolist() == [[[a, b, EOS, EOS, EOS, EOS]]]
+    assert done.mask.tolist() == [[[True, True, True, False, False, False]]]
+    assert done.lengths.tolist() == [[3]]
+    assert done.ended.tolist() == [[True]]
+
+
+def test_a_completion_that_fills_its_length_has_not_ended() -> None:
+    a, b, c = IDS["cat"], IDS["ran"], IDS["home"]
+    shape = shape_with(tied=False, hidden=SHAPE.vocabulary)
+    done = sample(shape, force([a, b, c]), PROMPTS[None, :1], draws(1, 1, 3), EOS)
+    assert done.ids.tolist() == [[[a, b, c]]]
+    assert done.mask.all()
+    assert done.ended.tolist() == [[False]]
+
+
+def test_an_end_at_the_last_place_counts_as_ended() -> None:
+    shape = shape_with(tied=False, hidden=SHAPE.vocabulary)
+    done = sample(shape, force([IDS["cat"], EOS]), PROMPTS[None, :1], draws(1, 1, 2), EOS)
+    assert (done.lengths.item(), done.ended.item()) == (2, True)
+
+
+def test_leaving_early_changes_nothing() -> None:
+    luck = draws(1, 4, 40)
+    prompts = PROMPTS.repeat(2, 1)[None]
+    early, late = (sample(SHAPE, WEIGHTS, prompts, luck, EOS, stop_early=each) for each in (True, False))
+    assert torch.equal(early.ids, late.ids)
+    assert torch.equal(early.mask, late.mask)
+    assert early.ended.any()
+
+
+# Independence
+
+
+def test_a_completion_does_not_depend_on_the_rows_beside_it() -> None:
+    luck = draws(1, 16, 24)
+    prompts = PROMPTS.repeat(8, 1)[None]
+    penalty = torch.tensor([1.2])
+    together = sample(SHAPE, WEIGHTS, prompts, luck, EOS, penalty)
+    for row in (0, 7, 15):
+        alone = sample(SHAPE, WEIGHTS, prompts[:, row : row + 1], luck[:, row : row + 1], EOS, penalty)
+        assert torch.equal(alone.ids[0, 0], together.ids[0, row])
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    permuted = sample(SHAPE, WEIGHTS, prompts[:, order], luck[:, order], EOS, penalty)
+    assert torch.equal(permuted.ids, together.ids[:, order])
+
+
+def test_a_completion_does_not_depend_on_the_cells_beside_its_own() -> None:
+    weights = [from_hf(SHAPE, random_tensors(seed=seed)) for seed in (1, 2, 3)]
+    side_by_side = {key: torch.cat([each[key] for each in weights]) for key in weights[0]}
+    luck, prompts = draws(3, 2, 24), PROMPTS.expand(3, -1, -1)
+    penalty = torch.tensor([1.0, 1.1, 1.5])
+    together = sample(SHAPE, side_by_side, prompts, luck, EOS, penalty)
+    for cell, own in enumerate(weights):
+        rows = slice(cell, cell + 1)
+        alone = sample(SHAPE, own, prompts[rows], luck[rows], EOS, penalty[rows])
+        assert torch.equal(alone.ids[0], together.ids[cell])
+        assert torch.equal(alone.mask[0], together.mask[cell])

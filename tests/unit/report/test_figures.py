@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import typing
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewardgrid.report.evidence import Evidence
+from rewardgrid.report.figures import CAPTIONS, FIGURES, draw, learning_curves, reward_kl, routing_curves, spaced
+from rewardgrid.report.finding import Scope
+from rewardgrid.report.published import Published
+from rewardgrid.report.tables import Row
+from rewardgrid.study import study
+
+from .trees import history, routing, row
+
+HAPPY = "sentence_length_10_smooth_with_happy"
+
+
+def scope(rows: list[Row], **curves: Any) -> Scope:
+    return Scope(Evidence({"reward_sweep": rows}, **curves), "reward_sweep")
+
+
+def sweep() -> Scope:
+    rows = [
+        row("reward_sweep", beta=beta, seed=seed, final_reward=0.9, final_kl=1.0 + beta * 50, verdict=verdict)
+        for beta, verdict in ((0.003, "degenerate"), (0.02, "ok"))
+        for seed in (42, 123)
+    ]
+    return scope(rows, histories={r["cell"]: history([0.4 + 0.001 * i for i in range(300)]) for r in rows})
+
+
+def routed(*ranks: int) -> Scope:
+    rows = [
+        row("reward_sweep", method="routing", reward=HAPPY, rank=rank, seed=seed) for rank in ranks for seed in (1, 2)
+    ]
+    curves = {("both", "sl10"): [0.5, 0.6], ("retain_only", "sl10"): [0.5, 0.4], ("forget_only", "sl10"): [0.5, 0.3]}
+    return scope(rows, routing={r["cell"]: routing(curves) for r in rows})
+
+
+DRAWN: dict[str, Callable[[], Scope]] = {
+    "learning_curves": sweep,
+    "reward_kl": sweep,
+    "routing_curves": lambda: routed(4),
+}
+
+
+def test_every_figure_that_a_configuration_can_ask_for_exists_and_has_a_caption() -> None:
+    assert set(FIGURES) == set(CAPTIONS) == set(DRAWN) == set(typing.get_args(study.Figure))
+
+
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_the_same_figures_give_the_same_bytes(name: study.Figure, tmp_path: Path, published: Published) -> None:
+    for number in (1, 2):
+        draw(name, tmp_path / f"{number}.svg", DRAWN[name](), published)
+    first, second = ((tmp_path / f"{number}.svg").read_bytes() for number in (1, 2))
+    assert first == second
+    assert b"<dc:date>" not in first
+    assert ET.fromstring(first).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_without_a_finished_cell_a_figure_says_so(name: study.Figure, tmp_path: Path) -> None:
+    draw(name, tmp_path / "empty.svg", scope([row("reward_sweep", state="missing")]))
+    assert (tmp_path / "empty.svg").exists()
+    (axes,) = FIGURES[name](scope([row("reward_sweep", state="diverged")]), None).axes
+    assert "yet" in axes.texts[0].get_text()
+
+
+def test_a_learning_curve_has_a_thin_line_per_seed_and_a_thick_one_for_their_mean() -> None:
+    (axes,) = learning_curves(sweep()).axes
+    widths = [line.get_linewidth() for line in axes.lines]
+    assert (widths.count(0.6), widths.count(1.8)) == (4, 2)
+    assert [text.get_text() for text in axes.texts] == ["beta 0.003", "beta 0.02"]
+    assert len({line.get_color() for line in axes.lines}) == 2
+    # Smoothed: the last of the rising rewards 0.690 to 0.699 is their mean.
+    assert axes.lines[2].get_ydata()[-1] == pytest.approx(0.6945)
+    assert axes.lines[2].get_xdata()[-1] == 300
+
+
+def test_many_configurations_are_spread_over_panels_in_the_order_of_the_first_field() -> None:
+    rows = [row("reward_sweep", method="lora", rank=rank, lr=lr) for rank in (8, 1, 2) for lr in (1e-5, 1e-4, 3e-4)]
+    figure = learning_curves(scope(rows, histories={r["cell"]: history([0.5] * 20) for r in rows}))
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["rank 1", "rank 2", "rank 8"]
+    assert {text.get_text() for text in shown[0].texts} == {"lr 1e-5", "lr 1e-4", "lr 3e-4"}
+
+
+def test_published_points_are_hollow_and_only_beside_cells_of_the_published_settings(published: Published) -> None:
+    (axes,) = reward_kl(sweep(), published).axes
+    hollow = [points for points in axes.collections if len(points.get_facecolor()) == 0]
+    assert len(axes.collections) == 8
+    assert sorted(float(points.get_offsets()[0][0]) for points in hollow) == [1.0, 1.0, 2.94, 3.02]
+    quick = scope([row("reward_sweep", beta=0.02, max_steps=100)])
+    (axes,) = reward_kl(quick, published).axes
+    assert len(axes.collections) == 1
+
+
+def test_axes_say_what_they_show_in_which_unit() -> None:
+    (axes,) = reward_kl(sweep()).axes
+    assert "nats per token" in axes.get_xlabel()
+    assert "last 50 steps" in axes.get_ylabel()
+
+
+def test_routing_curves_have_a_row_per_configuration_and_a_panel_per_metric() -> None:
+    figure = routing_curves(routed(4, 1))
+    assert len(figure.axes) == 6
+    assert [axes.get_title(loc="left") for axes in figure.axes[:3]] == [
+        "full reward",
+        "sl10 (smooth reward)",
+        '"happy" per completion',
+    ]
+    # Three modes, each with two seeds and their mean.
+    assert len(figure.axes[1].lines) == 9
+    assert figure.axes[3].get_ylabel() == "rank 1, forget rank 1"
+
+
+def test_labels_are_moved_apart_and_keep_their_order() -> None:
+    assert spaced([0.9, 0.2, 0.89], 0.1, 1.0) == pytest.approx([0.9, 0.2, 0.8])
+    assert spaced([1.3, 1.2], 0.1, 1.0) == pytest.approx([1.0, 0.9])
+    assert spaced([], 0.1, 1.0) == []

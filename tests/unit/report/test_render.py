@@ -1,0 +1,226 @@
+"""The report's scripts from a tree of results to RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rewardgrid.report.render import duration, mean_sd, squeezed
+from rewardgrid.study.study import Study
+
+from .trees import REPOSITORY, SWEEP, Tree, make_study, routing
+
+Make = Callable[..., Tree]
+
+NASTY = "she said <script>alert(1)</script> | `x` *y* [z](w) and ran. " * 20
+
+ROUTED = {
+    "title": "Two adapters",
+    "grids": [{"seed": [1, 2]}],
+    "fixed": {"method": "routing", "rank": 4, "reward": "sentence_length_10_smooth_with_happy", "max_steps": 60},
+    "columns": ["rank", "seed", "both_happy", "retain_only_happy"],
+    "by": ["rank"],
+    "findings": ["hack_removed", "windows", "collapse"],
+    "figures": ["routing_curves"],
+}
+
+
+def script(name: str, *arguments: object) -> int:
+    """Run one of the programs of workflow/scripts as its command line would."""
+    main: Callable[..., int] = runpy.run_path(str(REPOSITORY / "workflow" / "scripts" / f"{name}.py"))["main"]
+    return main([str(argument) for argument in arguments])
+
+
+def report(study: Study) -> str:
+    """Make every file of the report; returns RESULTS.md."""
+    root = Path(study.results)
+    root.mkdir(parents=True, exist_ok=True)
+    checked = root / "study.json"
+    checked.write_text(study.model_dump_json())
+    for name in study.active:
+        assert script("table", "--study", checked, "--experiment", name, "--out", study.layout.table(name)) == 0
+        assert script("figures", "--study", checked, "--experiment", name, "--out", root / "figures" / name) == 0
+    assert script("findings", "--study", checked, "--tables", root / "tables", "--out", root / "findings.json") == 0
+    assert script("results", "--study", checked, "--findings", root / "findings.json", "--out", root / "R.md") == 0
+    return (root / "R.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A sweep with one diverged and one missing cell, and a routing experiment."""
+    made = Tree(make_study(tmp_path_factory.mktemp("filled") / "results", {"reward_sweep": SWEEP, "routed": ROUTED}))
+    made.measure_bases()
+    cells = list(made.study.grid["reward_sweep"])
+    for cell in cells[:-2]:
+        made.finish(cell, [0.5] * 20 + [0.9 - 2 * cell.beta] * 60, kl=1 / (1 + cell.beta), text=NASTY)
+    made.diverge(cells[-2], 33)
+    curves = {
+        ("both", "happy"): [1.0, 4.0, 5.0, 6.0, 6.0, 6.0],
+        ("retain_only", "happy"): [1.0, 0.5, 0.0, 0.0, 0.0, 0.0],
+        ("retain_only", "sl10"): [0.5] * 6,
+        ("forget_only", "happy"): [1.0] * 6,
+    }
+    for cell in made.study.grid["routed"]:
+        made.finish(cell, curves=routing(curves), text="happy happy happy.")
+    return made
+
+
+@pytest.fixture(scope="module")
+def text(filled: Tree) -> str:
+    """RESULTS.md of that tree."""
+    return report(filled.study)
+
+
+def test_results_are_the_same_twice(filled: Tree, text: str) -> None:
+    assert report(filled.study) == text
+
+
+def test_results_say_where_the_figures_come_from(filled: Tree, text: str) -> None:
+    assert text.startswith("# A small study\n")
+    (base_id,) = filled.study.base_recipes
+    assert f"| Base | `{base_id}`: " in text
+    assert "hidden 64" in text
+    assert "Its own samples: sl10 0.500, happy 0.10, unique/20 20, Jaccard 0.120" in text
+    assert "| Cells | 10: 8 done, 1 diverged, 1 missing |" in text
+    assert "| Hardware | 2 cores |" in text
+    assert "| Libraries | rewardgrid 0.1.0, torch 2.13.0 |" in text
+    assert "| Code | " in text
+
+
+def test_a_hurried_reader_finds_the_findings_first(filled: Tree, text: str) -> None:
+    short, rest = text.split("## Reward against KL", 1)
+    assert "(8 cells: 6 done, 1 diverged, 1 missing)" in short
+    assert "- Order of beta: KL and reward fall as beta rises (KL 0.997 → 0.980) *(4 cells, 2 seeds)*" in short
+    assert "- Forget adapter cut away: works (2 of 2 seeds) *(2 cells, 2 seeds)*" in short
+    assert '<a id="reward_sweep"></a>' in short
+    assert "](#reward_sweep)" in short
+    assert "Which beta holds the stories together?" in rest
+
+
+def test_missing_and_diverged_cells_are_named(filled: Tree, text: str) -> None:
+    *_, diverged, missing = filled.study.grid["reward_sweep"]
+    assert f"- `{diverged.name}`: at step 33: KL 2000 above kl_cap 1000" in text
+    assert f"- `{missing.name}`: not started" in text
+    assert "| 0.02 | 1.1 | 42 | – | – | – | diverged at step 33 |" in text
+    assert "| 0.02 | 1.1 | 123 | – | – | – | missing |" in text
+
+
+def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
+    assert "| 0.003 | 1.05 | 42 | 0.894 | 0.997 | 0.130 | ok |" in text
+    assert "|  |  |  | – | – | 0.120 | base, for reference |" in text
+    # Two equal seeds: sd and interval have no width.
+    assert "| 0.003 | 1.05 | 2 of 2 | 0.894 (0.000) | 0.894 to 0.894 | 0.997 (0.000) | 0.130 (0.000) | 2 ok |" in text
+    assert "| 0.02 | 1.1 | 0 of 2 | – | – | – | – | 1 diverged, 1 missing |" in text
+    passing = text.split("### Non-degenerate with a reward of at least 0.85")[1].split("###")[0]
+    rows = [line for line in passing.splitlines() if line.startswith("| beta")]
+    assert [line.split(" | ")[0] for line in rows] == [
+        "| beta 0.003, penalty 1.05",
+        "| beta 0.003, penalty 1.1",
+        "| beta 0.02, penalty 1.05",
+    ]
+    assert "mean over the last 50 steps" in text
+
+
+def test_what_a_model_wrote_cannot_break_the_page(filled: Tree, text: str) -> None:
+    assert "<script>" not in text
+    quote = next(line for line in text.splitlines() if line.startswith("> “**one day**"))
+    assert "&#60;script&#62;alert(1)&#60;/script&#62; &#124; &#96;x&#96; &#42;y&#42; &#91;z&#93;(w)" in quote
+    assert len(quote) < 1000
+    assert quote.endswith(" …”")
+
+
+def test_a_title_from_the_configuration_cannot_break_the_page(tree: Make) -> None:
+    text = report(tree(reward_sweep={**SWEEP, "title": "<img src=x> | a"}).study)
+    assert "## &#60;img src=x&#62; &#124; a" in text
+    assert "<img" not in text
+
+
+def test_every_figure_that_the_page_links_exists(filled: Tree, text: str) -> None:
+    links = [line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert links == [
+        "figures/reward_sweep/learning_curves.svg",
+        "figures/reward_sweep/reward_kl.svg",
+        "figures/routed/routing_curves.svg",
+    ]
+    assert all((Path(filled.study.results) / link).exists() for link in links)
+
+
+def test_every_published_row_stands_on_the_page(filled: Tree, text: str) -> None:
+    section = text.split("## Beside the published study")[1]
+    assert "base `embedded`" in section
+    assert section.count("| rank 32, forget rank ") == 6
+    assert section.count("| beta 0.0") == 12
+    assert "0.896 → 0.860 ✗" in section
+    assert "<details><summary>routing_asymmetric.csv: 6 not run</summary>" in section
+    assert "| `beta-orders-kl` | reward_sweep | KL falls as beta rises |" in section
+
+
+def test_a_study_without_any_finished_cell_still_gives_a_page(tree: Make) -> None:
+    text = report(tree(reward_sweep=SWEEP, routed=ROUTED).study)
+    assert "| Cells | 10: 0 done, 0 diverged, 10 missing |" in text
+    assert "Best trade-off: not enough cells *(0 cells, 0 seeds)*" in text
+
+
+def test_findings_hold_the_figures_behind_them(filled: Tree, text: str) -> None:
+    findings = json.loads((Path(filled.study.results) / "findings.json").read_text())
+    order = next(each for each in findings["findings"] if each["name"] == "beta_order")
+    assert order["columns"] == ["beta", "final_kl", "kl_exact", "final_reward", "n"]
+    assert [line["final_reward"] for line in order["rows"]] == [pytest.approx(0.894), pytest.approx(0.86)]
+
+
+def test_the_order_of_experiments_and_cells_survives_the_checked_configuration(tmp_path: Path) -> None:
+    config = REPOSITORY / "config" / "config.yaml"
+    assert script("study", "--files", config, "--out", tmp_path / "study.json") == 0
+    study = Study.model_validate(json.loads((tmp_path / "study.json").read_text()))
+    assert list(study.active)[:3] == ["reward_sweep", "exact_match", "lora_rank"]
+    assert [cell.beta for cell in study.grid["reward_sweep"]][::4] == [0.003, 0.01, 0.02]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("table", ["--study", "none.json", "--experiment", "e", "--out", "t"], "none.json: no such file"),
+        ("results", ["--study", "none.json", "--findings", "f", "--out", "r"], "none.json: no such file"),
+        ("study", ["--files", "none.yaml", "--out", "s"], "none.yaml: (file): read None; no such file"),
+        ("study", ["--config", "{", "--files", "none.yaml", "--out", "s"], "--config: no valid JSON"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_status_2(
+    name: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script(name, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_an_unknown_experiment_has_no_figures(tree: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tree(reward_sweep=SWEEP)
+    path = Path(made.study.results) / "study.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(made.study.model_dump_json())
+    assert script("figures", "--study", path, "--experiment", "reward_swep", "--out", path.parent / "f") == 2
+    assert 'did you mean "reward_sweep"' in capsys.readouterr().err
+
+
+def test_start_up_of_the_library_is_light() -> None:
+    """Importing the report loads neither torch nor matplotlib nor jinja2."""
+    import subprocess
+
+    program = "import sys, rewardgrid.report.render, rewardgrid.report.figures, rewardgrid.report.compare; "
+    program += "print([name for name in ('torch', 'matplotlib', 'jinja2', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_small_formats() -> None:
+    assert [duration(seconds) for seconds in (45.4, 600, 9000)] == ["45 s", "10 min", "2.5 h"]
+    assert mean_sd("unique_first_sentences", 12.5, 2.12) == "12.5 (2.1)"
+    assert mean_sd("unique_first_sentences", 12, None) == "12"
+    assert mean_sd("final_reward", None, None) == "–"
+    assert squeezed("a  \n\n\n\nb\n\n") == "a\n\nb\n"
