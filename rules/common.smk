@@ -7,8 +7,6 @@ os.environ.update(
     PYTHONPATH=os.path.join(workflow.basedir, "src"),
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_TELEMETRY="1",
-    # How often training writes something changes no result, so it must not be one of the `params`.
-    RECORDING=study.recording.model_dump_json(),
 )
 
 
@@ -42,7 +40,7 @@ def cell_of(wildcards):
 
 
 def base_file(name):
-    """Path of a file of the base that the cell of a path starts from; "." is its directory."""
+    """Path of a file of the base that the cell of a path starts from."""
     return lambda wildcards: str(study.layout.base(cell_of(wildcards).base_id) / name)
 
 

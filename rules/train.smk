@@ -6,6 +6,7 @@ rule train:
     input:
         # A base that is lost and made again must not take trained cells with it, as even an ancient file does.
         base=ancient(base_of_untrained),
+        study=ancient("<results>/study.json"),
     output:
         spec="<results>/cells/{cell}/spec.json",
         train=directory("<results>/cells/{cell}/train"),
@@ -19,11 +20,8 @@ rule train:
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=minutes,
-    params:
-        spec=lambda wc: cell_of(wc).canonical_json(),
-        base=base_file("."),
     shell:
+        # No `params`: a rule that gains or loses one would train everything again. The path says which cell it is.
         # Checkpoints lie beside the outputs and are not declared: a job that is tried again goes on from them.
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/train.py --spec {params.spec:q} "
-        '--base {params.base:q} --out "$(dirname {output.train:q})" '
-        '--recording "$RECORDING" > {log:q} 2>&1'
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/train.py --study {input.study:q} "
+        "--cells {wildcards.cell:q} > {log:q} 2>&1"

@@ -16,20 +16,36 @@ from torch import Tensor
 from rewardgrid.base.model_files import tensor_sizes
 from rewardgrid.lm.model import Shape, from_hf, token_logps
 
-MUON_LR = 0.015  # for matrices: the spectral norm of an update
-ADAMW_LR = 1e-2  # for embeddings and norm gains
+INIT_STD, EMBEDDING_STD = 0.02, 0.1
+COPY = 0.5  # gain of the copying that attention begins with
+MUON_LR = 0.02  # for matrices: the spectral norm of an update
+ADAMW_LR = 1.5e-2  # for embeddings and norm gains
 ADAMW_BETAS = (0.9, 0.95)
 MOMENTUM = 0.95
 WARMUP, DECAY = 0.02, 0.5  # shares of the steps in which the learning rates rise, and fall to zero
 
 
 def first_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
-    """Normal matrices and unit gains, under their Hugging Face names, from an own generator."""
+    """First weights under their Hugging Face names, from an own generator: normal matrices and unit gains.
+
+    An attention head's output is begun as a transpose of its values, so that from the first step it copies what it
+    attends to (after the mimetic initialisation of Trockman and Kolter 2023); a short pretraining hardly learns to.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.ones(size) if len(size) == 1 else 0.02 * torch.randn(size, generator=generator)
+    weights = {
+        name: torch.ones(size) if len(size) == 1 else INIT_STD * torch.randn(size, generator=generator)
         for name, size in tensor_sizes(shape).items()
     }
+    weights["model.embed_tokens.weight"] *= EMBEDDING_STD / INIT_STD
+    shared = shape.heads // shape.kv_heads  # query heads that read the same values
+    for layer in range(shape.layers):
+        prefix = f"model.layers.{layer}.self_attn."
+        width = shape.kv_heads * shape.head_dim
+        values = torch.linalg.qr(torch.randn(shape.hidden, width, generator=generator))[0].mT
+        per_head = values.reshape(shape.kv_heads, shape.head_dim, shape.hidden).repeat_interleave(shared, dim=0)
+        weights[prefix + "v_proj.weight"] = values.contiguous()
+        weights[prefix + "o_proj.weight"] = (COPY / shared * per_head.flatten(0, 1).mT).contiguous()
+    return weights
 
 
 def rows_of(stories: Iterable[Sequence[int]], length: int) -> np.ndarray:
