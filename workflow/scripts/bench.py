@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def trl(cell: Cell, base: Base, device: torch.device, steps: int) -> dict[str, f
     timed("_generate", "rollout", lambda: True)
     timed("_get_per_token_logps_and_entropies", "reference", lambda: not torch.is_grad_enabled())
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             spent.update(rollout=0.0, reference=0.0)
             self.start = now()
@@ -177,12 +178,11 @@ def measure(steps: int, device: torch.device, shapes: Sequence[str], batches: Se
             for batch in batches:
                 for method, values in METHODS.items():
                     cell = Cell(base=name, batch_size=batch, max_new_tokens=TOKENS, **values)
+                    half = cell.model_copy(update={"precision": "bf16"})
                     runs: dict[str, Callable[[], dict[str, float]]] = {
-                        "native": lambda cell=cell: native([cell], base, device, steps),  # type: ignore[misc]
-                        "native bf16": lambda cell=cell: native(  # type: ignore[misc]
-                            [cell.model_copy(update={"precision": "bf16"})], base, device, steps
-                        ),
-                        "trl": lambda cell=cell: trl(cell, base, device, steps),  # type: ignore[misc]
+                        "native": partial(native, [cell], base, device, steps),
+                        "native bf16": partial(native, [half], base, device, steps if device.type == "cuda" else 1),
+                        "trl": partial(trl, cell, base, device, steps),
                     }
                     for label, run in runs.items():
                         row = {"shape": name, "batch": batch, "method": method, "engine": label, "cells": 1, **run()}
@@ -263,7 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(arguments.out / f"bench-{device.type}.json", result)
     unit = "CPU-s a step" if device.type == "cpu" else "s a step"
     threads = "one thread, " if device.type == "cpu" else ""
-    text = f"{START}\n\n{hardware()}, {threads}{arguments.steps} counted steps each, medians.\n\n{table(rows, unit)}\n\n{END}"
+    how = f"{hardware()}, {threads}{arguments.steps} counted steps each, medians."
+    text = "\n\n".join([START, how, table(rows, unit), END])
     page = arguments.page.read_text(encoding="utf-8") if arguments.page.exists() else f"# Benchmarks\n\n{START}{END}\n"
     before, _, rest = page.partition(START)
     write_text(arguments.page, before + text + rest.partition(END)[2])

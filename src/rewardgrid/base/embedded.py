@@ -13,9 +13,10 @@ from safetensors.torch import save
 from tokenizers import Tokenizer
 
 from rewardgrid.base.corpus import Stories
+from rewardgrid.base.model_files import end_of_text
 from rewardgrid.base.pretrain import first_weights, next_token_loss, rows_of, train_weights
 from rewardgrid.base.stories import story
-from rewardgrid.base.tokenizer import EOS, save_tokenizer, train_tokenizer
+from rewardgrid.base.tokenizer import save_tokenizer, train_tokenizer
 from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import EmbeddedBase
 from rewardgrid.study.errors import UserError
@@ -37,7 +38,7 @@ def make_embedded(recipe: EmbeddedBase, directory: Path) -> Stories:
     tokenizer = train_tokenizer(train[:TOKENIZER_STORIES], recipe.vocabulary)
     save_tokenizer(tokenizer, directory, recipe.context)
 
-    config = config_of(recipe, tokenizer.token_to_id(EOS))
+    config = config_of(recipe, end_of_text(directory, tokenizer))
     write_json(directory / "config.json", config)
     shape = Shape.from_config(config)
     weights = first_weights(shape, recipe.seed)

@@ -1,5 +1,182 @@
-from rewardgrid.base.corpus import Stories
+"""The hub base: a model and a data set of stories, downloaded once from a Hugging Face hub.
+
+Every file comes from one resolved commit and is checked, byte for byte, against the hash that the hub names for it.
+No code is ever fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rewardgrid.base.corpus import Stories, read_stories
+from rewardgrid.base.model_files import INDEX, KEPT
+from rewardgrid.study.bases import HubBase
+from rewardgrid.study.errors import UserError, did_you_mean
+from rewardgrid.study.files import sha256
+
+Kind = Literal["model", "dataset"]
 
 
-def fetch_hub(recipe, directory) -> Stories:
-    raise NotImplementedError
+def fetch_hub(recipe: HubBase, directory: Path) -> Stories:
+    """Download the model, and of the data set as many parquet files as the prompts need.
+
+    Files lie in the ordinary hub cache, so that a second build does not download them again.
+
+    Raises:
+        UserError: no network, no such repository or revision, a truncated or altered file, no safetensors
+            weights, no such split or column.
+    """
+    model = Repository.resolve("model", recipe.model, recipe.model_revision)
+    dataset = Repository.resolve("dataset", recipe.dataset, recipe.dataset_revision)
+    facts: dict[str, Any] = {"source": {"model": model.facts, "dataset": dataset.facts}}
+    splits = {split: dataset.parquet(split) for split in (recipe.train_split, recipe.eval_split)}
+    names = [name for name in model.files if "/" not in name and name.endswith(KEPT)]
+    if not any(name == INDEX or name.endswith(".safetensors") for name in names):
+        raise UserError(
+            f"model {recipe.model}: has no safetensors weights at {model.commit[:10]}, and pickles are not opened; "
+            "choose a revision or a model with model.safetensors"
+        )
+    for name in names:
+        shutil.copyfile(model.fetch(name), directory / name)
+
+    def stories(split: str) -> Iterator[str]:
+        for name in splits[split]:
+            yield from read_stories(dataset.fetch(name), recipe.story_column)
+
+    return Stories(stories(recipe.train_split), stories(recipe.eval_split), facts)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one commit.
+
+    Attributes:
+        files: what the hub says of each file (size, git or LFS hash).
+        facts: for the provenance; names each file that was fetched, with its SHA-256.
+    """
+
+    kind: Kind
+    name: str
+    commit: str
+    files: dict[str, Any]
+    facts: dict[str, Any]
+
+    @classmethod
+    def resolve(cls, kind: Kind, name: str, revision: str) -> Repository:
+        """Ask the hub which commit a revision is, and what it holds."""
+        from huggingface_hub import HfApi
+
+        with _explained(kind, name, revision):
+            info: Any = HfApi(endpoint=_endpoint()).repo_info(
+                name, repo_type=kind, revision=revision, files_metadata=True
+            )
+        facts: dict[str, Any] = {"repository": name, "revision": revision, "commit": info.sha, "files": {}}
+        return cls(kind, name, str(info.sha), {file.rfilename: file for file in info.siblings or []}, facts)
+
+    def parquet(self, split: str) -> list[str]:
+        """The parquet files of a split, in order: those with its name as a word of their path.
+
+        Raises:
+            UserError: there are none.
+        """
+        tables = sorted(name for name in self.files if name.endswith(".parquet"))
+        words = {name: re.split(r"[^a-zA-Z0-9]+", name) for name in tables}
+        found = [name for name in tables if split in words[name]]
+        if not found:
+            hint = did_you_mean(split, {word for name in tables for word in words[name]})
+            raise UserError(
+                f"dataset {self.name}: has no parquet file of the split {split!r};{hint} it has: "
+                f"{', '.join(tables) or 'no parquet file at all (try dataset_revision: refs/convert/parquet)'}"
+            )
+        return found
+
+    def fetch(self, name: str) -> Path:
+        """The path of a file in the cache, downloaded if need be, its bytes checked.
+
+        Raises:
+            UserError: it could not be downloaded, or is not what the hub says it is.
+        """
+        from huggingface_hub import hf_hub_download
+
+        with _explained(self.kind, self.name, self.commit, name):
+            path = Path(
+                hf_hub_download(self.name, name, repo_type=self.kind, revision=self.commit, endpoint=_endpoint())
+            )
+        told = self.files[name]
+        digest = sha256(path)
+        sound = path.stat().st_size == told.size if told.size is not None else True
+        if told.lfs is not None:
+            sound = sound and digest == told.lfs.sha256
+        elif told.blob_id is not None:
+            sound = sound and _git_hash(path) == told.blob_id
+        if not sound:
+            blob = path.resolve()
+            path.unlink(missing_ok=True)
+            blob.unlink(missing_ok=True)
+            raise UserError(
+                f"{self.kind} {self.name}: {name}: truncated or altered on the way (not the size and hash that the "
+                "hub names); it has been removed from the cache: run again"
+            )
+        self.facts["files"][name] = digest
+        return path
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _git_hash(path: Path) -> str:
+    """The name that git gives to a file's content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def _explained(kind: Kind, name: str, revision: str, file: str | None = None) -> Iterator[None]:
+    """Turn what the hub's library raises into one message that says what to do."""
+    from huggingface_hub import errors
+
+    # The httpx that this version of the library uses.
+    transport_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+
+    what = f"{kind} {name}" + (f": {file}" if file else "")
+    hub = _endpoint() or "the hub"
+    try:
+        yield
+    except errors.OfflineModeIsEnabled:
+        raise UserError(f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job") from None
+    except errors.RevisionNotFoundError:
+        key = f"{kind}_revision"
+        raise UserError(
+            f"{what}: {key}: read {revision!r}, but there is no such revision; write a branch, tag or commit of it"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"{what}: no such repository at {hub}, or it is private; check the name, or log in with `hf auth login`"
+        ) from None
+    except errors.HFValidationError as error:
+        raise UserError(f"{what}: no valid repository name ({error}); write owner/name") from None
+    except errors.EntryNotFoundError as error:
+        # The library says so too when it cannot connect and the file is not in the cache.
+        offline = isinstance(error, errors.LocalEntryNotFoundError)
+        raise UserError(_unreachable(what, hub) if offline else f"{what}: no such file") from None
+    except errors.HfHubHTTPError as error:
+        raise UserError(f"{what}: {hub} answered {error.response.status_code}; try again later") from None
+    except transport_error as error:
+        unreachable = file is None or type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError")
+        cut = f"{what}: the download was cut short ({error}); run again"
+        raise UserError(_unreachable(what, hub) if unreachable else cut) from None
+    except OSError as error:
+        raise UserError(f"{what}: the download failed ({str(error).splitlines()[0]}); run again") from None
+
+
+def _unreachable(what: str, hub: str) -> str:
+    return f"{what}: cannot reach {hub}; check the network (HF_ENDPOINT names another hub), then run again"

@@ -1,5 +1,47 @@
-from rewardgrid.base.corpus import Stories
+"""The local base: a Hugging Face directory on this machine and a file of stories."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rewardgrid.base.corpus import Stories, read_stories
+from rewardgrid.base.model_files import KEPT, check_model
+from rewardgrid.study.bases import LocalBase
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import sha256
+
+HELD_OUT_EVERY = 10  # without a file of their own, the evaluation stories are every tenth
 
 
-def copy_local(recipe, directory) -> Stories:
-    raise NotImplementedError
+def copy_local(recipe: LocalBase, directory: Path) -> Stories:
+    """Check the model, copy it, and give the stories.
+
+    Raises:
+        UserError: the directory is missing or holds no plain LLaMA with sound safetensors weights, or there is no
+            such file of stories.
+    """
+    source = Path(recipe.model)
+    if not source.is_dir():
+        raise UserError(f"model: read {recipe.model!r}, but there is no such directory; write the path of one")
+    check_model(source)
+    copied = [path for path in sorted(source.iterdir()) if path.is_file() and path.suffix in KEPT]
+    for path in copied:
+        shutil.copyfile(path, directory / path.name)
+    files = [Path(name) for name in (recipe.stories, recipe.eval_stories) if name]
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of stories; write the path of a .txt or .parquet file")
+    own = recipe.eval_stories is not None
+    return Stories(
+        train=_part(recipe, held_out=False) if not own else read_stories(files[0], recipe.story_column),
+        evaluation=_part(recipe, held_out=True) if not own else read_stories(files[1], recipe.story_column),
+        facts={"source": {str(path): sha256(path) for path in [*copied, *files]}},
+    )
+
+
+def _part(recipe: LocalBase, held_out: bool) -> Iterator[str]:
+    for number, story in enumerate(read_stories(Path(recipe.stories), recipe.story_column), start=1):
+        if (number % HELD_OUT_EVERY == 0) == held_out:
+            yield story

@@ -59,8 +59,9 @@ def weight_files(directory: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
     if pickles:
         raise UserError(
-            f"{directory}: its weights are pickles ({', '.join(pickles)}), which can run code when opened; convert them: "
-            "load the model with transformers where you trust it and call save_pretrained, which writes model.safetensors"
+            f"{directory}: its weights are pickles ({', '.join(pickles)}), which can run code when opened; convert "
+            "them: load the model with transformers where you trust it and call save_pretrained, which writes "
+            "model.safetensors"
         )
     raise UserError(f"{single}: no such weights file; fetch the model again")
 

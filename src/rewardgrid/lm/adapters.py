@@ -119,7 +119,7 @@ class _Adapted(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, scale, reach, scaled = ctx.saved_tensors
         segments, rank = ctx.segments, b.shape[-1]
         parts = list(zip(gradient.split(segments, -1), b.split(segments, 1), strict=True))

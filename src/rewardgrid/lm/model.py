@@ -283,7 +283,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
         return chosen - log_total, entropy
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         h, weight, targets, probabilities = ctx.saved_tensors
         # d logp / d scores = onehot(target) - p
         slope = probabilities * -gradient.unsqueeze(-1)

@@ -102,7 +102,8 @@ def sample(
 def penalize(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     """Repetition penalty (Keskar et al. 2019): scores (R, V), seen ids (R, S), penalty (R,) -> (R, V).
 
-    Changes the scores in place. Gathers and scatters the seen tokens only; a token that was seen twice is written twice with the same value.
+    Changes the scores in place. Gathers and scatters the seen tokens only; one that was seen twice is written twice,
+    with the same value.
     """
     values = scores.gather(1, seen)
     factor = penalty.to(scores.dtype).unsqueeze(1)
@@ -120,7 +121,7 @@ def keep_top(scores: Tensor, k: int) -> Tensor:
 def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
     """Draw from softmax(scores) (R, V) by inverting its cumulative sum at the uniforms (R,).
 
-    Overwrites the scores. The sum is compared with u times its own total, so its rounding never leaves a gap at the end.
+    Overwrites the scores. The sum is compared with u times its own total, so its rounding leaves no gap at the end.
     """
     cumulative = scores.sub_(scores.amax(-1, keepdim=True)).exp_().cumsum_(-1)
     target = uniforms.to(scores.dtype).unsqueeze(1) * cumulative[:, -1:]

@@ -75,7 +75,7 @@ def load(directory: Path, cell: Cell) -> Checkpoint | None:
     for path in _newest_first(directory):
         try:
             return _read(path, cell)
-        except (UserError, SafetensorError, OSError, KeyError, TypeError) as error:
+        except (UserError, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             print(f"warning: {path}: passed over: {error}", file=sys.stderr, flush=True)
     return None
 
@@ -94,7 +94,8 @@ def _read(path: Path, cell: Cell) -> Checkpoint:
     if manifest["spec"] != cell.canonical_json():
         raise UserError("it belongs to another spec")
     files = manifest["files"]
-    assert isinstance(files, dict)
+    if not isinstance(files, dict):
+        raise UserError("manifest.json names no files")
     for name, digest in files.items():
         if sha256(path / name) != digest:
             raise UserError(f"{name} is torn or corrupt (its SHA-256 differs from the manifest's)")

@@ -46,7 +46,10 @@ class Record:
         """Read what :meth:`write` wrote."""
         return cls(
             {
-                name: read_table(directory / f"{name}.parquet", schema).to_dict("records")
+                name: [
+                    {str(key): value for key, value in row.items()}
+                    for row in read_table(directory / f"{name}.parquet", schema).to_dict("records")
+                ]
                 for name, schema in TABLES.items()
             }
         )

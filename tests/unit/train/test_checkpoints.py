@@ -20,7 +20,7 @@ from rewardgrid.train import checkpoint
 from rewardgrid.train.checkpoint import Checkpoint, load, save
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.record import Record
-from tests.runs import Killed, assert_same_run, killed_at, run
+from tests.runs import assert_same_run, killed_at, run
 from tests.tiny import CELLS, make_cell
 
 
@@ -183,7 +183,7 @@ def test_a_full_disk_is_said_so_and_costs_no_older_checkpoint(
     directory, cell = saved
     with monkeypatch.context() as patch:
         fill(patch)
-        with pytest.raises(UserError, match="No space left on device; free some space|free some space"):
+        with pytest.raises(UserError, match="No space left on device.*free some space"):
             save(directory, cell, Checkpoint(6, tensors(6), Record()))
     assert names(directory) == ["step-000002", "step-000004"]
     found = load(directory, cell)
@@ -219,7 +219,12 @@ def test_a_full_disk_ends_training_with_a_message_and_the_next_run_goes_on(
 @pytest.mark.parametrize("method", CELLS)
 @pytest.mark.parametrize("step", [1, 3, 5, 6])
 def test_a_killed_run_goes_on_bit_for_bit(
-    method: str, step: int, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    method: str,
+    step: int,
+    base: Base,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cell = CELLS[method](max_steps=6, seed=2)
     (whole,) = run(train, [cell], base, tmp_path / "whole")
@@ -259,7 +264,3 @@ def test_a_run_with_a_torn_checkpoint_goes_on_from_the_one_before(
     assert "step-000004: passed over: state.safetensors is torn or corrupt" in message
     assert "continues after step 2" in message
     assert_same_run(whole, resumed)
-
-
-def test_the_exception_of_the_tests_is_no_users_error() -> None:
-    assert not issubclass(Killed, UserError)

@@ -70,7 +70,10 @@ def advance(packs: Sequence[Pack], base: Base, steps: int) -> list[list[tuple[Ro
     """Train packs for some steps, all cells from step 0."""
     pool = base.train_prompts().ids
     return [
-        [pack.step(Draws.of_step(pack.cells, pool, [min(step, cell.max_steps - 1) for cell in pack.cells])) for pack in packs]
+        [
+            pack.step(Draws.of_step(pack.cells, pool, [min(step, cell.max_steps - 1) for cell in pack.cells]))
+            for pack in packs
+        ]
         for step in range(steps)
     ]
 
@@ -93,12 +96,10 @@ def test_cells_on_the_leading_axis_train_as_they_would_alone(method: str, base: 
             torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-11, msg=key)
 
 
-@pytest.mark.parametrize("method", PACKS)
+@pytest.mark.parametrize("method", ["lora", "routing"])
 def test_padding_channels_stay_exactly_zero(method: str, base: Base) -> None:
     pack = Pack(PACKS[method], base, torch.device("cpu"))
     advance([pack], base, 3)
-    if pack.policy.width == 0:
-        pytest.skip("full fine-tuning has no channels")
     ranks = [sum(adapter.rank for adapter in adapters) for adapters in pack.policy.adapters]
     assert len(set(ranks)) > 1
     for index, rank in enumerate(ranks):

@@ -139,7 +139,9 @@ class Trainer(GRPOTrainer):
         self.assessor = Assessor([cell], base, device)
         self.pool = with_eos(base.train_prompts().ids, cell, base.vocabulary.eos)
         self.shared_reach: dict[str, Tensor | None] = {"rows": None}
-        self.place, self.rollout, self.row = device, None, {}
+        self.place = device
+        self.rollout: Rollout | None = None
+        self.row: dict[str, float] = {}
         path = str(base.model_dir)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         if cell.is_routing:
@@ -325,7 +327,7 @@ def _paid(completions: list[str], paid: list[float], **_: Any) -> list[float]:
     return paid
 
 
-class Recorder(TrainerCallback):  # type: ignore[misc]
+class Recorder(TrainerCallback):
     """Writes the tables step by step, ends diverged runs, saves checkpoints."""
 
     def __init__(self, cell: Cell, base: Base, directory: Path, recording: Recording, record: Record) -> None:
@@ -358,7 +360,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return  # the summary at the end of training
         trainer, cell, rollout = self.trainer, self.cell, self.trainer.rollout
         step = trainer.step_number
-        row = {key: float(value[0]) for key, value in trainer.assessor.summary(rollout).items()} if rollout else {}
+        row: dict[str, Any] = {}
+        if rollout is not None:
+            row |= {key: float(value[0]) for key, value in trainer.assessor.summary(rollout).items()}
         row |= trainer.row | {
             "step": step,
             "grad_norm": float(logs["grad_norm"]),

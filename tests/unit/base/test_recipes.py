@@ -1,0 +1,85 @@
+"""Recipes of bases: what is refused, and what makes another base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from rewardgrid.study import bases
+from rewardgrid.study.bases import EmbeddedBase, HubBase, LocalBase, Recipe, read_recipe, recipe_hash
+from rewardgrid.study.errors import ConfigError
+
+
+def test_the_kind_chooses_the_recipe() -> None:
+    adapter: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+    assert isinstance(adapter.validate_python({"kind": "embedded"}), EmbeddedBase)
+    assert isinstance(adapter.validate_python({"kind": "hub"}), HubBase)
+    assert isinstance(adapter.validate_python({"kind": "local", "model": "m", "stories": "s.txt"}), LocalBase)
+    with pytest.raises(ValidationError, match="union_tag_invalid"):
+        adapter.validate_python({"kind": "magic"})
+
+
+def test_the_published_base_needs_nothing_but_its_kind() -> None:
+    recipe = HubBase()
+    assert (recipe.model, recipe.dataset) == ("SimpleStories/SimpleStories-1.25M", "SimpleStories/SimpleStories")
+    assert (recipe.prompt_tokens, recipe.train_prompts) == (8, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden": 66}, r"hidden must be heads \(4\) times an even number"),
+        ({"hidden": 60}, r"hidden must be heads \(4\) times an even number"),
+        ({"kv_heads": 3}, r"heads \(4\) must be a multiple of kv_heads \(3\)"),
+        ({"length": 513}, r"length \(513\) must not exceed context \(512\)"),
+        ({"layers": 0}, "greater than or equal to 1"),
+        ({"layers": "2"}, "valid integer"),
+        ({"wide": 1}, "Extra inputs"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EmbeddedBase(**values)  # type: ignore[arg-type]
+
+
+def test_a_recipe_on_the_command_line_gives_a_clear_error() -> None:
+    assert read_recipe('{"kind": "embedded", "layers": 4}', "--recipe") == EmbeddedBase(layers=4)
+    with pytest.raises(ConfigError, match='--recipe: layer: read 4; unknown key; did you mean "layers"'):
+        read_recipe('{"kind": "embedded", "layer": 4}', "--recipe")
+    with pytest.raises(ConfigError, match="--recipe: kind: read .* one of embedded, hub, local"):
+        read_recipe('{"kind": "magic"}', "--recipe")
+    for text in ("{kind", "[]", "3"):
+        with pytest.raises(ConfigError, match="one of embedded, hub, local"):
+            read_recipe(text, "--recipe")
+
+
+def test_every_value_of_a_recipe_is_part_of_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = recipe_hash(EmbeddedBase())
+    assert len(plain) == 10
+    assert recipe_hash(EmbeddedBase(layers=2)) == plain  # a default that is written out changes nothing
+    hashes = {recipe_hash(EmbeddedBase(**{key: 128})) for key in ("hidden", "steps", "seed", "train_prompts")}
+    assert len(hashes | {plain}) == 5
+    assert recipe_hash(HubBase(model_revision="v1")) != recipe_hash(HubBase())
+    monkeypatch.setattr(bases, "BASE_VERSION", bases.BASE_VERSION + 1)
+    assert recipe_hash(EmbeddedBase()) != plain
+
+
+def test_a_recipe_survives_its_own_json() -> None:
+    recipe = LocalBase(model="m", stories="s.txt")
+    assert recipe_hash(read_recipe(recipe.model_dump_json(), "x")) == recipe_hash(recipe)
+
+
+def test_the_bytes_of_local_files_are_part_of_the_hash(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    recipe = LocalBase(model=str(tmp_path / "model"), stories=str(tmp_path / "s.txt"))
+    seen = {recipe_hash(recipe)}
+    for name in ("s.txt", "model/model.safetensors", "model/tokenizer.json"):
+        (tmp_path / name).write_text("one")
+        seen.add(recipe_hash(recipe))
+        (tmp_path / name).write_text("two")
+        seen.add(recipe_hash(recipe))
+    assert len(seen) == 7
+    (tmp_path / "model" / "README.md").write_text("not read")
+    assert recipe_hash(recipe) in seen
