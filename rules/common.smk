@@ -7,6 +7,8 @@ os.environ.update(
     PYTHONPATH=os.path.join(workflow.basedir, "src"),
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_TELEMETRY="1",
+    # Named here because training, the one rule that must never run twice, cannot always have it as its input.
+    STUDY=str(study.layout.root / "study.json"),
 )
 
 
@@ -44,16 +46,14 @@ def base_file(name):
     return lambda wildcards: str(study.layout.base(cell_of(wildcards).base_id) / name)
 
 
-def base_of_untrained(wildcards):
-    """The files of the base that a cell starts from; none once the cell is trained."""
+def needs_of_untrained(wildcards):
+    """What a cell is trained from; nothing once it is trained."""
     cell = cell_of(wildcards)
     if (study.layout.train(cell.name) / "status.json").exists():
         return []
     base = study.layout.base(cell.base_id)
-    return [
-        str(base / name)
-        for name in ("model", "train_prompts.parquet", "eval_prompts.parquet", "provenance.json")
-    ]
+    names = ("model", "train_prompts.parquet", "eval_prompts.parquet", "provenance.json")
+    return [*(str(base / name) for name in names), str(study.layout.root / "study.json")]
 
 
 def metrics_of(wildcards):

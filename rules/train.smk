@@ -4,9 +4,8 @@
 rule train:
     """Train one cell. Its path is its identity: only a missing result trains it, whatever else has changed."""
     input:
-        # A base that is lost and made again must not take trained cells with it, as even an ancient file does.
-        base=ancient(base_of_untrained),
-        study=ancient("<results>/study.json"),
+        # Even an ancient file takes trained cells with it when it is lost and made again: they ask for none.
+        ancient(needs_of_untrained),
     output:
         spec="<results>/cells/{cell}/spec.json",
         train=directory("<results>/cells/{cell}/train"),
@@ -23,5 +22,5 @@ rule train:
     shell:
         # No `params`: a rule that gains or loses one would train everything again. The path says which cell it is.
         # Checkpoints lie beside the outputs and are not declared: a job that is tried again goes on from them.
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/train.py --study {input.study:q} "
+        'OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/train.py --study "$STUDY" '
         "--cells {wildcards.cell:q} > {log:q} 2>&1"

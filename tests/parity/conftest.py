@@ -1,14 +1,35 @@
-"""The tiny base that these tests train on."""
+"""The tiny base that both engines train on, and what TRL does on it."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pytest
+import torch
 
 from rewardgrid.base.load import Base
-from tests.tiny import make_base
+from tests.parity.trl_side import Step, watch
+from tests.tiny import CELLS, exact_hf, make_base
+
+Traces = Callable[[str, torch.dtype], list[Step]]
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """A LLaMA with random weights and a vocabulary of some forty tokens."""
     return make_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def trl_steps(base: Base) -> Traces:
+    """TRL's steps of the tiny cell of a method, in one arithmetic; computed once."""
+
+    @functools.cache
+    def steps(method: str, dtype: torch.dtype) -> list[Step]:
+        if dtype == torch.float64:
+            with exact_hf():
+                return watch(CELLS[method](), base, dtype)
+        return watch(CELLS[method](), base, dtype)
+
+    return steps

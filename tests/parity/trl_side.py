@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.cell import Cell
@@ -26,7 +26,7 @@ class Step:
         rewards: (B,) what its reward function said.
         gradient: by name, before clipping.
         weights: by name, after the optimizer.
-        figures: loss, kl, entropy, grad_norm, lr.
+        figures: loss, kl, entropy, grad_norm, clipped (the norm after clipping), lr.
     """
 
     batch: dict[str, Tensor]
@@ -42,6 +42,7 @@ class Watched(engine.Trainer):
     def __init__(self, cell: Cell, base: Base, dtype: torch.dtype, own_rollouts: bool = True) -> None:
         transformers.logging.set_verbosity_error()
         warnings.filterwarnings("ignore", category=FutureWarning)
+        self.dtype = dtype
         super().__init__(cell, base, 0, CPU, own_rollouts)
         self.model.to(dtype)
         if self.ref_model is not None:
@@ -51,8 +52,22 @@ class Watched(engine.Trainer):
         self.add_callback(Watcher(self))
         self.remove_callback(transformers.PrinterCallback)
 
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None, None]:
+        if self.dtype == torch.float32:
+            found: tuple[Tensor, Tensor | None, None] = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *rest, **options
+            )
+            return found
+        # TRL's own head computes in float32 whatever the model's type: the same words in float64.
+        logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, -logits_to_keep - 1 : -1]
+        every = logits.log_softmax(-1)
+        chosen = every.gather(-1, input_ids[:, -logits_to_keep:, None]).squeeze(-1)
+        return chosen, -(every.exp() * every).sum(-1).detach(), None
+
     def _calculate_rewards(self, *arguments: Any) -> Tensor:
-        found: Tensor = super()._calculate_rewards(*arguments)
+        found: Tensor = super()._calculate_rewards(*arguments).to(self.dtype)
         self.paid = found[:, 0].clone()
         return found
 
@@ -109,12 +124,14 @@ def by_name(trainer: Watched, gradients: bool) -> dict[str, Tensor]:
 
 def watch(cell: Cell, base: Base, dtype: torch.dtype, own_rollouts: bool = True) -> list[Step]:
     """Train a cell with TRL and return all of its steps."""
-    trainer = Watched(cell, base, dtype, own_rollouts)
-    trainer.train()
+    # TRL divides counts of completions in torch's default type.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        trainer = Watched(cell, base, dtype, own_rollouts)
+        trainer.train()
+    finally:
+        torch.set_default_dtype(before)
     assert len(trainer.seen) == cell.max_steps
     return trainer.seen
 
-
-def linears(model: nn.Module) -> list[str]:
-    """Names of a model's linear layers."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

@@ -62,7 +62,7 @@ def test_bases_are_a_target_without_training(published: Project) -> None:
 def test_one_cell_needs_its_own_training_only(published: Project) -> None:
     study = load_study([published.directory / "config/config.yaml"])
     plan = published.plan(str(study.layout.metrics(study.grid["lora_rank"][0].name)))
-    assert plan == {"base": 1, "evaluate_base": 1, "train": 1, "evaluate": 1}
+    assert plan == {"study": 1, "base": 1, "evaluate_base": 1, "train": 1, "evaluate": 1}
 
 
 def test_a_base_from_the_hub_is_brought_in_by_a_job_of_its_own(published: Project) -> None:

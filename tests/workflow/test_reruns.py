@@ -176,14 +176,16 @@ def test_other_published_figures_are_compared_again(project: Project) -> None:
         assert project.plan() == {"figures": 2, "findings": 1, "results": 1}
 
 
-def test_a_lost_base_is_made_again_only_for_those_who_need_it(project: Project, study: Study, cell: Cell) -> None:
-    (base,) = study.base_recipes
-    path = project.directory / study.layout.base(base)
+@pytest.mark.parametrize(("lost", "made"), [("base", {"base": 1}), ("study.json", {})])
+def test_what_is_lost_and_made_again_takes_no_trained_cell_with_it(
+    project: Project, lost: str, made: dict[str, int]
+) -> None:
+    path = project.directory / "results" / lost
     shutil.move(path, project.directory / "kept")
     try:
         assert project.plan() == {}
         with configured(project, {"evaluation": {"seed": 5}}):
-            assert project.plan() == RENDER | MEASURE | {"base": 1}
+            assert project.plan() == RENDER | MEASURE | made
     finally:
         shutil.move(project.directory / "kept", path)
 
@@ -192,7 +194,7 @@ def test_one_bad_cell_blocks_no_other_and_what_there_is_can_be_rendered(project:
     train = project.directory / "workflow/scripts/train.py"
     overlay = {"experiments": {"sweep": {"grids": [{"beta": [0.5, 0.1, 0.6]}]}}}
     parse = "    arguments = parser.parse_args(argv)\n"
-    sabotage = "    if '\"beta\":0.5,' in arguments.spec:\n        sys.exit('error: this cell is broken')\n"
+    sabotage = "    if '_beta0.5_' in arguments.cells[0]:\n        sys.exit('error: this cell is broken')\n"
     with configured(project, overlay), edited(train, parse, parse + sabotage):
         done = project.run("--cores", "1", check=False)
         assert done.returncode == 1

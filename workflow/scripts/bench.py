@@ -25,7 +25,7 @@ from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import EmbeddedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import write_json, write_text
-from rewardgrid.train.engines.native import Graph, Pack
+from rewardgrid.train.engines.native import Graph, Pack, keep_freed_memory
 from rewardgrid.train.record import hardware, versions
 from rewardgrid.train.rollout import Draws
 
@@ -257,6 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=Path("BENCHMARKS.md"), help="page whose tables are replaced")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()
     device = torch.device(arguments.device)
     rows = measure(arguments.steps, device, arguments.shapes, arguments.batches)
     result = {"hardware": hardware(), "device": device.type, "versions": versions(), "rows": rows}

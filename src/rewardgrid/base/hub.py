@@ -7,6 +7,7 @@ No code is ever fetched.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,41 +18,66 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewardgrid.base.corpus import Stories, read_stories
-from rewardgrid.base.model_files import INDEX, KEPT
+from rewardgrid.base.model_files import KEPT, check_model
 from rewardgrid.study.bases import HubBase
 from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.files import sha256
 
 Kind = Literal["model", "dataset"]
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
 
 def fetch_hub(recipe: HubBase, directory: Path) -> Stories:
     """Download the model, and of the data set as many parquet files as the prompts need.
 
-    Files lie in the ordinary hub cache, so that a second build does not download them again.
+    Files lie in the ordinary hub cache, so that a second build does not download them again. A split is read in the
+    order of its file names, and only as far as the prompts reach.
 
     Raises:
-        UserError: no network, no such repository or revision, a truncated or altered file, no safetensors
-            weights, no such split or column.
+        UserError: no network, no such repository or revision, a truncated or altered file, no plain LLaMA with
+            safetensors weights, no such split or column.
     """
+    _settle_library()
     model = Repository.resolve("model", recipe.model, recipe.model_revision)
     dataset = Repository.resolve("dataset", recipe.dataset, recipe.dataset_revision)
     facts: dict[str, Any] = {"source": {"model": model.facts, "dataset": dataset.facts}}
     splits = {split: dataset.parquet(split) for split in (recipe.train_split, recipe.eval_split)}
     names = [name for name in model.files if "/" not in name and name.endswith(KEPT)]
-    if not any(name == INDEX or name.endswith(".safetensors") for name in names):
+    if not any(name.endswith(".safetensors") for name in names):
         raise UserError(
-            f"model {recipe.model}: has no safetensors weights at {model.commit[:10]}, and pickles are not opened; "
+            f"model {recipe.model}: has no safetensors weights at {model.commit[:10]} (it has: "
+            f"{', '.join(sorted(model.files)) or 'no files'}), and pickles, which can run code, are not opened; "
             "choose a revision or a model with model.safetensors"
         )
     for name in names:
         shutil.copyfile(model.fetch(name), directory / name)
+    try:
+        check_model(directory)
+    except UserError as error:
+        # The directory is about to go, so the message names the repository.
+        raise UserError(str(error).replace(str(directory), f"model {recipe.model} at {model.commit[:10]}")) from None
 
     def stories(split: str) -> Iterator[str]:
         for name in splits[split]:
             yield from read_stories(dataset.fetch(name), recipe.story_column)
 
     return Stories(stories(recipe.train_split), stories(recipe.eval_split), facts)
+
+
+def _settle_library() -> None:
+    """Download over plain HTTP, whose bytes and failures are the same at every hub, and report in one voice.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # read when the library is first imported
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        from huggingface_hub.utils import logging
+    except ImportError:
+        raise UserError('kind: read "hub", which needs huggingface_hub; run: pip install "rewardgrid[hub]"') from None
+    logging.set_verbosity_error()  # its warnings tell of the retries whose outcome we report
 
 
 @dataclass(frozen=True)
@@ -71,30 +97,43 @@ class Repository:
 
     @classmethod
     def resolve(cls, kind: Kind, name: str, revision: str) -> Repository:
-        """Ask the hub which commit a revision is, and what it holds."""
+        """Ask the hub which commit a revision is, and what it holds.
+
+        Raises:
+            UserError: it cannot be reached, or knows no such repository or revision.
+        """
         from huggingface_hub import HfApi
 
         with _explained(kind, name, revision):
             info: Any = HfApi(endpoint=_endpoint()).repo_info(
                 name, repo_type=kind, revision=revision, files_metadata=True
             )
+        if not COMMIT.fullmatch(str(info.sha)):
+            raise UserError(f"{kind} {name}: {_endpoint()} named no commit, so it is no hub; check HF_ENDPOINT")
         facts: dict[str, Any] = {"repository": name, "revision": revision, "commit": info.sha, "files": {}}
         return cls(kind, name, str(info.sha), {file.rfilename: file for file in info.siblings or []}, facts)
 
     def parquet(self, split: str) -> list[str]:
-        """The parquet files of a split, in order: those with its name as a word of their path.
+        """The parquet files of a split, in order: ``<split>.parquet``, ``<split>-*.parquet``, ``<split>/*.parquet``.
 
         Raises:
-            UserError: there are none.
+            UserError: there are none, or several folders have some (configurations of the data set).
         """
         tables = sorted(name for name in self.files if name.endswith(".parquet"))
-        words = {name: re.split(r"[^a-zA-Z0-9]+", name) for name in tables}
-        found = [name for name in tables if split in words[name]]
+        of_split = re.compile(rf"(.*/)?{re.escape(split)}(-[^/]*|/[^/]+)?\.parquet")
+        found = [name for name in tables if of_split.fullmatch(name)]
+        folders = sorted({str(Path(name).parent) for name in found})
         if not found:
-            hint = did_you_mean(split, {word for name in tables for word in words[name]})
+            words = {word for name in tables for word in re.split(r"[^a-zA-Z0-9]+", name)}
             raise UserError(
-                f"dataset {self.name}: has no parquet file of the split {split!r};{hint} it has: "
+                f"dataset {self.name}: has no parquet file of the split {split!r};{did_you_mean(split, words)} it has: "
                 f"{', '.join(tables) or 'no parquet file at all (try dataset_revision: refs/convert/parquet)'}"
+            )
+        if len(folders) > 1:
+            raise UserError(
+                f"dataset {self.name}: the split {split!r} has files in several folders ({', '.join(folders)}); "
+                "write the folder too, for example "
+                f"{found[0].removesuffix('.parquet').rsplit(split, 1)[0] + split!r}"
             )
         return found
 
@@ -129,8 +168,11 @@ class Repository:
         return path
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
+def _endpoint() -> str:
+    """The address of the hub: HF_ENDPOINT, or else the library's own."""
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
 
 
 def _git_hash(path: Path) -> str:
@@ -148,11 +190,14 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
     transport_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
 
     what = f"{kind} {name}" + (f": {file}" if file else "")
-    hub = _endpoint() or "the hub"
+    hub = _endpoint()
     try:
         yield
     except errors.OfflineModeIsEnabled:
-        raise UserError(f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job") from None
+        raise UserError(
+            f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job, or choose `base: embedded`, "
+            "which needs no network"
+        ) from None
     except errors.RevisionNotFoundError:
         key = f"{kind}_revision"
         raise UserError(
@@ -174,9 +219,14 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
         unreachable = file is None or type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError")
         cut = f"{what}: the download was cut short ({error}); run again"
         raise UserError(_unreachable(what, hub) if unreachable else cut) from None
+    except json.JSONDecodeError:
+        raise UserError(f"{what}: {hub} did not answer as a hub does; check HF_ENDPOINT and the proxy") from None
     except OSError as error:
         raise UserError(f"{what}: the download failed ({str(error).splitlines()[0]}); run again") from None
 
 
 def _unreachable(what: str, hub: str) -> str:
-    return f"{what}: cannot reach {hub}; check the network (HF_ENDPOINT names another hub), then run again"
+    return (
+        f"{what}: cannot reach {hub}; check the network and run again, set HF_ENDPOINT to a hub that can be reached, "
+        "or choose `base: embedded`, which needs no network"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rewardgrid.study.errors import UserError
 
 TRAIN_ORDER = 0  # seeds of the two orders
 EVAL_ORDER = 99  # the published evaluation's
+CHUNK = 500  # stories encoded at once
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,16 @@ def cut_prompts(stories: Iterable[str], tokenizer: Tokenizer, tokens: int, most:
     Stories that are shorter are skipped, prompts that have been met already dropped.
     """
     distinct: dict[tuple[int, ...], None] = {}
-    for ids in _encoded(stories, tokenizer):
-        if len(ids) >= tokens:
-            distinct[tuple(ids[:tokens])] = None
-        if len(distinct) == most:
-            break
+    remaining = iter(stories)
+    # Never more stories at once than prompts are wanting: the next one may lie in a file that is not fetched yet.
+    while chunk := list(itertools.islice(remaining, min(CHUNK, most - len(distinct)))):
+        for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
+            if len(encoding.ids) >= tokens:
+                distinct[tuple(encoding.ids[:tokens])] = None
     uniform = random.Random(order).random
     rows = [row for _, row in sorted((uniform(), row) for row in distinct)]
     text = tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=True)
     return Prompts(text, np.array(rows, dtype=np.int64).reshape(-1, tokens))
-
-
-def _encoded(stories: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """Token ids of each story, without special tokens."""
-    remaining = iter(stories)
-    while chunk := list(itertools.islice(remaining, 500)):
-        yield from (encoding.ids for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False))
 
 
 def write_prompts(path: Path, prompts: Prompts) -> None:

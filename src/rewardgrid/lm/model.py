@@ -273,20 +273,19 @@ class _TokenLogProbabilities(torch.autograd.Function):
         scores = scores.float() if scores.dtype == torch.bfloat16 else scores
         scores -= scores.amax(-1, keepdim=True)
         chosen = scores.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        probabilities = scores.exp()
-        total = probabilities.sum(-1, keepdim=True)
-        probabilities /= total
-        log_total = total.squeeze(-1).log()
-        entropy = log_total - torch.linalg.vecdot(probabilities, scores)
-        ctx.save_for_backward(h, weight, targets, probabilities)
+        odds = scores.exp()  # probabilities, up to their total
+        total = odds.sum(-1)
+        log_total = total.log()
+        entropy = log_total - torch.linalg.vecdot(odds, scores) / total
+        ctx.save_for_backward(h, weight, targets, odds, total)
         ctx.mark_non_differentiable(entropy)
         return chosen - log_total, entropy
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        h, weight, targets, probabilities = ctx.saved_tensors
-        # d logp / d scores = onehot(target) - p
-        slope = probabilities * -gradient.unsqueeze(-1)
+        h, weight, targets, odds, total = ctx.saved_tensors
+        # d logp / d scores = onehot(target) - p; in place, because the odds are large and not needed again.
+        slope = odds.mul_((-gradient / total).unsqueeze(-1))
         slope.scatter_add_(-1, targets.unsqueeze(-1), gradient.unsqueeze(-1))
         slope = slope.to(h.dtype)
         to_h = multiply(slope, weight.mT) if ctx.needs_input_grad[0] else None

@@ -48,7 +48,7 @@ def test_a_recipe_on_the_command_line_gives_a_clear_error() -> None:
     assert read_recipe('{"kind": "embedded", "layers": 4}', "--recipe") == EmbeddedBase(layers=4)
     with pytest.raises(ConfigError, match='--recipe: layer: read 4; unknown key; did you mean "layers"'):
         read_recipe('{"kind": "embedded", "layer": 4}', "--recipe")
-    with pytest.raises(ConfigError, match="--recipe: kind: read .* one of embedded, hub, local"):
+    with pytest.raises(ConfigError, match=r"--recipe: kind: read .* one of embedded, hub, local"):
         read_recipe('{"kind": "magic"}', "--recipe")
     for text in ("{kind", "[]", "3"):
         with pytest.raises(ConfigError, match="one of embedded, hub, local"):

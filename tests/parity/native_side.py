@@ -1,0 +1,110 @@
+"""The native engine's side: it is given TRL's completions and rewards, and followed step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewardgrid.base.load import Base
+from rewardgrid.lm.sampler import Completions
+from rewardgrid.study.cell import Cell
+from rewardgrid.train import grpo
+from rewardgrid.train.engines.native import Pack
+from rewardgrid.train.rewards import Scores
+from rewardgrid.train.rollout import Rollout
+from rewardgrid.train.routing import Labels
+from tests.parity.trl_side import CPU, Step
+from tests.tiny import named
+
+Mask = Callable[[Completions], Tensor]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest differences: ``relative`` to the largest value of a tensor; ``weights`` in learning rates."""
+
+    relative: float
+    weights: float
+    kept: float
+    """Share of a tensor's weights that may differ by more than ``weights``."""
+
+
+EXACT = Tolerance(relative=1e-9, weights=1e-6, kept=0.0)
+# In float32 an element whose gradient is itself a rounding error is moved by up to a learning rate, one way or the
+# other: Adam divides by its size.
+SINGLE = Tolerance(relative=1e-4, weights=1e-2, kept=0.02)
+
+
+def rollout_of(step: Step, eos: int, mask: Mask | None = None) -> Rollout:
+    """TRL's batch as the native engine's rollout (C = 1)."""
+    ids = step.batch["completion_ids"].unsqueeze(0)
+    completions = Completions(ids, step.batch["completion_mask"].bool().unsqueeze(0), eos)
+    if mask is not None:
+        completions = Completions(ids, mask(completions), eos)
+    flagged = step.batch.get("flagged", torch.zeros(ids.shape[1], dtype=torch.bool)).unsqueeze(0)
+    rewards = step.rewards.unsqueeze(0)
+    none = torch.zeros_like(flagged)
+    return Rollout(
+        torch.cat([step.batch["prompt_ids"].unsqueeze(0), ids], -1),
+        completions,
+        Scores(rewards, rewards, torch.zeros_like(rewards)),
+        Labels(none, none, none, flagged),
+        rewards,
+    )
+
+
+def follow(
+    cell: Cell, base: Base, steps: Sequence[Step], dtype: torch.dtype, tolerance: Tolerance, mask: Mask | None = None
+) -> list[str]:
+    """Everything in which a native run of the cell on TRL's completions differs from TRL's; nothing: parity.
+
+    Args:
+        mask: replaces the native engine's mask of completion tokens (a mutation).
+    """
+    pack = Pack([cell], base, CPU, dtype)
+    found: list[str] = []
+    for number, step in enumerate(steps, 1):
+        rollout = rollout_of(step, base.vocabulary.eos, mask)
+        shown = step.batch["completion_mask"].bool()
+        advantage = grpo.advantages(rollout.rewards, cell.num_generations)[0]
+        reference = pack.reference_logps(rollout)
+        columns = pack.update(rollout, reference)
+        clipped = columns["grad_norm"] * grpo.clip_factor(columns["grad_norm"], pack.max_grad_norm)
+        figures = {key: float(columns[key]) for key in ("loss", "kl", "entropy", "grad_norm", "lr")}
+        pairs: list[tuple[str, Tensor, Tensor]] = [
+            ("advantages", advantage, step.batch["advantages"]),
+            ("reference", reference[0][shown], step.batch["ref_per_token_logps"][shown]),
+        ]
+        for key, value in (figures | {"clipped": float(clipped)}).items():
+            pairs.append((key, *torch.tensor([[value], [step.figures[key]]], dtype=torch.float64)))
+        pairs += _by_name("gradient", named(pack.policy, pack.policy.gradient), step.gradient)
+        for what, ours, theirs in pairs:
+            difference = apart(ours, theirs)
+            # Loss and KL are differences of larger numbers: what is left is compared with those.
+            scale = 1.0 if what in ("loss", "kl") else max(float(theirs.abs().max()), 1e-6)
+            if not difference <= tolerance.relative * scale:
+                found.append(f"step {number}: {what} differs by {difference:.3g} of {scale:.3g}")
+        lr = figures["lr"]
+        for what, ours, theirs in _by_name("weights", named(pack.policy, pack.policy.parameters), step.weights):
+            far = (ours - theirs).abs() > tolerance.weights * lr + torch.finfo(dtype).eps * theirs.abs()
+            if float(far.double().mean()) > tolerance.kept:
+                found.append(f"step {number}: {what}: {int(far.sum())} of {far.numel()} differ")
+    return found
+
+
+def _by_name(
+    what: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]
+) -> Iterable[tuple[str, Tensor, Tensor]]:
+    assert ours.keys() == theirs.keys()
+    return [(f"{what} of {name}", ours[name], theirs[name]) for name in theirs]
+
+
+def apart(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference; infinite where one of the two is not finite."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    difference = (ours.double() - theirs.double()).abs().max()
+    return float(difference) if torch.isfinite(difference) else float("inf")
