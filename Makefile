@@ -6,7 +6,7 @@ READY := .venv/.ready
 PYTHON_CODE := src tests workflow/scripts
 SNAKEMAKE_CODE := Snakefile rules
 # snakefmt calls shfmt, which lies beside it.
-SNAKEFMT := PATH="$(abspath $(BIN)):$$PATH" snakefmt --line-length 110
+SNAKEFMT := PATH="$(abspath $(BIN)):$$PATH" snakefmt --line-length 120
 
 # One thread for each process: models this small gain nothing from more.
 export OMP_NUM_THREADS := 1

@@ -20,9 +20,7 @@ wildcard_constraints:
 
 def bases_of(*kinds):
     """A pattern of the bases of these kinds; one that matches nothing where there are none."""
-    return (
-        "|".join(base for base, (_, recipe) in study.base_recipes.items() if recipe.kind in kinds) or "(?!)"
-    )
+    return "|".join(base for base, (_, recipe) in study.base_recipes.items() if recipe.kind in kinds) or "(?!)"
 
 
 def recipe_of(wildcards):

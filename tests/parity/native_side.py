@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
+from rewardgrid.lm.adapters import from_peft
+from rewardgrid.lm.model import from_hf
 from rewardgrid.lm.sampler import Completions
 from rewardgrid.study.cell import Cell
 from rewardgrid.train import grpo
 from rewardgrid.train.engines.native import Pack
+from rewardgrid.train.policy import Policy
 from rewardgrid.train.rewards import Scores
 from rewardgrid.train.rollout import Rollout
 from rewardgrid.train.routing import Labels
@@ -28,14 +31,16 @@ class Tolerance:
 
     relative: float
     weights: float
-    kept: float
+    stray: float
     """Share of a tensor's weights that may differ by more than ``weights``."""
+    afresh: bool
+    """Whether each step starts from TRL's weights."""
 
 
-EXACT = Tolerance(relative=1e-9, weights=1e-6, kept=0.0)
+EXACT = Tolerance(relative=1e-9, weights=1e-6, stray=0.0, afresh=False)
 # In float32 an element whose gradient is itself a rounding error is moved by up to a learning rate, one way or the
-# other: Adam divides by its size.
-SINGLE = Tolerance(relative=1e-4, weights=1e-2, kept=0.02)
+# other, because Adam divides by its size. Those few strays would grow from step to step.
+SINGLE = Tolerance(relative=1e-4, weights=1e-2, stray=0.02, afresh=True)
 
 
 def rollout_of(step: Step, eos: int, mask: Mask | None = None) -> Rollout:
@@ -90,9 +95,27 @@ def follow(
         lr = figures["lr"]
         for what, ours, theirs in _by_name("weights", named(pack.policy, pack.policy.parameters), step.weights):
             far = (ours - theirs).abs() > tolerance.weights * lr + torch.finfo(dtype).eps * theirs.abs()
-            if float(far.double().mean()) > tolerance.kept:
+            if float(far.double().mean()) > tolerance.stray:
                 found.append(f"step {number}: {what}: {int(far.sum())} of {far.numel()} differ")
+        if tolerance.afresh:
+            put(pack.policy, step.weights)
     return found
+
+
+@torch.no_grad()
+def put(policy: Policy, tensors: dict[str, Tensor]) -> None:
+    """Set the trained weights of a pack of one cell from tensors by name."""
+    adapters = policy.adapters[0]
+    if adapters:
+        split = [
+            (each, {key.removeprefix(f"{each.name}/"): t for key, t in tensors.items() if key.startswith(each.name)})
+            for each in adapters
+        ]
+        weights = from_peft(policy.shape, split)
+    else:
+        weights = from_hf(policy.shape, tensors)
+    for key, view in policy.views.items():
+        view.copy_(weights[key])
 
 
 def _by_name(

@@ -144,6 +144,8 @@ class Trainer(GRPOTrainer):
         self.row: dict[str, float] = {}
         path = str(base.model_dir)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        # Padding is [EOS], which a prompt may hold (prompt_eos): its embedding is trained like any other.
+        model.get_input_embeddings().padding_idx = None
         if cell.is_routing:
             self._install(model)
         lora = None
