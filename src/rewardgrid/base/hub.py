@@ -121,21 +121,19 @@ class Repository:
         """
         tables = sorted(name for name in self.files if name.endswith(".parquet"))
         of_split = re.compile(rf"(.*/)?{re.escape(split)}(-[^/]*|/[^/]+)?\.parquet")
-        found = [name for name in tables if of_split.fullmatch(name)]
-        folders = sorted({str(Path(name).parent) for name in found})
+        found = {name: match[1] or "" for name in tables if (match := of_split.fullmatch(name))}
         if not found:
             words = {word for name in tables for word in re.split(r"[^a-zA-Z0-9]+", name)}
             raise UserError(
                 f"dataset {self.name}: has no parquet file of the split {split!r};{did_you_mean(split, words)} it has: "
                 f"{', '.join(tables) or 'no parquet file at all (try dataset_revision: refs/convert/parquet)'}"
             )
-        if len(folders) > 1:
+        if len(folders := sorted(set(found.values()))) > 1:
             raise UserError(
-                f"dataset {self.name}: the split {split!r} has files in several folders ({', '.join(folders)}); "
-                "write the folder too, for example "
-                f"{found[0].removesuffix('.parquet').rsplit(split, 1)[0] + split!r}"
+                f"dataset {self.name}: the split {split!r} has files in several folders; write one of "
+                f"{', '.join(repr(folder + split) for folder in folders)}"
             )
-        return found
+        return list(found)
 
     def fetch(self, name: str) -> Path:
         """The path of a file in the cache, downloaded if need be, its bytes checked.
@@ -222,7 +220,7 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
     except json.JSONDecodeError:
         raise UserError(f"{what}: {hub} did not answer as a hub does; check HF_ENDPOINT and the proxy") from None
     except OSError as error:
-        raise UserError(f"{what}: the download failed ({str(error).splitlines()[0]}); run again") from None
+        raise UserError(f"{what}: the download failed ({str(error).partition(chr(10))[0]}); run again") from None
 
 
 def _unreachable(what: str, hub: str) -> str:

@@ -1,11 +1,11 @@
-"""A base from a directory on this machine, and everything that can be wrong with it."""
+"""A base from files of this machine: copied and checked, or one message that names what is wrong."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,154 +13,166 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rewardgrid.base.build import build_base
-from rewardgrid.base.load import load_base
-from rewardgrid.base.model_files import INDEX
-from rewardgrid.base.stories import story
-from rewardgrid.study.bases import EmbeddedBase, LocalBase
+from rewardgrid.base.load import Base, load_base
+from rewardgrid.study.bases import LocalBase
 from rewardgrid.study.errors import UserError
+from tests.tiny import PROMPT_TOKENS, WORDS, make_base
 
-TINY = EmbeddedBase(hidden=16, mlp_width=24, steps=2, batch=8, length=40, context=64, train_prompts=5, eval_prompts=5)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound Hugging Face directory."""
-    out = tmp_path_factory.mktemp("made") / "tiny"
-    build_base("tiny", TINY, out)
-    return out / "model"
+WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
-def recipe(source: Path, tmp_path: Path) -> LocalBase:
-    """A recipe over a copy of the directory, which a test may damage, and thirty stories."""
-    shutil.copytree(source, tmp_path / "model")
-    (tmp_path / "stories.txt").write_text("\n".join(story(0, index) for index in range(30)), encoding="utf-8")
-    return LocalBase(model=str(tmp_path / "model"), stories=str(tmp_path / "stories.txt"))
+def model(tmp_path: Path) -> Path:
+    """A sound Hugging Face directory."""
+    return make_base(tmp_path / "origin").model_dir
 
 
-def edit(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+def told(number: int) -> str:
+    """A story; no two of these numbers below 300 share their first four words."""
+    return f"the {WORDS[number % 20]} {WORDS[number // 20]} ran. to home one day"
 
 
-def test_a_local_base_is_a_copy_with_every_tenth_story_held_out(recipe: LocalBase, tmp_path: Path) -> None:
-    build_base("mine", recipe, tmp_path / "out")
-    base = load_base(tmp_path / "out")
-    assert (len(base.train_prompts()), len(base.eval_prompts())) == (27, 3)
-    tenth = base.tokenizer.encode(story(0, 9), add_special_tokens=False).ids[:8]
-    assert tenth in base.eval_prompts().ids.tolist()
-    assert tenth not in base.train_prompts().ids.tolist()
-    assert base.weights[0].read_bytes() == (Path(recipe.model) / "model.safetensors").read_bytes()
-    assert set(base.provenance["facts"]["source"]) >= {recipe.stories, f"{recipe.model}/model.safetensors"}
+def text(path: Path, numbers: range) -> str:
+    path.write_text("\n\n".join(told(number) for number in numbers) + "\n")
+    return str(path)
 
 
-def test_evaluation_stories_may_have_a_file_of_their_own(recipe: LocalBase, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": [story(1, index) for index in range(4)]}), tmp_path / "eval.parquet")
-    own = recipe.model_copy(update={"eval_stories": str(tmp_path / "eval.parquet"), "story_column": "text"})
-    build_base("mine", own, tmp_path / "out")
-    base = load_base(tmp_path / "out")
-    assert (len(base.train_prompts()), len(base.eval_prompts())) == (30, 4)
+def build(model: Path, out: Path, stories: str, **recipe: Any) -> Base:
+    values = {"model": str(model), "stories": stories, "prompt_tokens": PROMPT_TOKENS}
+    build_base("mine", LocalBase.model_validate(values | recipe), out)
+    return load_base(out)
 
 
-def test_the_end_of_a_text_is_the_tokenizers_and_not_the_configurations_default(
-    recipe: LocalBase, tmp_path: Path
-) -> None:
-    edit(Path(recipe.model) / "config.json", eos_token_id=2, pad_token_id=None)
-    (Path(recipe.model) / "generation_config.json").unlink()
-    build_base("mine", recipe, tmp_path / "out")
-    for name in ("config.json", "generation_config.json"):
-        written = json.loads((tmp_path / "out" / "model" / name).read_text())
-        assert (written["eos_token_id"], written["pad_token_id"]) == (1, 1)
+def firsts(numbers: list[int]) -> set[str]:
+    return {" ".join(told(number).split()[:PROMPT_TOKENS]).rstrip(".") for number in numbers}
 
 
-def test_weights_in_shards_are_read_through_their_index(recipe: LocalBase, tmp_path: Path) -> None:
-    model = Path(recipe.model)
-    tensors = load_file(model / "model.safetensors")
-    (model / "model.safetensors").unlink()
+def test_without_a_file_of_their_own_every_tenth_story_is_held_out(model: Path, tmp_path: Path) -> None:
+    base = build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
+    assert set(base.eval_prompts().text) == firsts([9, 19, 29, 39])
+    assert set(base.train_prompts().text) == firsts([n for n in range(40) if n % 10 != 9])
+
+
+def test_a_file_of_evaluation_stories_leaves_all_others_to_training(model: Path, tmp_path: Path) -> None:
+    column = pa.table({"tale": [told(number) for number in range(100, 107)]})
+    pq.write_table(column, tmp_path / "e.parquet")
+    pq.write_table(pa.table({"tale": [told(number) for number in range(40)]}), tmp_path / "s.parquet")
+    files = {"eval_stories": str(tmp_path / "e.parquet"), "story_column": "tale"}
+    base = build(model, tmp_path / "base", str(tmp_path / "s.parquet"), **files)
+    assert set(base.eval_prompts().text) == firsts(list(range(100, 107)))
+    assert set(base.train_prompts().text) == firsts(list(range(40)))
+
+
+def test_weights_and_tokenizer_are_copied_but_neither_code_nor_pickles(model: Path, tmp_path: Path) -> None:
+    (model / "modeling_mine.py").write_text("raise SystemExit")
+    (model / "optimizer.pt").write_bytes(b"pickle")
+    stories = text(tmp_path / "s.txt", range(40))
+    base = build(model, tmp_path / "base", stories)
+    assert {path.suffix for path in base.model_dir.iterdir()} == {".json", ".safetensors"}
+    assert base.weights[0].read_bytes() == (model / WEIGHTS).read_bytes()
+    assert base.decode(base.tokenizer.encode("the cat ran, happy!").ids) == "the cat ran, happy!"
+    source = base.provenance["facts"]["source"]
+    for path in (stories, str(model / WEIGHTS)):
+        assert source[path] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_a_second_build_is_identical(model: Path, tmp_path: Path) -> None:
+    stories = text(tmp_path / "s.txt", range(40))
+    one, two = (build(model, tmp_path / out, stories).provenance for out in ("one", "two"))
+    assert one["files"] == two["files"]
+    assert {"model/" + WEIGHTS, "train_prompts.parquet", "eval_prompts.parquet"} < set(one["files"])
+
+
+def test_weights_in_shards_are_read_through_their_index(model: Path, tmp_path: Path) -> None:
+    tensors = load_file(model / WEIGHTS)
     names = sorted(tensors)
-    where = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(names)}
-    for shard in set(where.values()):
-        save_file({name: tensors[name] for name in names if where[name] == shard}, model / shard)
-    (model / INDEX).write_text(json.dumps({"weight_map": where}))
-    build_base("mine", recipe, tmp_path / "out")
-    assert [path.name for path in load_base(tmp_path / "out").weights] == sorted(set(where.values()))
-    (model / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(UserError, match=r"model-00002-of-00002.safetensors: no such weights file, but .* names it"):
-        build_base("mine", recipe, tmp_path / "other")
+    places = {name: f"model-0000{1 + (name in names[9:])}-of-00002.safetensors" for name in names}
+    for shard in set(places.values()):
+        save_file({name: tensors[name] for name in names if places[name] == shard}, model / shard)
+    (model / WEIGHTS).unlink()
+    (model / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
+    stories = text(tmp_path / "s.txt", range(40))
+    base = build(model, tmp_path / "base", stories)
+    assert [path.name for path in base.weights] == sorted(set(places.values()))
+
+    missing = model / "model-00002-of-00002.safetensors"
+    missing.unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors: no such weights file"):
+        build(model, tmp_path / "other", stories)
 
 
-def truncate(model: Path) -> None:
-    path = model / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+def lose(name: str) -> Any:
+    return lambda model: (model / name).unlink()
 
 
-def garble(model: Path) -> None:
-    (model / "model.safetensors").write_bytes(b"these are no weights at all, of no kind" * 10)
+def tear(name: str, keep: int) -> Any:
+    return lambda model: (model / name).write_bytes((model / name).read_bytes()[:keep])
 
 
-def pickle_only(model: Path) -> None:
-    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+def configure(**changes: Any) -> Any:
+    def change(model: Path) -> None:
+        path = model / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
 
 
-FAULTS: list[tuple[Callable[[Path], object], str]] = [
-    (lambda model: shutil.rmtree(model), "model: read .* there is no such directory"),
-    (lambda model: (model / "config.json").unlink(), "config.json: no such file"),
-    (lambda model: (model / "config.json").write_text("{"), "config.json: no valid JSON"),
-    (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: no such file"),
-    (lambda model: (model / "tokenizer.json").write_text("{}"), "tokenizer.json: no readable tokenizer"),
-    (lambda model: (model / "model.safetensors").unlink(), "model.safetensors: no such weights file"),
-    (truncate, "model.safetensors: corrupt weights"),
-    (garble, "model.safetensors: corrupt weights"),
-    (pickle_only, r"pickles \(pytorch_model.bin\).* call save_pretrained"),
-    (
-        lambda model: edit(model / "config.json", architectures=["GPT2LMHeadModel"], model_type="gpt2"),
-        r"config.json: architectures: read \['GPT2LMHeadModel'\]; choose a base that is a LlamaForCausalLM",
-    ),
-    (lambda model: edit(model / "config.json", model_type="mistral"), "model_type: read 'mistral'"),
-    (lambda model: edit(model / "config.json", hidden_act="gelu"), "hidden_act: read 'gelu'"),
-    (
-        lambda model: edit(model / "config.json", intermediate_size=32),
-        r"do not fit config.json: model.layers.0.mlp.gate_proj.weight has the shape \(24, 16\), not \(32, 16\)",
-    ),
-    (
-        lambda model: edit(model / "config.json", num_hidden_layers=3),
-        "model.layers.2.input_layernorm.weight has the shape None",
-    ),
-]
+def pickled(model: Path) -> None:
+    (model / WEIGHTS).rename(model / "pytorch_model.bin")
 
 
-@pytest.mark.parametrize(("damage", "message"), FAULTS)
-def test_a_damaged_or_foreign_model_gives_one_clear_error_and_no_base(
-    recipe: LocalBase, tmp_path: Path, damage: Callable[[Path], object], message: str
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lose("config.json"), r"config\.json: no such file; a base is a Hugging Face directory"),
+        (lose("tokenizer.json"), r"tokenizer\.json: no such file"),
+        (tear("tokenizer.json", 200), r"tokenizer\.json: no readable tokenizer"),
+        (lose(WEIGHTS), r"model\.safetensors: no such weights file"),
+        (pickled, r"its weights are pickles \(pytorch_model\.bin\), which can run code.*save_pretrained"),
+        (tear(WEIGHTS, -4), r"model\.safetensors: corrupt weights"),
+        (tear(WEIGHTS, 100), r"model\.safetensors: corrupt weights"),
+        (tear(WEIGHTS, 0), r"model\.safetensors: corrupt weights"),
+        (configure(architectures=["GPT2LMHeadModel"]), r"config\.json: architectures: read \['GPT2LMHeadModel'\]"),
+        (configure(model_type="mistral"), r"config\.json: model_type: read 'mistral'; .* plain LLaMA"),
+        (configure(hidden_size=40), r"weights do not fit config\.json: model\.embed_tokens\.weight"),
+    ],
+)
+def test_a_directory_that_holds_no_sound_llama_is_refused(
+    harm: Any, message: str, model: Path, tmp_path: Path
 ) -> None:
-    damage(Path(recipe.model))
-    with pytest.raises(UserError, match=message):
-        build_base("mine", recipe, tmp_path / "out")
-    assert not any((tmp_path / "out").iterdir())
-    assert not list(tmp_path.glob(".out.*"))
+    harm(model)
+    with pytest.raises(UserError, match=message) as refused:
+        build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
+    assert "\n" not in str(refused.value)
+    assert str(model) in str(refused.value)  # where the user can mend it, not where it was copied to
+    assert not (tmp_path / "base" / "provenance.json").exists()
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_code_and_pickles_beside_the_weights_are_not_copied(recipe: LocalBase, tmp_path: Path) -> None:
-    for name in ("modeling_evil.py", "optimizer.pt", "training_args.bin"):
-        (Path(recipe.model) / name).write_text("x")
-    build_base("mine", recipe, tmp_path / "out")
-    assert not {path.suffix for path in (tmp_path / "out" / "model").iterdir()} - {".json", ".safetensors", ".txt"}
+def test_a_missing_directory_or_file_is_named(model: Path, tmp_path: Path) -> None:
+    stories = text(tmp_path / "s.txt", range(40))
+    with pytest.raises(UserError, match="model: read '.*/nowhere', but there is no such directory"):
+        build(tmp_path / "nowhere", tmp_path / "base", stories)
+    with pytest.raises(UserError, match=r"t\.txt: no such file of stories"):
+        build(model, tmp_path / "base", str(tmp_path / "t.txt"))
+    with pytest.raises(UserError, match=r"e\.txt: no such file of stories"):
+        build(model, tmp_path / "base", stories, eval_stories=str(tmp_path / "e.txt"))
 
 
-def test_a_base_without_prompts_is_refused(recipe: LocalBase, tmp_path: Path) -> None:
-    Path(recipe.stories).write_text("\n".join(["A fox.", "The end."] * 10))
-    with pytest.raises(UserError, match="mine: the train split has no story of 8 tokens or more"):
-        build_base("mine", recipe, tmp_path / "out")
-    Path(recipe.stories).write_text("\n".join(story(0, index) for index in range(9)))
-    with pytest.raises(UserError, match="mine: the eval split has no story of 8 tokens or more"):
-        build_base("mine", recipe, tmp_path / "out")
-
-
-def test_a_prompt_that_fills_the_context_is_refused(recipe: LocalBase, tmp_path: Path) -> None:
+def test_stories_that_make_no_prompts_are_refused_before_anything_trains(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mine: the eval split has no story of 4 tokens or more"):
+        build(model, tmp_path / "base", text(tmp_path / "s.txt", range(9)))  # no tenth story
+    with pytest.raises(UserError, match="mine: the train split has no story of 4 tokens or more"):
+        build(model, tmp_path / "base", text(tmp_path / "s.txt", range(0)))
     with pytest.raises(UserError, match="prompt_tokens: read 64; write less than the model's context of 64"):
-        build_base("mine", recipe.model_copy(update={"prompt_tokens": 64}), tmp_path / "out")
+        build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)), prompt_tokens=64)
 
 
-def test_missing_stories_are_noticed_before_anything_is_made(recipe: LocalBase, tmp_path: Path) -> None:
-    Path(recipe.stories).unlink()
-    with pytest.raises(UserError, match=r"stories.txt: no such file of stories"):
-        build_base("mine", recipe, tmp_path / "out")
+def test_a_parquet_file_of_stories_that_is_torn_or_lacks_the_column_is_refused(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"story": [told(number) for number in range(40)]}), path)
+    with pytest.raises(UserError, match='story_column: read \'storey\', .* are story; did you mean "story"'):
+        build(model, tmp_path / "base", str(path), story_column="storey")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"s\.parquet: corrupt parquet file"):
+        build(model, tmp_path / "base", str(path))
