@@ -17,7 +17,8 @@ from rewardgrid.study.study import Recording
 from rewardgrid.train.record import TABLES, Outcome, Progress
 
 Train = Callable[..., list[Outcome]]
-RECORDING = Recording(rollouts_every=2, checkpoint_every=2)
+RECORDING = Recording(rollouts_every=2)
+OFTEN = Recording(rollouts_every=2, checkpoint_every=2)
 
 
 class Killed(Exception):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-
-from rewardgrid.base.load import Base
 from tests.parity.trl_side import Step, watch
 from tests.tiny import CELLS, exact_hf, make_base
+
+from rewardgrid.base.load import Base
 
 Traces = Callable[[str, torch.dtype], list[Step]]
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from tests.parity.trl_side import CPU, Step
+from tests.tiny import named
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -19,8 +21,6 @@ from rewardgrid.train.policy import Policy
 from rewardgrid.train.rewards import Scores
 from rewardgrid.train.rollout import Rollout
 from rewardgrid.train.routing import Labels
-from tests.parity.trl_side import CPU, Step
-from tests.tiny import named
 
 Mask = Callable[[Completions], Tensor]
 
@@ -118,9 +118,7 @@ def put(policy: Policy, tensors: dict[str, Tensor]) -> None:
         view.copy_(weights[key])
 
 
-def _by_name(
-    what: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]
-) -> Iterable[tuple[str, Tensor, Tensor]]:
+def _by_name(what: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Iterable[tuple[str, Tensor, Tensor]]:
     assert ours.keys() == theirs.keys()
     return [(f"{what} of {name}", ours[name], theirs[name]) for name in theirs]
 

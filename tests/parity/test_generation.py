@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import SHAPE, hf_model, random_tensors
 from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import from_hf
 from rewardgrid.lm.sampler import Completions, sample
-from tests.tiny import SHAPE, hf_model, random_tensors
 
 LENGTH, ROWS = 24, 24
 

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.parity.trl_side import CPU
+from tests.runs import OFTEN, assert_same_run, killed_at, run, tables_of
+from tests.tiny import CELLS, make_cell, named, routing_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.model import logits
@@ -21,9 +24,6 @@ from rewardgrid.train.engines import native, trl
 from rewardgrid.train.engines.native import Pack
 from rewardgrid.train.rollout import Draws
 from rewardgrid.train.weights import load_policy
-from tests.parity.trl_side import CPU
-from tests.runs import assert_same_run, killed_at, run, tables_of
-from tests.tiny import CELLS, make_cell, named, routing_cell
 
 
 def both(cell: Cell, base: Base, root: Path, **changes: Any) -> tuple[Path, Path]:
@@ -95,13 +95,18 @@ def test_a_difference_in_the_spec_shows(changes: dict[str, Any], where: str, bas
 @pytest.mark.parametrize("method", CELLS)
 @pytest.mark.parametrize("step", [3, 5])
 def test_a_killed_trl_run_goes_on_bit_for_bit(
-    method: str, step: int, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    method: str,
+    step: int,
+    base: Base,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cell = CELLS[method](max_steps=6, engine="trl")
-    (whole,) = run(trl.train, [cell], base, tmp_path / "whole")
+    (whole,) = run(trl.train, [cell], base, tmp_path / "whole", OFTEN)
     with killed_at(step, monkeypatch):
-        run(trl.train, [cell], base, tmp_path / "killed")
-    (resumed,) = run(trl.train, [cell], base, tmp_path / "killed")
+        run(trl.train, [cell], base, tmp_path / "killed", OFTEN)
+    (resumed,) = run(trl.train, [cell], base, tmp_path / "killed", OFTEN)
     assert f"continues after step {step - 1}" in capsys.readouterr().err
     assert_same_run(whole, resumed)
 
@@ -110,11 +115,11 @@ def test_a_trl_resume_beyond_the_first_epoch_does_not_replay_it(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 24 prompts, two a step: the second epoch begins with step 13.
-    cell = make_cell(max_steps=16, max_new_tokens=4, engine="trl")
-    (whole,) = run(trl.train, [cell], base, tmp_path / "whole")
+    cell = make_cell(max_steps=16, max_new_tokens=10, engine="trl")
+    (whole,) = run(trl.train, [cell], base, tmp_path / "whole", OFTEN)
     with killed_at(15, monkeypatch):
-        run(trl.train, [cell], base, tmp_path / "killed")
-    (resumed,) = run(trl.train, [cell], base, tmp_path / "killed")
+        run(trl.train, [cell], base, tmp_path / "killed", OFTEN)
+    (resumed,) = run(trl.train, [cell], base, tmp_path / "killed", OFTEN)
     assert_same_run(whole, resumed)
 
 

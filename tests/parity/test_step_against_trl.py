@@ -17,6 +17,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.parity.conftest import Traces
+from tests.parity.native_side import EXACT, SINGLE, Mask, Tolerance, follow
+from tests.parity.trl_side import watch
+from tests.tiny import CELLS, exact_hf, lora_cell, make_cell, routing_cell
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -26,10 +30,6 @@ from rewardgrid.study.cell import Cell
 from rewardgrid.train import grpo, policy
 from rewardgrid.train.engines import native
 from rewardgrid.train.routing import reach
-from tests.parity.conftest import Traces
-from tests.parity.native_side import EXACT, SINGLE, Mask, Tolerance, follow
-from tests.parity.trl_side import watch
-from tests.tiny import CELLS, exact_hf, lora_cell, make_cell, routing_cell
 
 ARITHMETIC = {torch.float64: EXACT, torch.float32: SINGLE}
 

@@ -134,4 +134,3 @@ def watch(cell: Cell, base: Base, dtype: torch.dtype, own_rollouts: bool = True)
         torch.set_default_dtype(before)
     assert len(trainer.seen) == cell.max_steps
     return trainer.seen
-

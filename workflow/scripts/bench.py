@@ -1,7 +1,8 @@
 """Time the engines on this machine, in one run: seconds per step and phase, native against TRL as it is usually run.
 
-Writes results/bench/bench.json and the tables between the markers of BENCHMARKS.md. On a CPU the figures are CPU-seconds
-of one thread; on CUDA wall-clock seconds, with packs of several cells, peak memory and the share of the hardware's limits.
+Writes results/bench/bench-cpu.json (or -cuda) and the tables between the markers of BENCHMARKS.md. On a CPU the figures are
+CPU-seconds of one thread; on CUDA wall-clock seconds, with packs of several cells, peak memory and the share of the
+hardware's arithmetic limit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,7 @@ def native(cells: Sequence[Cell], base: Base, device: torch.device, steps: int) 
         pack.update(rollout, reference)
         marks.append(now())
         if step:
-            for phase, (start, stop) in zip(phases, zip(marks, marks[1:], strict=False), strict=True):
+            for phase, (start, stop) in zip(phases, pairwise(marks), strict=True):
                 phases[phase].append(stop - start)
     result = {phase: statistics.median(values) for phase, values in phases.items()}
     result["step"] = statistics.median(map(sum, zip(*phases.values(), strict=True)))

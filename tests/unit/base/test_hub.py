@@ -8,20 +8,20 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_stand_in import COMMIT, Hub, serving
+from tests.tiny import PROMPT_TOKENS, WORDS, make_base
 
 from rewardgrid.base.hub import Repository
 from rewardgrid.base.load import load_base
 from rewardgrid.study.bases import HubBase
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
-from tests.tiny import PROMPT_TOKENS, WORDS, make_base
 
 SCRIPT = Path(__file__).parents[3] / "workflow" / "scripts" / "base.py"
 MODEL, DATASET = ("model", "tiny/llama"), ("dataset", "tiny/stories")
@@ -50,7 +50,6 @@ class Site:
     hub: Hub
     address: str
     directory: Path
-    errors: list[str] = field(default_factory=list)
 
     def build(self, out: str = "base", **recipe: object) -> int:
         """Run the program within this process; returns its exit status."""
@@ -78,7 +77,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], di
     shards = [parquet(stories(0, 50)), parquet(stories(50, 50))]
     return {
         MODEL: files,
-        DATASET: dict(zip(SHARDS, shards, strict=True)) | {"data/test-00000-of-00001.parquet": parquet(stories(200, 30))},
+        DATASET: dict(zip(SHARDS, shards, strict=True))
+        | {"data/test-00000-of-00001.parquet": parquet(stories(200, 30))},
     }
 
 
@@ -95,6 +95,7 @@ def site(
     hub = Hub({key: dict(files) for key, files in served.items()})
     with serving(hub) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield Site(hub, address, tmp_path)
 
 
@@ -233,7 +234,11 @@ def test_a_model_of_pickles_only_is_refused_without_downloading_any(
     [
         ("config.json", None, "config.json: no such file"),
         ("tokenizer.json", None, "tokenizer.json: no such file"),
-        ("config.json", b'{"architectures": ["GPT2LMHeadModel"]}', "config.json: architectures: read ['GPT2LMHeadModel']"),
+        (
+            "config.json",
+            b'{"architectures": ["GPT2LMHeadModel"]}',
+            "config.json: architectures: read ['GPT2LMHeadModel']",
+        ),
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0garbage!", "model.safetensors: corrupt weights"),
     ],
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.tiny import IDS, SHAPE, make_base
 
 from rewardgrid.base.load import load_base
 from rewardgrid.study.errors import UserError
-from tests.tiny import IDS, SHAPE, make_base
 
 
 @pytest.fixture

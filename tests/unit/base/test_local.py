@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.tiny import PROMPT_TOKENS, WORDS, make_base
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.study.bases import LocalBase
 from rewardgrid.study.errors import UserError
-from tests.tiny import PROMPT_TOKENS, WORDS, make_base
 
 WEIGHTS = "model.safetensors"
 
@@ -137,9 +137,7 @@ def pickled(model: Path) -> None:
         (configure(hidden_size=40), r"weights do not fit config\.json: model\.embed_tokens\.weight"),
     ],
 )
-def test_a_directory_that_holds_no_sound_llama_is_refused(
-    harm: Any, message: str, model: Path, tmp_path: Path
-) -> None:
+def test_a_directory_that_holds_no_sound_llama_is_refused(harm: Any, message: str, model: Path, tmp_path: Path) -> None:
     harm(model)
     with pytest.raises(UserError, match=message) as refused:
         build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
@@ -151,7 +149,7 @@ def test_a_directory_that_holds_no_sound_llama_is_refused(
 
 def test_a_missing_directory_or_file_is_named(model: Path, tmp_path: Path) -> None:
     stories = text(tmp_path / "s.txt", range(40))
-    with pytest.raises(UserError, match="model: read '.*/nowhere', but there is no such directory"):
+    with pytest.raises(UserError, match=r"model: read '.*/nowhere', but there is no such directory"):
         build(tmp_path / "nowhere", tmp_path / "base", stories)
     with pytest.raises(UserError, match=r"t\.txt: no such file of stories"):
         build(model, tmp_path / "base", str(tmp_path / "t.txt"))
@@ -171,7 +169,7 @@ def test_stories_that_make_no_prompts_are_refused_before_anything_trains(model: 
 def test_a_parquet_file_of_stories_that_is_torn_or_lacks_the_column_is_refused(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     pq.write_table(pa.table({"story": [told(number) for number in range(40)]}), path)
-    with pytest.raises(UserError, match='story_column: read \'storey\', .* are story; did you mean "story"'):
+    with pytest.raises(UserError, match=r"story_column: read 'storey', .* are story; did you mean .story."):
         build(model, tmp_path / "base", str(path), story_column="storey")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"s\.parquet: corrupt parquet file"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.tiny import make_base
 
 from rewardgrid.base.load import Base
-from tests.tiny import make_base
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests.runs import run
+from tests.tiny import CELLS, make_cell, routing_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell, judge, routing_table
@@ -17,8 +19,6 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.engines.native import train
-from tests.runs import run
-from tests.tiny import CELLS, make_cell, routing_cell
 
 SETTINGS = Evaluation(samples=20, published_samples=10, published_top_k=5)
 LENGTH = make_cell().max_new_tokens
@@ -63,7 +63,8 @@ def test_a_finished_cell_has_samples_figures_and_a_verdict(
     out, found = evaluated(cell, base, reference, tmp_path)
     assert (found["cell"], found["state"]) == (cell.name, "done")
     assert found["verdict"] in ("ok", "borderline", "degenerate")
-    assert set(numbers(found)) and all(map(math.isfinite, numbers(found)))
+    assert len(numbers(found)) > 20
+    assert all(map(math.isfinite, numbers(found)))
     samples = read_table(out / "samples.parquet", SAMPLES)
     modes = ["both", "retain_only", "forget_only"] if cell.is_routing else ["both"]
     full = samples[samples["protocol"] == "full"]

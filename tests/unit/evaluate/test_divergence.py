@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from scipy import stats
+from tests.tiny import SHAPE, hf_model, random_tensors
 from torch import Tensor
 
 from rewardgrid.evaluate.divergence import ROWS, divergence
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import from_hf
 from rewardgrid.lm.sampler import sample
-from tests.tiny import SHAPE, hf_model, random_tensors
 
 EOS = SHAPE.vocabulary + 1  # never drawn
 PROMPT = 4

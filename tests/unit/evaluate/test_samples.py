@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.tiny import make_base, random_tensors
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.diversity import jaccard
@@ -15,7 +16,6 @@ from rewardgrid.evaluate.samples import ROWS, Protocol, by_mode, draw, standard_
 from rewardgrid.lm.model import Shape, Weights, from_hf
 from rewardgrid.study.errors import UserError
 from rewardgrid.train.weights import base_weights
-from tests.tiny import make_base, random_tensors
 
 FULL = Protocol("full", 20, 12, 99)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.tiny import SHAPE, random_tensors
 from torch import Tensor
 
 from rewardgrid.lm.adapters import (
@@ -21,7 +22,6 @@ from rewardgrid.lm.adapters import (
     total_rank,
 )
 from rewardgrid.lm.model import from_hf, hidden_states
-from tests.tiny import SHAPE, random_tensors
 
 RETAIN, FORGET = Adapter("retain", 4, 4), Adapter("forget", 2, 4)
 BOTH = (RETAIN, FORGET)

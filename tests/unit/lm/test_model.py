@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
 from torch import Tensor
 
 from rewardgrid.lm.model import Shape, from_hf, logits, to_hf, token_logps
 from rewardgrid.study.errors import UserError
-from tests.tiny import SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
 
 SHAPES = {
     "tied, grouped queries, odd MLP width": SHAPE,

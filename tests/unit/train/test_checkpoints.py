@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.runs import OFTEN, assert_same_run, killed_at, run
+from tests.tiny import CELLS, make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.study import files
@@ -20,8 +22,6 @@ from rewardgrid.train import checkpoint
 from rewardgrid.train.checkpoint import Checkpoint, load, save
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.record import Record
-from tests.runs import assert_same_run, killed_at, run
-from tests.tiny import CELLS, make_cell
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -183,7 +183,7 @@ def test_a_full_disk_is_said_so_and_costs_no_older_checkpoint(
     directory, cell = saved
     with monkeypatch.context() as patch:
         fill(patch)
-        with pytest.raises(UserError, match="No space left on device.*free some space"):
+        with pytest.raises(UserError, match=r"No space left on device.*free some space"):
             save(directory, cell, Checkpoint(6, tensors(6), Record()))
     assert names(directory) == ["step-000002", "step-000004"]
     found = load(directory, cell)
@@ -192,10 +192,9 @@ def test_a_full_disk_is_said_so_and_costs_no_older_checkpoint(
 
 
 def test_a_full_disk_ends_training_with_a_message_and_the_next_run_goes_on(
-    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Base, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = make_cell(max_steps=6)
-    (whole,) = run(train, [cell], base, tmp_path / "whole")
+    cell = make_cell(max_steps=6, seed=2)
     real, calls = checkpoint.save_file, []
 
     def fills_up(*arguments: Any, **keywords: Any) -> None:
@@ -207,60 +206,69 @@ def test_a_full_disk_ends_training_with_a_message_and_the_next_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", fills_up)
         with pytest.raises(UserError, match="free some space and run the same command again"):
-            run(train, [cell], base, tmp_path / "cut")
+            run(train, [cell], base, tmp_path / "cut", OFTEN)
     directory = tmp_path / "cut" / cell.name
     assert names(directory / "checkpoints") == ["step-000002"]
-    assert_same_run(whole, *run(train, [cell], base, tmp_path / "cut"))
+    assert_same_run(whole["full"], *run(train, [cell], base, tmp_path / "cut", OFTEN))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each method that nothing interrupted."""
+    root = tmp_path_factory.mktemp("whole")
+    return {method: run(train, [make(max_steps=6, seed=2)], base, root)[0] for method, make in CELLS.items()}
+
+
 @pytest.mark.parametrize("method", CELLS)
-@pytest.mark.parametrize("step", [1, 3, 5, 6])
+@pytest.mark.parametrize("step", [1, 3, 6])
 def test_a_killed_run_goes_on_bit_for_bit(
     method: str,
     step: int,
     base: Base,
+    whole: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cell = CELLS[method](max_steps=6, seed=2)
-    (whole,) = run(train, [cell], base, tmp_path / "whole")
     with killed_at(step, monkeypatch):
-        run(train, [cell], base, tmp_path / "killed")
+        run(train, [cell], base, tmp_path / "killed", OFTEN)
     assert not (tmp_path / "killed" / cell.name / "train" / "status.json").exists()
     capsys.readouterr()
-    (resumed,) = run(train, [cell], base, tmp_path / "killed")
+    (resumed,) = run(train, [cell], base, tmp_path / "killed", OFTEN)
     newest = (step - 1) // 2 * 2
     message = capsys.readouterr().err
     assert (f"continues after step {newest}" in message) == (newest > 0)
-    assert_same_run(whole, resumed)
+    assert_same_run(whole[method], resumed)
     assert not (resumed / "checkpoints").exists()
 
 
 def test_a_run_killed_again_and_again_is_still_the_same(
-    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Base, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = CELLS["routing"](max_steps=7)
-    (whole,) = run(train, [cell], base, tmp_path / "whole")
-    for step in (3, 4, 5, 7):
+    cell = CELLS["routing"](max_steps=6, seed=2)
+    for step in (3, 4, 5, 6):
         with killed_at(step, monkeypatch):
-            run(train, [cell], base, tmp_path / "killed")
-    assert_same_run(whole, *run(train, [cell], base, tmp_path / "killed"))
+            run(train, [cell], base, tmp_path / "killed", OFTEN)
+    assert_same_run(whole["routing"], *run(train, [cell], base, tmp_path / "killed", OFTEN))
 
 
 def test_a_run_with_a_torn_checkpoint_goes_on_from_the_one_before(
-    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: Base,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cell = CELLS["lora"](max_steps=6)
-    (whole,) = run(train, [cell], base, tmp_path / "whole")
+    cell = CELLS["lora"](max_steps=6, seed=2)
     with killed_at(6, monkeypatch):
-        run(train, [cell], base, tmp_path / "killed")
+        run(train, [cell], base, tmp_path / "killed", OFTEN)
     truncate(tmp_path / "killed" / cell.name / "checkpoints" / "step-000004")
-    (resumed,) = run(train, [cell], base, tmp_path / "killed")
+    (resumed,) = run(train, [cell], base, tmp_path / "killed", OFTEN)
     message = capsys.readouterr().err
     assert "step-000004: passed over: state.safetensors is torn or corrupt" in message
     assert "continues after step 2" in message
-    assert_same_run(whole, resumed)
+    assert_same_run(whole["lora"], resumed)

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.runs import run, weights_of
+from tests.tiny import CELLS, IDS, lora_cell, make_cell, named, routing_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.cell import read_cell
@@ -18,8 +20,6 @@ from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Recording
 from rewardgrid.train.engines.native import Pack, train
 from rewardgrid.train.rollout import Draws
-from tests.runs import run, weights_of
-from tests.tiny import CELLS, IDS, lora_cell, make_cell, named, routing_cell
 
 # --- a finished run ------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ def test_evaluations_by_mode_do_not_disturb_training(base: Base, tmp_path: Path)
 def test_modes_meet_the_same_prompts_and_write_differently(base: Base, tmp_path: Path) -> None:
     (directory,) = run(train, [routing_cell(lr=0.1)], base, tmp_path)
     modes = read_table(directory / "train" / "mode_samples.parquet", MODE_SAMPLES)
-    last = {mode: rows for mode, rows in modes[modes["step"] == 4].groupby("mode")}
+    last = dict(list(modes[modes["step"] == 4].groupby("mode")))
     prompts = [rows["prompt"].tolist() for rows in last.values()]
     assert prompts[0] == prompts[1] == prompts[2]
     texts = {tuple(rows["completion"]) for rows in last.values()}

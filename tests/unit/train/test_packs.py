@@ -8,59 +8,66 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.runs import OFTEN, assert_same_run, killed_at, run, tables_of, weights_of
+from tests.tiny import lora_cell, make_cell, named, routing_cell
 from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.cell import Cell
 from rewardgrid.train.engines.native import Pack, train
 from rewardgrid.train.rollout import Draws, Rollout
-from tests.runs import assert_same_run, killed_at, run, tables_of, weights_of
-from tests.tiny import lora_cell, make_cell, named, routing_cell
 
 PACKS: dict[str, list[Cell]] = {
     "full": [
         make_cell(),
-        make_cell(lr=1e-3, seed=8, max_steps=6, beta=0.02),
+        make_cell(lr=1e-3, seed=8, max_steps=5, beta=0.02),
         make_cell(repetition_penalty=1.0, seed=9, max_steps=3, max_grad_norm=0.1),
     ],
     "lora": [
         lora_cell(),
-        lora_cell(rank=1, lr=1e-3, seed=8, max_steps=6),
+        lora_cell(rank=1, lr=1e-3, seed=8, max_steps=5),
         lora_cell(rank=5, repetition_penalty=1.4, seed=9, max_steps=3),
     ],
     "routing": [
         routing_cell(),
-        routing_cell(rank=2, forget_rank=5, lr=1e-3, seed=8, max_steps=6, rh_eligible_frac=0.9),
+        routing_cell(rank=2, forget_rank=5, lr=1e-3, seed=8, max_steps=5, rh_eligible_frac=0.9),
         routing_cell(rank=1, forget_rank=1, adapter_alpha="own_rank", label_noise_frac=0.0, seed=9, max_steps=3),
     ],
 }
 
 
+@pytest.fixture(scope="module")
+def alone(base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every cell trained by itself: its directory by its name."""
+    root = tmp_path_factory.mktemp("alone")
+    return {cell.name: run(train, [cell], base, root)[0] for cells in PACKS.values() for cell in cells}
+
+
 @pytest.mark.parametrize("method", PACKS)
 def test_alone_beside_others_and_in_another_order_a_cell_is_the_same_bit_for_bit(
-    method: str, base: Base, tmp_path: Path
+    method: str, base: Base, alone: dict[str, Path], tmp_path: Path
 ) -> None:
     cells = PACKS[method]
     together = run(train, cells, base, tmp_path / "together")
     run(train, cells[::-1], base, tmp_path / "permuted")
     for cell, directory in zip(cells, together, strict=True):
-        (alone,) = run(train, [cell], base, tmp_path / "alone")
-        assert_same_run(alone, directory)
-        assert_same_run(alone, tmp_path / "permuted" / cell.name)
+        assert_same_run(alone[cell.name], directory)
+        assert_same_run(alone[cell.name], tmp_path / "permuted" / cell.name)
     # And the cells are not all the same one.
     assert len({tuple(weights_of(directory).values()) for directory in together}) == len(cells)
     assert [len(tables_of(directory)["history"]) for directory in together] == [cell.max_steps for cell in cells]
 
 
 @pytest.mark.parametrize("method", PACKS)
-def test_after_a_resume_too(method: str, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_resume_too(
+    method: str, base: Base, alone: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = PACKS[method]
     with killed_at(5, monkeypatch):
-        run(train, cells, base, tmp_path / "resumed")
-    resumed = run(train, cells[::-1], base, tmp_path / "resumed")
+        run(train, cells, base, tmp_path / "resumed", OFTEN)
+    resumed = run(train, cells[::-1], base, tmp_path / "resumed", OFTEN)
     for cell, directory in zip(cells[::-1], resumed, strict=True):
-        (alone,) = run(train, [cell], base, tmp_path / "alone")
-        assert_same_run(alone, directory)
+        assert_same_run(alone[cell.name], directory)
 
 
 # --- the leading axis itself ---------------------------------------------------------------------------------
@@ -83,7 +90,7 @@ def test_cells_on_the_leading_axis_train_as_they_would_alone(method: str, base: 
     cells, place = PACKS[method], torch.device("cpu")
     wide = Pack(cells, base, place, torch.float64)
     narrow = [Pack([cell], base, place, torch.float64) for cell in cells]
-    for rows in advance([wide, *narrow], base, 6):
+    for rows in advance([wide, *narrow], base, 5):
         (rollout, columns), alone = rows[0], rows[1:]
         for index, (own, row) in enumerate(alone):
             length = own.completions.ids.shape[-1]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tiny import IDS, TOKENS, make_tokenizer
 from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.cell import Reward
 from rewardgrid.train.rewards import TextTables, score, sentence_lengths, text_tables
-from tests.tiny import IDS, TOKENS, make_tokenizer
 
 EOS = IDS["[EOS]"]
 DELIMITERS = tuple(IDS[mark] for mark in ".?!")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import SHAPE, exact_hf, hf_model, lora_cell, named, random_tensors, routing_cell
 from torch import Tensor, nn
 
 from rewardgrid.base.load import Base
@@ -21,7 +22,6 @@ from rewardgrid.lm.model import to_hf
 from rewardgrid.study.cell import Cell
 from rewardgrid.train.engines.native import Pack
 from rewardgrid.train.rollout import Draws, Rollout
-from tests.tiny import SHAPE, exact_hf, hf_model, lora_cell, named, random_tensors, routing_cell
 
 Gradients = dict[str, Tensor]
 """By adapter and PEFT's name: ``retain/base_model...lora_A.weight``."""

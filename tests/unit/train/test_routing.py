@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tiny import lora_cell, make_cell, routing_cell
 from torch import Tensor
 
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.train.routing import Labels, adapters_of, label, reach
-from tests.tiny import lora_cell, make_cell, routing_cell
 
 BATCH, STEPS = 32, 400
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.runs import run, weights_of
+from tests.tiny import lora_cell, make_cell, routing_cell
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -17,8 +19,6 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.weights import base_weights, load_policy, load_tensors
-from tests.runs import run, weights_of
-from tests.tiny import lora_cell, make_cell, routing_cell
 
 IDS = torch.randint(0, 40, (3, 20), generator=torch.Generator().manual_seed(0))
 
@@ -128,5 +128,5 @@ def test_weights_that_are_missing_or_torn_are_named(damage: str, base: Base, tmp
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(UserError, match="model.safetensors: .*delete its directory and run again"):
+    with pytest.raises(UserError, match=r"model.safetensors: .*delete its directory and run again"):
         load_tensors(weights)

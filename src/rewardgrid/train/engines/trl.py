@@ -34,12 +34,12 @@ from trl import GRPOConfig, GRPOTrainer
 from rewardgrid.base.load import Base
 from rewardgrid.lm.adapters import adapted, channel_scale, from_peft, initial, merge, to_peft
 from rewardgrid.lm.draws import generator
-from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf
+from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
 from rewardgrid.lm.sampler import sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
 from rewardgrid.train import checkpoint
-from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, CLIP
+from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, CLIP, k3, mean_over
 from rewardgrid.train.record import Outcome, Progress, Record, finish
 from rewardgrid.train.rollout import (
     Assessor,
@@ -129,6 +129,9 @@ class AdaptedLinear(nn.Module):
 class Trainer(GRPOTrainer):
     """GRPOTrainer for one cell: completions from the cell's own draws, gradients routed by their labels."""
 
+    optimizer: Any
+    lr_scheduler: Any
+
     def __init__(
         self, cell: Cell, base: Base, steps_done: int, device: torch.device, own_rollouts: bool = True
     ) -> None:
@@ -140,6 +143,7 @@ class Trainer(GRPOTrainer):
         self.pool = with_eos(base.train_prompts().ids, cell, base.vocabulary.eos)
         self.shared_reach: dict[str, Tensor | None] = {"rows": None}
         self.place = device
+        self.scratch = tempfile.TemporaryDirectory(prefix="rewardgrid-trl-")
         self.rollout: Rollout | None = None
         self.row: dict[str, float] = {}
         path = str(base.model_dir)
@@ -164,7 +168,7 @@ class Trainer(GRPOTrainer):
         super().__init__(
             model=model,
             reward_funcs=_paid if own_rollouts else self._score,
-            args=settings(cell, tempfile.mkdtemp(prefix="rewardgrid-trl-"), steps, device),
+            args=settings(cell, self.scratch.name, steps, device),
             train_dataset=Dataset.from_dict({"prompt": prompts}),
             processing_class=AutoTokenizer.from_pretrained(path, padding_side="left"),
             peft_config=lora,
@@ -271,23 +275,42 @@ class Trainer(GRPOTrainer):
             channels = torch.tensor(is_forget, device=self.place)
             self.shared_reach["rows"] = reach(inputs["flagged"].unsqueeze(0), channels, exclusive)
         loss: Tensor = super()._compute_loss(model, inputs)
-        kl = self._metrics["train"]["kl"]
         self.row = {
             "loss": float(loss.detach()),
-            "kl": kl[-1] if kl else math.nan,
+            "kl": self._metrics["train"]["kl"][-1] if self.beta else self._divergence(),
             "entropy": self._metrics["train"]["entropy"][-1],
         }
         return loss
 
-    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
-        """AdamW without weight decay; the rate falls linearly over the whole run, also after a resume."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=self.cell.lr, betas=BETAS, eps=ADAM_EPSILON, weight_decay=0.0, foreach=False
+    @torch.no_grad()
+    def _divergence(self) -> float:
+        """The mean k3 of the rollout, which TRL leaves out where beta is 0."""
+        if self.rollout is None:
+            return math.nan
+        logps, reference = (
+            token_logps(self.shape, weights, self.rollout.sequences, self.cell.prompt_length)[0]
+            for weights in (self.merged(), self.frozen)
         )
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: max(0.0, 1 - (self.steps_done + step) / self.cell.max_steps)
-        )
+        return float(mean_over(k3(logps, reference).flatten(), self.rollout.completions.mask.flatten()))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW without weight decay; the same implementation after a resume."""
+        if self.optimizer is None:
+            parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            self.optimizer = torch.optim.AdamW(
+                parameters, lr=self.cell.lr, betas=BETAS, eps=ADAM_EPSILON, weight_decay=0.0, foreach=False
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The rate falls linearly over the whole run, also after a resume."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: max(0.0, 1 - (self.steps_done + step) / self.cell.max_steps)
+            )
+        return self.lr_scheduler
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Trained parameters and their moments, to continue from."""
@@ -302,7 +325,7 @@ class Trainer(GRPOTrainer):
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put parameters and moments back to where :meth:`state_tensors` was taken."""
-        self.create_optimizer_and_scheduler(0)
+        self.create_optimizer()
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(tensors[f"parameters/{name}"])
@@ -415,6 +438,7 @@ def _train_one(cell: Cell, base: Base, directory: Path, recording: Recording, de
     # Progress is ours; TRL's own callback prints a dictionary per step.
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
+    trainer.scratch.cleanup()
     outcome = recorder.outcome or Outcome("done", trainer.step_number)
     digests = save_weights(directory / "train" / "weights", cell, base, trainer.tensors())
     finish(directory / "train", cell, record, outcome, digests, str(device))
