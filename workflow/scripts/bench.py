@@ -1,6 +1,6 @@
 """Time the engines on this machine, in one run: seconds per step and phase, native against TRL as it is usually run.
 
-Writes results/bench/bench-cpu.json (or -cuda) and the tables between the markers of BENCHMARKS.md. On a CPU the figures are
+Writes results/bench/bench-cpu.json (or -cuda) and the tables in BENCHMARKS.md. On a CPU the figures are
 CPU-seconds of one thread; on CUDA wall-clock seconds, with packs of several cells, peak memory and the share of the
 hardware's arithmetic limit.
 """
