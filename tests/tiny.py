@@ -162,6 +162,9 @@ def routing_cell(**changes: Any) -> Cell:
     )
 
 
+SHORT: dict[str, Any] = {"max_new_tokens": 8, "reward": "sentence_length_10_smooth_with_happy"}
+"""For runs whose length matters and whose text does not: half the time, and "happy" still sets completions apart."""
+
 CELLS = {"full": make_cell, "lora": lora_cell, "routing": routing_cell}
 
 

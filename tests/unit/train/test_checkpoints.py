@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.runs import OFTEN, assert_same_run, killed_at, run
-from tests.tiny import CELLS, make_cell
+from tests.tiny import CELLS, SHORT, make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.study import files
@@ -26,6 +26,9 @@ from rewardgrid.train.record import Record
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
     return {"parameters/embed": torch.full((3, 2), value), "steps": torch.tensor([value])}
+
+
+SPEC = SHORT | {"max_steps": 6, "seed": 2}
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def test_a_full_disk_is_said_so_and_costs_no_older_checkpoint(
 def test_a_full_disk_ends_training_with_a_message_and_the_next_run_goes_on(
     base: Base, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = make_cell(max_steps=6, seed=2)
+    cell = make_cell(**SPEC)
     real, calls = checkpoint.save_file, []
 
     def fills_up(*arguments: Any, **keywords: Any) -> None:
@@ -219,7 +222,7 @@ def test_a_full_disk_ends_training_with_a_message_and_the_next_run_goes_on(
 def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of each method that nothing interrupted."""
     root = tmp_path_factory.mktemp("whole")
-    return {method: run(train, [make(max_steps=6, seed=2)], base, root)[0] for method, make in CELLS.items()}
+    return {method: run(train, [make(**SPEC)], base, root)[0] for method, make in CELLS.items()}
 
 
 @pytest.mark.parametrize("method", CELLS)
@@ -233,7 +236,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cell = CELLS[method](max_steps=6, seed=2)
+    cell = CELLS[method](**SPEC)
     with killed_at(step, monkeypatch):
         run(train, [cell], base, tmp_path / "killed", OFTEN)
     assert not (tmp_path / "killed" / cell.name / "train" / "status.json").exists()
@@ -249,7 +252,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
 def test_a_run_killed_again_and_again_is_still_the_same(
     base: Base, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = CELLS["routing"](max_steps=6, seed=2)
+    cell = CELLS["routing"](**SPEC)
     for step in (3, 4, 5, 6):
         with killed_at(step, monkeypatch):
             run(train, [cell], base, tmp_path / "killed", OFTEN)
@@ -263,7 +266,7 @@ def test_a_run_with_a_torn_checkpoint_goes_on_from_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cell = CELLS["lora"](max_steps=6, seed=2)
+    cell = CELLS["lora"](**SPEC)
     with killed_at(6, monkeypatch):
         run(train, [cell], base, tmp_path / "killed", OFTEN)
     truncate(tmp_path / "killed" / cell.name / "checkpoints" / "step-000004")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.runs import OFTEN, assert_same_run, killed_at, run, tables_of, weights_of
-from tests.tiny import lora_cell, make_cell, named, routing_cell
+from tests.tiny import SHORT, lora_cell, make_cell, named, routing_cell
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -17,21 +18,31 @@ from rewardgrid.study.cell import Cell
 from rewardgrid.train.engines.native import Pack, train
 from rewardgrid.train.rollout import Draws, Rollout
 
+MODES: dict[str, Any] = {"eval_every": 3, "eval_samples": 4, "eval_modes": ("both", "retain_only")}
 PACKS: dict[str, list[Cell]] = {
     "full": [
-        make_cell(),
-        make_cell(lr=1e-3, seed=8, max_steps=5, beta=0.02),
-        make_cell(repetition_penalty=1.0, seed=9, max_steps=3, max_grad_norm=0.1),
+        make_cell(**SHORT),
+        make_cell(**SHORT, lr=1e-3, seed=8, max_steps=5, beta=0.02),
+        make_cell(**SHORT, repetition_penalty=1.0, seed=9, max_steps=3, max_grad_norm=0.1),
     ],
     "lora": [
-        lora_cell(),
-        lora_cell(rank=1, lr=1e-3, seed=8, max_steps=5),
-        lora_cell(rank=5, repetition_penalty=1.4, seed=9, max_steps=3),
+        lora_cell(**SHORT),
+        lora_cell(**SHORT, rank=1, lr=1e-3, seed=8, max_steps=5),
+        lora_cell(**SHORT, rank=5, repetition_penalty=1.4, seed=9, max_steps=3),
     ],
     "routing": [
-        routing_cell(),
-        routing_cell(rank=2, forget_rank=5, lr=1e-3, seed=8, max_steps=5, rh_eligible_frac=0.9),
-        routing_cell(rank=1, forget_rank=1, adapter_alpha="own_rank", label_noise_frac=0.0, seed=9, max_steps=3),
+        routing_cell(**SHORT, **MODES),
+        routing_cell(**SHORT, **MODES, rank=2, forget_rank=5, lr=1e-3, seed=8, max_steps=5, rh_eligible_frac=0.9),
+        routing_cell(
+            **SHORT,
+            **MODES,
+            rank=1,
+            forget_rank=1,
+            adapter_alpha="own_rank",
+            label_noise_frac=0.0,
+            seed=9,
+            max_steps=3,
+        ),
     ],
 }
 
