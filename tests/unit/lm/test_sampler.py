@@ -142,11 +142,12 @@ def test_a_draw_takes_the_token_whose_interval_holds_it() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
-def test_the_largest_draw_never_takes_an_impossible_token(seed: int, size: int) -> None:
+def test_the_smallest_and_the_largest_draw_take_no_impossible_token(seed: int, size: int) -> None:
     scores = torch.randn(1, size, generator=torch.Generator().manual_seed(seed)) * 5
     scores[:, size // 2 + 1 :] = -torch.inf
+    scores[:, : size // 4] = -torch.inf
     for luck in (0.0, 1 - 2**-24):
-        assert invert(scores.clone(), torch.tensor([luck])).item() <= size // 2
+        assert size // 4 <= invert(scores.clone(), torch.tensor([luck])).item() <= size // 2
 
 
 # Ends

@@ -14,6 +14,7 @@ from tests.runs import run, weights_of
 from tests.tiny import CELLS, IDS, lora_cell, make_cell, named, routing_cell
 
 from rewardgrid.base.load import Base
+from rewardgrid.lm.draws import uniforms
 from rewardgrid.study.cell import read_cell
 from rewardgrid.study.contracts import HISTORY, MODE_SAMPLES, ROLLOUTS, read_table
 from rewardgrid.study.files import read_json
@@ -80,6 +81,18 @@ def test_evaluations_by_mode_do_not_disturb_training(base: Base, tmp_path: Path)
     assert weights_of(often) == weights_of(never)
     modes = read_table(often / "train" / "mode_samples.parquet", MODE_SAMPLES)
     assert modes["step"].nunique() == 4
+
+
+def test_no_draw_is_used_twice(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[tuple[int, str, int]] = []
+
+    def noted(seed: int, purpose: str, step: int, shape: tuple[int, ...]) -> np.ndarray:
+        used.append((seed, purpose, step))
+        return uniforms(seed, purpose, step, shape)
+
+    monkeypatch.setattr("rewardgrid.train.rollout.uniforms", noted)
+    run(train, [routing_cell(eval_every=1)], base, tmp_path)
+    assert len(used) == len(set(used)) == 4 * 3
 
 
 def test_modes_meet_the_same_prompts_and_write_differently(base: Base, tmp_path: Path) -> None:

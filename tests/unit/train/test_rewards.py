@@ -106,6 +106,11 @@ def test_an_end_of_text_inside_the_mask_ends_no_sentence(tables: TextTables) -> 
     assert not sentence_lengths(ids, mask, tables)[1].any()
 
 
+def test_an_end_of_text_is_no_token_of_a_sentence(tables: TextTables) -> None:
+    ids, mask = encode("the*10 | .")
+    assert float(score("sentence_length_10", ids, mask, tables).reward) == 1
+
+
 def test_what_lies_beyond_the_mask_is_not_read(tables: TextTables) -> None:
     ids, _ = encode("the*10 . happy . happy")
     mask = torch.arange(len(ids)) < 11
