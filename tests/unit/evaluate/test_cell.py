@@ -73,6 +73,7 @@ def test_a_finished_cell_has_samples_figures_and_a_verdict(
     for name in ("reward", "sl10", "happy"):
         assert found["full"][name] == pytest.approx(both[name].mean())
     assert found["full"]["kl_exact"] > 1e-3
+    assert full.groupby("mode")["completion"].agg(tuple).nunique() == len(modes)
     assert set(found["modes"]) == (set(modes) if cell.is_routing else set())
     for mode in found["modes"]:
         assert found["modes"][mode]["happy"] == pytest.approx(full[full["mode"] == mode]["happy"].mean())
