@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.lm.draws import generator
-from rewardgrid.lm.model import PROJECTIONS, Shape, Weights, multiply
+from rewardgrid.lm.model import PROJECTIONS, ROTATED, Shape, Weights, multiply, pair, unpair
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,8 @@ def to_peft(shape: Shape, weights: Weights, adapters: Sequence[Adapter], name: s
                 left = left[:, : shape.mlp_width]
             if kind == "gate_up":
                 right = right[: shape.mlp_width]
+            if module in ROTATED:
+                right = unpair(shape, right)
             prefix = f"base_model.model.model.layers.{layer}.{module}"
             tensors[f"{prefix}.lora_A.weight"] = left.detach().contiguous().clone()
             tensors[f"{prefix}.lora_B.weight"] = right.detach().contiguous().clone()
@@ -210,6 +212,8 @@ def from_peft(shape: Shape, adapters: Sequence[tuple[Adapter, Mapping[str, Tenso
             for _, tensors in adapters:
                 a, b = tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"]
                 left.append(torch.nn.functional.pad(a, (0, shape.inputs[kind] - a.shape[1])))
+                if module in ROTATED:
+                    b = pair(shape, b)
                 row.append(torch.nn.functional.pad(b, (0, 0, 0, size - b.shape[0])))
             right.append(torch.cat(row, 1))
         weights[f"{key}.A"] = torch.cat(left).unsqueeze(0)

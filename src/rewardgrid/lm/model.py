@@ -4,7 +4,7 @@ Every tensor has a leading cell axis C. Weights that all cells share (a frozen b
 Sizes: B sequences, T positions, N = B*T, H hidden, Q = heads*head_dim, K = kv_heads*head_dim, M MLP width, V words.
 
 The projections that read the same input are stored as one matrix: ``qkv`` (Q+2K, H) and ``gate_up`` (2M, H).
-The MLP width is padded with zeros to a multiple of 8, which changes no result (the padded units output zero and
+The rows of queries and keys are in the order of :func:`pair`. The MLP width is padded with zeros to a multiple of 8, which changes no result (the padded units output zero and
 receive zero gradient) and makes the matrix products faster.
 
 Architecture: Touvron et al. 2023 (LLaMA) with grouped-query attention, as in Hugging Face's ``LlamaForCausalLM``.
@@ -24,7 +24,6 @@ from rewardgrid.study.errors import UserError
 
 Weights = dict[str, Tensor]
 Project = Callable[[str, Tensor], Tensor]
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 PROJECTIONS: dict[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -33,6 +32,9 @@ PROJECTIONS: dict[str, tuple[str, ...]] = {
     "down": ("mlp.down_proj",),
 }
 """Our fused projections and the Hugging Face modules that they hold, in order."""
+
+ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
+"""Modules whose outputs the rotary embedding turns."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,19 @@ class Shape:
 # --- weights -------------------------------------------------------------------------------------------
 
 
+def pair(shape: Shape, rows: Tensor) -> Tensor:
+    """Rows (heads * head_dim, ...) of a rotated projection, from Hugging Face's order to ours.
+
+    There the two components that are turned together lie half a head apart; here they are neighbours.
+    """
+    return rows.unflatten(0, (-1, 2, shape.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
+
+
+def unpair(shape: Shape, rows: Tensor) -> Tensor:
+    """The inverse of :func:`pair`."""
+    return rows.unflatten(0, (-1, shape.head_dim // 2, 2)).transpose(1, 2).reshape(rows.shape)
+
+
 def from_hf(shape: Shape, tensors: Mapping[str, Tensor]) -> Weights:
     """Fuse and pad a Hugging Face state dict (``model.layers.0.self_attn.q_proj.weight`` ...); each gets C = 1."""
     weights = {"embed": tensors["model.embed_tokens.weight"], "norm": tensors["model.norm.weight"]}
@@ -135,6 +150,11 @@ def from_hf(shape: Shape, tensors: Mapping[str, Tensor]) -> Weights:
         weights[f"{layer}.norm2"] = tensors[prefix + "post_attention_layernorm.weight"]
         for kind, modules in PROJECTIONS.items():
             parts = [tensors[f"{prefix}{module}.weight"] for module in modules]
+            if kind == "qkv":
+                parts = [
+                    pair(shape, part) if module in ROTATED else part
+                    for module, part in zip(modules, parts, strict=True)
+                ]
             if kind == "gate_up":
                 parts = [F.pad(part, (0, 0, 0, extra)) for part in parts]
             if kind == "down":
@@ -156,6 +176,8 @@ def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
         for kind, modules in PROJECTIONS.items():
             parts = own[f"{layer}.{kind}"].split(shape.segments[kind])
             for module, part in zip(modules, parts, strict=True):
+                if module in ROTATED:
+                    part = unpair(shape, part)
                 if kind == "gate_up":
                     part = part[: shape.mlp_width]
                 if kind == "down":
@@ -170,45 +192,90 @@ def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
     """``x @ weight.T`` with a cell axis: x (C, N, in), weight (C or 1, out, in) -> (C, N, out)."""
     if weight.shape[0] == 1:
-        return F.linear(x, weight[0])
+        return F.linear(x, weight.squeeze(0))
     return torch.bmm(x, weight.mT)
 
 
 def normalize(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm: x (C, N, H), gain (C or 1, H)."""
-    wide = x.float() if x.dtype == torch.bfloat16 else x
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * gain.unsqueeze(1)
+    normal: Tensor = _Normalize.apply(x, gain.unsqueeze(1), eps)
+    return normal
 
 
-def rotations(shape: Shape, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (T, head_dim) of the rotary embedding at these positions; computed in float32 at least."""
+class _Normalize(torch.autograd.Function):
+    """Root-mean-square norm with half the passes over its arrays that autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        wide = x.float() if x.dtype == torch.bfloat16 else x
+        factor = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        unit = wide * factor
+        ctx.save_for_backward(unit, gain, factor)
+        return unit.to(x.dtype) * gain
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        unit, gain, factor = ctx.saved_tensors
+        product = gradient * unit
+        to_gain = None
+        if ctx.needs_input_grad[1]:
+            to_gain = product.sum(1, keepdim=True)
+            to_gain = to_gain if gain.shape[0] > 1 else to_gain.sum(0, keepdim=True)
+        along = torch.matmul(product, gain.mT.to(product.dtype)) / unit.shape[-1]
+        to_x = torch.addcmul(gradient * gain, unit, along, value=-1) * factor
+        return to_x.to(gradient.dtype), None if to_gain is None else to_gain.to(gain.dtype), None
+
+
+class _GatedSilu(torch.autograd.Function):
+    """silu(gate) * up of both halves of one array; backward fills both halves of one array."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, -1)
+        slope = torch.empty_like(gate_up)
+        to_gate, to_up = slope.chunk(2, -1)
+        torch.mul(gradient, F.silu(gate), out=to_up)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
+        return slope
+
+
+def rotations(shape: Shape, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rotary embedding at these positions as complex numbers of length one: (T, head_dim/2).
+
+    In float32 at least, whatever the model's own type.
+    """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     exponents = torch.arange(0, shape.head_dim, 2, device=positions.device, dtype=wide) / shape.head_dim
     angles = positions.to(wide).unsqueeze(-1) * (1.0 / shape.rope_theta**exponents)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (..., T, head_dim), halves paired as (i, i + head_dim/2)."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn neighbouring pairs of x (..., T, heads, head_dim) by the complex numbers (T, heads, head_dim/2)."""
+    wide = x.float() if x.dtype == torch.bfloat16 else x
+    turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * turns
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
-def blocks(shape: Shape, weights: Weights, x: Tensor, project: Project, attend: Attend) -> Tensor:
+def blocks(shape: Shape, weights: Weights, x: Tensor, project: Project, attend: Callable[[Tensor], Tensor]) -> Tensor:
     """All decoder layers and the final norm: x (C, N, H) -> (C, N, H).
 
     Args:
         project: applies the projection of that key, with its adapter if it has one.
-        attend: (layer, q (C, N, Q), k (C, N, K), v (C, N, K)) -> (C, N, Q).
+        attend: qkv (C, N, Q+2K) -> (C, N, Q).
     """
     for layer in range(shape.layers):
         h = normalize(x, weights[f"{layer}.norm1"], shape.norm_eps)
-        q, k, v = project(f"{layer}.qkv", h).split(shape.segments["qkv"], dim=-1)
-        x = x + project(f"{layer}.o", attend(layer, q, k, v))
+        x = x + project(f"{layer}.o", attend(project(f"{layer}.qkv", h)))
         h = normalize(x, weights[f"{layer}.norm2"], shape.norm_eps)
-        gate, up = project(f"{layer}.gate_up", h).split(shape.segments["gate_up"], dim=-1)
-        x = x + project(f"{layer}.down", F.silu(gate) * up)
+        x = x + project(f"{layer}.down", _GatedSilu.apply(project(f"{layer}.gate_up", h)))
     return normalize(x, weights["norm"], shape.norm_eps)
 
 
@@ -227,18 +294,19 @@ def head(weights: Weights) -> Tensor:
     return weights.get("head", weights["embed"])
 
 
-def causal(shape: Shape, cells: int, sequences: int, length: int, like: Tensor) -> Attend:
-    """Causal self-attention within sequences of one length, without a cache."""
-    cos, sin = rotations(shape, torch.arange(length, device=like.device), like.dtype)
+def causal(shape: Shape, sequences: int, length: int, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """Causal self-attention within sequences of one length: qkv (C, N, Q+2K) -> (C, N, Q)."""
+    heads, kv_heads = shape.heads, shape.kv_heads
+    turns = rotations(shape, torch.arange(length, device=like.device), like.dtype).unsqueeze(1)
+    turns = turns.repeat(1, heads + kv_heads, 1)  # an array without broadcasting is multiplied faster
 
-    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        def split(x: Tensor) -> Tensor:
-            return x.reshape(cells * sequences, length, -1, shape.head_dim).transpose(1, 2)
-
-        out = F.scaled_dot_product_attention(
-            rotate(split(q), cos, sin), rotate(split(k), cos, sin), split(v), is_causal=True, enable_gqa=True
-        )
-        return out.transpose(1, 2).reshape(cells, sequences * length, -1)
+    def attend(qkv: Tensor) -> Tensor:
+        parts = qkv.view(-1, length, heads + 2 * kv_heads, shape.head_dim)
+        turning, v = parts.split((heads + kv_heads, kv_heads), dim=2)
+        q, k = rotate(turning, turns).split((heads, kv_heads), dim=2)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return out.transpose(1, 2).reshape(-1, sequences * length, heads * shape.head_dim)
 
     return attend
 
@@ -248,11 +316,11 @@ def hidden_states(shape: Shape, weights: Weights, ids: Tensor, project: Project 
 
     Right padding needs no mask: attention is causal, and what follows a completion's end is not read.
     """
-    cells, sequences, length = ids.shape
+    _, sequences, length = ids.shape
     x = embed(weights, ids)
-    attend = causal(shape, cells, sequences, length, x)
+    attend = causal(shape, sequences, length, x)
     out = blocks(shape, weights, x, project or (lambda key, h: multiply(h, weights[key])), attend)
-    return out.reshape(cells, sequences, length, shape.hidden)
+    return out.unflatten(1, (sequences, length))
 
 
 def logits(shape: Shape, weights: Weights, ids: Tensor) -> Tensor:
@@ -291,9 +359,10 @@ class _TokenLogProbabilities(torch.autograd.Function):
         to_h = multiply(slope, weight.mT) if ctx.needs_input_grad[0] else None
         to_weight = None
         if ctx.needs_input_grad[1]:
-            to_weight = torch.bmm(slope.mT, h)
-            if weight.shape[0] == 1 and to_weight.shape[0] > 1:
-                to_weight = to_weight.sum(0, keepdim=True)
+            if weight.shape[0] == 1:  # shared by the cells; and one product of two dimensions is faster than a batch
+                to_weight = (slope.flatten(0, 1).mT @ h.flatten(0, 1)).unsqueeze(0)
+            else:
+                to_weight = torch.bmm(slope.mT, h)
         return to_h, to_weight, None
 
 

@@ -9,19 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rewardgrid.lm.model import (
-    Attend,
-    Shape,
-    Weights,
-    blocks,
-    embed,
-    head,
-    multiply,
-    rotate,
-    rotations,
-)
+from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations
 
 
 @dataclass(frozen=True)
@@ -72,31 +63,32 @@ def sample(
         stop_early: leave the loop when every completion has ended (asks the device; off inside a CUDA graph).
     """
     cells, sequences, prompt_length = prompts.shape
-    length = uniforms.shape[-1]
-    rows = cells * sequences
-    ids = torch.full((cells, sequences, prompt_length + length), eos, dtype=torch.long, device=prompts.device)
-    ids[..., :prompt_length] = prompts
-    mask = torch.zeros((cells, sequences, length), dtype=torch.bool, device=prompts.device)
-    alive = torch.ones((cells, sequences), dtype=torch.bool, device=prompts.device)
-    cache = _Cache(shape, rows, prompt_length + length - 1, weights["embed"])
-    out = head(weights)
-    last = cache.advance(weights, prompts, 0)
+    length, rows = uniforms.shape[-1], cells * sequences
+    ids = torch.full((rows, prompt_length + length), eos, dtype=torch.long, device=prompts.device)
+    ids[:, :prompt_length] = prompts.flatten(0, 1)
+    luck = uniforms.flatten(0, 1)
+    factor = None if penalty is None else penalty.repeat_interleave(sequences)
+    decoder = Decoder(shape, weights, cells, sequences, prompt_length + length - 1)
+    scores = decoder(ids[:, :prompt_length], 0)
     for place in range(length):
-        scores = multiply(last, out).reshape(rows, -1).float()
-        if penalty is not None:
-            seen = ids[..., : prompt_length + place].reshape(rows, -1)
-            scores = penalize(scores, seen, penalty.repeat_interleave(sequences))
+        now = prompt_length + place
+        if factor is not None:
+            scores = penalize(scores, ids[:, :now], factor)
         if top_k is not None:
             scores = keep_top(scores, top_k)
-        chosen = invert(scores, uniforms[..., place].reshape(rows)).reshape(cells, sequences)
-        chosen = torch.where(alive, chosen, eos)
-        ids[..., prompt_length + place] = chosen
-        mask[..., place] = alive
-        alive = alive & (chosen != eos)
-        if place + 1 == length or (stop_early and not bool(alive.any())):
+        ids[:, now] = invert(scores, luck[:, place])
+        if place + 1 == length or (stop_early and place % 8 == 7 and _all_ended(ids[:, prompt_length : now + 1], eos)):
             break
-        last = cache.advance(weights, chosen.unsqueeze(-1), prompt_length + place)
-    return Completions(ids[..., prompt_length:], mask, eos)
+        scores = decoder(ids[:, now : now + 1], now)
+    # A sequence writes on after its end; that is thrown away here.
+    written = ids[:, prompt_length:].reshape(cells, sequences, length)
+    is_end = written == eos
+    mask = is_end.cumsum(-1) - is_end.long() == 0
+    return Completions(torch.where(mask, written, eos), mask, eos)
+
+
+def _all_ended(written: Tensor, eos: int) -> bool:
+    return bool((written == eos).any(1).all())
 
 
 def penalize(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
@@ -128,51 +120,78 @@ def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=scores.shape[-1] - 1)
 
 
-class _Cache:
-    """Keys and values of every position so far: one pair of (rows * kv_heads, positions, head_dim) a layer."""
+class Decoder:
+    """A LLaMA arranged for a token at a time: few operations on small arrays, so each of them counts.
 
-    def __init__(self, shape: Shape, rows: int, positions: int, like: Tensor) -> None:
-        self.shape, self.rows = shape, rows
-        size = (shape.layers, rows * shape.kv_heads, positions, shape.head_dim)
-        self.keys = torch.empty(size, dtype=like.dtype, device=like.device)
-        self.values = torch.empty(size, dtype=like.dtype, device=like.device)
-        self.cos, self.sin = rotations(shape, torch.arange(positions, device=like.device), like.dtype)
+    The gains of the norms and the scale of the queries are multiplied into the matrices that follow them. Those lie
+    transposed, (in, out), and without their cell axis where there is one cell only, because products of two
+    dimensions are faster than of three. A key-value head's part of ``qkv`` is its g queries, its key, its value.
+    """
 
-    def advance(self, weights: Weights, ids: Tensor, start: int) -> Tensor:
-        """Feed ids (C, B, T) at positions start, start+1, ...; returns the last position's state (C, B, H)."""
-        cells, sequences, length = ids.shape
-        hidden = blocks(
-            self.shape,
-            weights,
-            embed(weights, ids),
-            lambda key, h: multiply(h, weights[key]),
-            self._attend(cells, length, start),
-        )
-        return hidden.reshape(cells, sequences, length, -1)[:, :, -1]
+    def __init__(self, shape: Shape, weights: Weights, cells: int, sequences: int, positions: int) -> None:
+        """Arrange weights (cell axis C or 1) for C cells of B sequences of at most this many positions."""
+        self.shape, self.cells, self.sequences = shape, cells, sequences
+        self.group = shape.heads // shape.kv_heads
+        self.multiply, self.multiply_add = (torch.mm, torch.addmm) if cells == 1 else (torch.bmm, torch.baddbmm)
+        like = weights["embed"]
 
-    def _attend(self, cells: int, length: int, start: int) -> Attend:
-        shape, rows, stop = self.shape, self.rows, start + length
-        cos, sin = self.cos[start:stop], self.sin[start:stop]
-        future = None
+        def arrange(matrix: Tensor, gain: Tensor | None = None) -> Tensor:
+            matrix = matrix.mT if gain is None else matrix.mT * gain.unsqueeze(-1)
+            return matrix[0].contiguous() if cells == 1 else matrix.expand(cells, -1, -1).contiguous()
+
+        def by_head(qkv: Tensor) -> Tensor:
+            q, k, v = qkv.split(shape.segments["qkv"], 1)
+            parts = [q * shape.head_dim**-0.5, k, v]
+            split = [part.unflatten(1, (shape.kv_heads, -1)) for part in parts]
+            return torch.cat(split, 2).flatten(1, 2)
+
+        self.embed = like.expand(cells, -1, -1).reshape(-1, shape.hidden)
+        self.layers = [
+            (
+                arrange(by_head(weights[f"{layer}.qkv"]), weights[f"{layer}.norm1"]),
+                arrange(weights[f"{layer}.o"]),
+                arrange(weights[f"{layer}.gate_up"], weights[f"{layer}.norm2"]),
+                arrange(weights[f"{layer}.down"]),
+            )
+            for layer in range(shape.layers)
+        ]
+        self.head = arrange(head(weights), weights["norm"])
+        # Queries and keys are turned, values are not: their factor is 1.
+        turns = rotations(shape, torch.arange(positions, device=like.device), like.dtype).unsqueeze(1)
+        turns = torch.cat([turns.expand(-1, self.group + 1, -1), torch.ones_like(turns)], 1)
+        self.turns = turns.repeat(1, shape.kv_heads, 1)
+        size = (shape.layers, cells * sequences * shape.kv_heads, positions, 2, shape.head_dim)
+        self.cache = torch.empty(size, dtype=like.dtype, device=like.device)
+
+    def __call__(self, ids: Tensor, start: int) -> Tensor:
+        """Feed ids (C*B, T) at positions start, start+1, ...; returns the scores (C*B, V) of the token after them."""
+        length, size, eps = ids.shape[1], (self.shape.hidden,), self.shape.norm_eps
+        if self.cells > 1:
+            tables = torch.arange(self.cells, device=ids.device) * self.shape.vocabulary
+            ids = ids + tables.repeat_interleave(self.sequences).unsqueeze(1)
+        x = F.embedding(ids.flatten(), self.embed)
+        if self.cells > 1:
+            x = x.unflatten(0, (self.cells, -1))
+        for cache, (qkv, o, gate_up, down) in zip(self.cache, self.layers, strict=True):
+            seen = self._attend(cache, self.multiply(F.rms_norm(x, size, eps=eps), qkv), length, start)
+            x = self.multiply_add(x, seen.view(*x.shape[:-1], -1), o)
+            gate, up = self.multiply(F.rms_norm(x, size, eps=eps), gate_up).chunk(2, -1)
+            x = self.multiply_add(x, F.silu(gate) * up, down)
         if length > 1:
-            ahead = torch.ones(length, stop, dtype=torch.bool, device=cos.device).triu(start + 1)
-            future = ahead.repeat(shape.heads // shape.kv_heads, 1)
+            x = x.unflatten(-2, (-1, length))[..., -1, :]
+        scores = self.multiply(F.rms_norm(x, size, eps=eps), self.head)
+        return scores.flatten(0, -2).float()
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            def split(x: Tensor) -> Tensor:
-                return x.reshape(rows, length, -1, shape.head_dim).transpose(1, 2)
-
-            keys, values = self.keys[layer, :, :stop], self.values[layer, :, :stop]
-            # Queries and keys turn by the same angles: one rotation serves both.
-            turned = rotate(split(torch.cat([q * shape.head_dim**-0.5, k], -1)), cos, sin)
-            keys[:, start:] = turned[:, shape.heads :].reshape(-1, length, shape.head_dim)
-            values[:, start:] = split(v).reshape(-1, length, shape.head_dim)
-            # The query heads of a group read the same keys: (rows * kv_heads, group * T, head_dim).
-            queries = turned[:, : shape.heads].reshape(rows * shape.kv_heads, -1, shape.head_dim)
-            scores = torch.bmm(queries, keys.mT)
-            if future is not None:
-                scores = scores.masked_fill(future, -torch.inf)
-            out = torch.bmm(scores.softmax(-1), values).reshape(rows, shape.heads, length, shape.head_dim)
-            return out.transpose(1, 2).reshape(cells, -1, shape.heads * shape.head_dim)
-
-        return attend
+    def _attend(self, cache: Tensor, qkv: Tensor, length: int, start: int) -> Tensor:
+        """Attention of new positions to all so far: cache (C*B*kv_heads, positions, 2, head_dim) -> (C*B*T, Q)."""
+        kv_heads, group, stop = self.shape.kv_heads, self.group, start + length
+        parts = rotate(qkv.view(-1, length, self.turns.shape[1], self.shape.head_dim), self.turns[start:stop])
+        parts = parts.unflatten(2, (kv_heads, -1)).transpose(1, 2).flatten(0, 1)  # (C*B*kv_heads, T, g+2, head_dim)
+        cache[:, start:stop] = parts[:, :, group:]
+        keys, values = cache[:, :stop].unbind(2)
+        scores = torch.bmm(parts[:, :, :group].flatten(1, 2), keys.mT)
+        if length > 1:
+            future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
+            scores = scores.masked_fill(future.repeat_interleave(group, 0), -torch.inf)
+        out = torch.bmm(scores.softmax(-1), values).view(-1, kv_heads, length, group * self.shape.head_dim)
+        return out.transpose(1, 2).flatten(2).flatten(0, 1)
