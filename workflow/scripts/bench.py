@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -23,11 +24,12 @@ import torch
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
+from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import EmbeddedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import write_json, write_text
-from rewardgrid.train.engines.native import Graph, Pack, keep_freed_memory
+from rewardgrid.train.engines.native import Graph, Pack
 from rewardgrid.train.record import hardware, versions
 from rewardgrid.train.rollout import Draws
 
@@ -124,7 +126,15 @@ def native(cells: Sequence[Cell], base: Base, device: torch.device, steps: int) 
 
 
 def trl(cell: Cell, base: Base, device: torch.device, steps: int) -> dict[str, float]:
-    """The same of TRL's GRPOTrainer with Hugging Face generation: the way such runs are usually done."""
+    """The same of TRL's GRPOTrainer with Hugging Face generation, the way such runs are usually done.
+
+    It has a process to itself, whose memory is handled as the C library does by default.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_trl, (cell, base.directory, device, steps))
+
+
+def _trl(cell: Cell, directory: Path, device: torch.device, steps: int) -> dict[str, float]:
     import transformers
     from transformers import TrainerCallback
 
@@ -132,7 +142,8 @@ def trl(cell: Cell, base: Base, device: torch.device, steps: int) -> dict[str, f
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    now = clock(device)
+    torch.set_num_threads(1)
+    now, base = clock(device), load_base(directory)
     trainer = Trainer(
         cell.model_copy(update={"max_steps": steps + 1, "engine": "trl"}), base, 0, device, own_rollouts=False
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rewardgrid.base.load import load_base
 from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell
+from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.problems import validated
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(1)
+        keep_freed_memory()
         base = load_base(arguments.base)
         settings = validated(Evaluation, arguments.settings, "--settings")
         if arguments.cell is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.base.model_files import tensor_sizes
+from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Shape, from_hf, token_logps
 
 INIT_STD, EMBEDDING_STD = 0.02, 0.1
@@ -76,6 +77,7 @@ def train_weights(shape: Shape, weights: dict[str, Tensor], rows: np.ndarray, st
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         for weight in weights.values():
             weight.requires_grad_()

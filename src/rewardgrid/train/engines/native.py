@@ -8,8 +8,6 @@ arithmetic is then the same, bit for bit, whatever it runs beside.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
+from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
@@ -222,18 +221,6 @@ def _parts(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
 
 
 # --- running -------------------------------------------------------------------------------------------
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large blocks instead of returning them: a step asks for the same ones again and again.
-
-    Otherwise every array of some megabytes is mapped and zeroed anew, which costs about a tenth of a step on a CPU.
-    """
-    mmap_threshold, trim_threshold = -3, -1  # of mallopt(3)
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def pack_key(cell: Cell) -> tuple[object, ...]:

@@ -34,6 +34,7 @@ from trl import GRPOConfig, GRPOTrainer
 from rewardgrid.base.load import Base
 from rewardgrid.lm.adapters import adapted, channel_scale, from_peft, initial, merge, to_peft
 from rewardgrid.lm.draws import generator
+from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
 from rewardgrid.lm.sampler import sample
 from rewardgrid.study.cell import Cell
@@ -418,6 +419,7 @@ def train(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place.type == "cpu":
         torch.set_num_threads(1)
+        keep_freed_memory()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     disable_progress_bar()
