@@ -4,8 +4,8 @@ Every tensor has a leading cell axis C. Weights that all cells share (a frozen b
 Sizes: B sequences, T positions, N = B*T, H hidden, Q = heads*head_dim, K = kv_heads*head_dim, M MLP width, V words.
 
 The projections that read the same input are stored as one matrix: ``qkv`` (Q+2K, H) and ``gate_up`` (2M, H).
-The rows of queries and keys are in the order of :func:`pair`. The MLP width is padded with zeros to a multiple of 8, which changes no result (the padded units output zero and
-receive zero gradient) and makes the matrix products faster.
+The rows of queries and keys are in the order of :func:`pair`. The MLP width is padded with zeros to a multiple of 8,
+which changes no result (the padded units output zero and receive zero gradient) and makes the matrix products faster.
 
 Architecture: Touvron et al. 2023 (LLaMA) with grouped-query attention, as in Hugging Face's ``LlamaForCausalLM``.
 """

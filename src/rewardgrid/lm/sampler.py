@@ -6,6 +6,7 @@ Shapes as in :mod:`rewardgrid.lm.model`; P prompt tokens, L completion tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -132,7 +133,8 @@ class Decoder:
         """Arrange weights (cell axis C or 1) for C cells of B sequences of at most this many positions."""
         self.shape, self.cells, self.sequences = shape, cells, sequences
         self.group = shape.heads // shape.kv_heads
-        self.multiply, self.multiply_add = (torch.mm, torch.addmm) if cells == 1 else (torch.bmm, torch.baddbmm)
+        self.multiply: Callable[[Tensor, Tensor], Tensor] = torch.mm if cells == 1 else torch.bmm
+        self.multiply_add: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.addmm if cells == 1 else torch.baddbmm
         like = weights["embed"]
 
         def arrange(matrix: Tensor, gain: Tensor | None = None) -> Tensor:
