@@ -67,9 +67,3 @@ include: "rules/base.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
-
-
-onerror:
-    logger.info(
-        "Finished cells are kept: the same command goes on, `snakemake results_partial` shows what there is."
-    )

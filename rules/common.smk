@@ -1,5 +1,7 @@
 """Shared by all stages: the environment of jobs, and functions of wildcards."""
 
+from rewardgrid.cli import mps
+
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
 os.environ.update(
@@ -79,3 +81,19 @@ def minutes(wildcards, attempt):
     """Time limit of a training job: three times the rule of thumb and some to start, more on every attempt."""
     cell = cell_of(wildcards)
     return attempt * (15 + round(3 * cell.max_steps * rule_of_thumb(study, cell) / 60))
+
+
+onstart:
+    if "gpu_slots" in workflow.global_resources:  # profiles/gpu
+        logger.info(mps.start())
+
+
+onsuccess:
+    mps.stop()
+
+
+onerror:
+    mps.stop()
+    logger.info(
+        "Finished cells are kept: the same command goes on, `snakemake results_partial` shows what there is."
+    )
