@@ -11,7 +11,7 @@ SNAKEFMT := PATH="$(abspath $(BIN)):$$PATH" snakefmt --line-length 120
 # One thread for each process: models this small gain nothing from more.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help quick study test test-slurm bench lint format clean
+.PHONY: help quick study test test-slurm bench curves lint format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,9 @@ test-slurm: $(READY) ## the workflow on a SLURM cluster of two nodes, started he
 
 bench: $(READY) ## time the engines on this machine: results/bench/ and BENCHMARKS.md
 	$(BIN)/python workflow/scripts/bench.py
+
+curves: $(READY) ## learning curves of both engines over seeds, into BENCHMARKS.md
+	$(BIN)/python workflow/scripts/curves.py
 
 lint: $(READY) ## formats, lint and types
 	$(BIN)/ruff format --check $(PYTHON_CODE)

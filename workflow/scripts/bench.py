@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,12 +29,14 @@ from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import EmbeddedBase
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.files import write_json, write_text
+from rewardgrid.study.files import replace_between, write_json
+from rewardgrid.study.study import load_study
 from rewardgrid.train.engines.native import Graph, Pack
 from rewardgrid.train.record import hardware, versions
 from rewardgrid.train.rollout import Draws
 
 TOKENS = 128
+STARTS = 5
 START, END = "<!-- measured by make bench -->", "<!-- end of measured -->"
 SHAPES: dict[str, EmbeddedBase] = {
     "embedded": EmbeddedBase(steps=20),
@@ -227,6 +230,34 @@ def packs(cell: Cell, method: str, base: Base, device: torch.device, steps: int)
     return rows
 
 
+def start_up() -> float:
+    """Median wall-clock seconds of a cell of one step, a process of its own: imports, base, step and files."""
+    times = []
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        study = {
+            "title": "One step",
+            "results": str(directory / "results"),
+            "bases": {"embedded": SHAPES["embedded"].model_dump()},
+            "defaults": {"base": "embedded", "max_steps": 1},
+            "experiments": {"seeds": {"title": "Seeds", "grids": [{"seed": list(range(STARTS))}], "columns": ["seed"]}},
+        }
+        write_json(directory / "config.json", study)
+        cells = load_study([directory / "config.json"]).cells
+        build_base("embedded", SHAPES["embedded"], directory / "results/base" / next(iter(cells.values())).base_id)
+        program = [
+            sys.executable,
+            str(Path(__file__).with_name("train.py")),
+            "--configfile",
+            str(directory / "config.json"),
+        ]
+        for name in cells:
+            start = time.perf_counter()
+            subprocess.run([*program, "--cells", name], check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
 def table(rows: Sequence[dict[str, Any]], unit: str) -> str:
     """The rows as Markdown: one line for each shape, batch and method."""
     lines = [
@@ -273,15 +304,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     device = torch.device(arguments.device)
     rows = measure(arguments.steps, device, arguments.shapes, arguments.batches)
-    result = {"hardware": hardware(), "device": device.type, "versions": versions(), "rows": rows}
+    seconds = start_up()
+    start = f"Start-up: a cell of one step took {seconds:.1f} s (median of {STARTS}) from its command to its files."
+    result = {"hardware": hardware(), "device": device.type, "versions": versions(), "rows": rows, "start_up": seconds}
     write_json(arguments.out / f"bench-{device.type}.json", result)
     unit = "CPU-s a step" if device.type == "cpu" else "s a step"
     threads = "one thread, " if device.type == "cpu" else ""
     how = f"{hardware()}, {threads}{arguments.steps} counted steps each, medians."
-    text = "\n\n".join([START, how, table(rows, unit), END])
-    page = arguments.page.read_text(encoding="utf-8") if arguments.page.exists() else f"# Benchmarks\n\n{START}{END}\n"
-    before, _, rest = page.partition(START)
-    write_text(arguments.page, before + text + rest.partition(END)[2])
+    replace_between(arguments.page, START, END, f"{how}\n\n{table(rows, unit)}\n\n{start}")
     return 0
 
 

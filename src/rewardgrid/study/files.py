@@ -70,6 +70,16 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def replace_between(path: Path | str, start: str, end: str, text: str) -> None:
+    """Put text between two marks of a page (Markdown comments); they are added at its end if it has none."""
+    path = Path(path)
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    if start not in page:
+        page = f"{page.rstrip()}\n\n{start}\n{end}\n".lstrip()
+    before, _, rest = page.partition(start)
+    write_text(path, f"{before}{start}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
