@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewardgrid.study.cell import Reward
@@ -85,8 +86,7 @@ def sentence_lengths(ids: Tensor, mask: Tensor, tables: TextTables) -> tuple[Ten
     delimiter = tables.delimiter[ids] & text
     words = (text & ~delimiter).cumsum(-1)
     # Words before the previous delimiter: a running maximum of the count at delimiters, shifted by one place.
-    before = torch.where(delimiter, words, 0).cummax(-1).values.roll(1, -1)
-    before[..., 0] = 0
+    before = F.pad(torch.where(delimiter, words, 0).cummax(-1).values[..., :-1], (1, 0))
     lengths = words - before
     return lengths, delimiter & (lengths > 0)
 
