@@ -162,7 +162,7 @@ class Decoder:
         turns = rotations(shape, torch.arange(positions, device=like.device), like.dtype).unsqueeze(1)
         turns = torch.cat([turns.expand(-1, self.group + 1, -1), torch.ones_like(turns)], 1)
         self.turns = turns.repeat(1, shape.kv_heads, 1)
-        size = (shape.layers, cells * sequences * shape.kv_heads, positions, 2, shape.head_dim)
+        size = (shape.layers, 2, cells * sequences * shape.kv_heads, positions, shape.head_dim)
         self.cache = torch.empty(size, dtype=like.dtype, device=like.device)
 
     def __call__(self, ids: Tensor, start: int) -> Tensor:
@@ -185,12 +185,12 @@ class Decoder:
         return scores.flatten(0, -2).float()
 
     def _attend(self, cache: Tensor, qkv: Tensor, length: int, start: int) -> Tensor:
-        """Attention of new positions to all so far: cache (C*B*kv_heads, positions, 2, head_dim) -> (C*B*T, Q)."""
+        """Attention of new positions to all so far: cache (2, C*B*kv_heads, positions, head_dim) -> (C*B*T, Q)."""
         kv_heads, group, stop = self.shape.kv_heads, self.group, start + length
         parts = rotate(qkv.view(-1, length, self.turns.shape[1], self.shape.head_dim), self.turns[start:stop])
         parts = parts.unflatten(2, (kv_heads, -1)).transpose(1, 2).flatten(0, 1)  # (C*B*kv_heads, T, g+2, head_dim)
-        cache[:, start:stop] = parts[:, :, group:]
-        keys, values = cache[:, :stop].unbind(2)
+        cache[:, :, start:stop] = parts[:, :, group:].movedim(2, 0)
+        keys, values = cache[:, :, :stop]
         scores = torch.bmm(parts[:, :, :group].flatten(1, 2), keys.mT)
         if length > 1:
             future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
