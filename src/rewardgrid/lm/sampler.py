@@ -114,9 +114,9 @@ def keep_top(scores: Tensor, k: int) -> Tensor:
 def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
     """Draw from softmax(scores) (R, V) by inverting its cumulative sum at the uniforms (R,).
 
-    Overwrites the scores. The sum is compared with u times its own total, so its rounding leaves no gap at the end.
+    The sum is compared with u times its own total, so its rounding leaves no gap at the end.
     """
-    cumulative = scores.sub_(scores.amax(-1, keepdim=True)).exp_().cumsum_(-1)
+    cumulative = scores.softmax(-1).cumsum_(-1)
     target = uniforms.to(scores.dtype).unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=scores.shape[-1] - 1)
 
@@ -138,7 +138,7 @@ class Decoder:
         like = weights["embed"]
 
         def arrange(matrix: Tensor, gain: Tensor | None = None) -> Tensor:
-            matrix = matrix.mT if gain is None else matrix.mT * gain.unsqueeze(-1)
+            matrix = matrix.mT if gain is None else matrix.mT * (gain * shape.hidden**0.5).unsqueeze(-1)
             return matrix[0].contiguous() if cells == 1 else matrix.expand(cells, -1, -1).contiguous()
 
         def by_head(qkv: Tensor) -> Tensor:
@@ -158,6 +158,8 @@ class Decoder:
             for layer in range(shape.layers)
         ]
         self.head = arrange(head(weights), weights["norm"])
+        wide = torch.promote_types(like.dtype, torch.float32)
+        self.floor = torch.full((), (shape.hidden * shape.norm_eps) ** 0.5, dtype=wide, device=like.device)
         # Queries and keys are turned, values are not: their factor is 1.
         turns = rotations(shape, torch.arange(positions, device=like.device), like.dtype).unsqueeze(1)
         turns = torch.cat([turns.expand(-1, self.group + 1, -1), torch.ones_like(turns)], 1)
@@ -167,7 +169,7 @@ class Decoder:
 
     def __call__(self, ids: Tensor, start: int) -> Tensor:
         """Feed ids (C*B, T) at positions start, start+1, ...; returns the scores (C*B, V) of the token after them."""
-        length, size, eps = ids.shape[1], (self.shape.hidden,), self.shape.norm_eps
+        length = ids.shape[1]
         if self.cells > 1:
             tables = torch.arange(self.cells, device=ids.device) * self.shape.vocabulary
             ids = ids + tables.repeat_interleave(self.sequences).unsqueeze(1)
@@ -175,14 +177,19 @@ class Decoder:
         if self.cells > 1:
             x = x.unflatten(0, (self.cells, -1))
         for cache, (qkv, o, gate_up, down) in zip(self.cache, self.layers, strict=True):
-            seen = self._attend(cache, self.multiply(F.rms_norm(x, size, eps=eps), qkv), length, start)
+            seen = self._attend(cache, self.multiply(self._unit(x), qkv), length, start)
             x = self.multiply_add(x, seen.view(*x.shape[:-1], -1), o)
-            gate, up = self.multiply(F.rms_norm(x, size, eps=eps), gate_up).chunk(2, -1)
+            gate, up = self.multiply(self._unit(x), gate_up).chunk(2, -1)
             x = self.multiply_add(x, F.silu(gate) * up, down)
         if length > 1:
             x = x.unflatten(-2, (-1, length))[..., -1, :]
-        scores = self.multiply(F.rms_norm(x, size, eps=eps), self.head)
+        scores = self.multiply(self._unit(x), self.head)
         return scores.flatten(0, -2).float()
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """Root-mean-square norm without its gain: x / sqrt(|x|^2 + H eps), sqrt(H) being in the matrices."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self.floor.dtype)
+        return (x / torch.hypot(length, self.floor)).to(x.dtype)
 
     def _attend(self, cache: Tensor, qkv: Tensor, length: int, start: int) -> Tensor:
         """Attention of new positions to all so far: cache (2, C*B*kv_heads, positions, head_dim) -> (C*B*T, Q)."""

@@ -108,17 +108,20 @@ def happy_count(ids: Tensor, mask: Tensor, tables: TextTables) -> Tensor:
 
     An automaton over tokens: equal to decoding and counting, including occurrences that span tokens.
     """
-    vocabulary = tables.next_state.shape[1]
-    # The automaton's tables, flat, are indexed by state * V + token.
-    next_state, found = tables.next_state.reshape(-1), tables.found.reshape(-1)
-    state = torch.zeros(ids.shape[:-1], dtype=torch.long, device=ids.device)
-    count = torch.zeros_like(state)
-    for place in range(ids.shape[-1]):
-        index = state * vocabulary + ids[..., place]
-        alive = mask[..., place]
-        count += torch.where(alive, found[index], 0)
-        state = torch.where(alive, next_state[index], state)
-    return count
+    # A token maps every state to the next one and to what it completes; tokens that do not count leave all as it is.
+    # Neighbours are joined, and their unions again, until one map stands for the whole completion.
+    stay = torch.arange(len(tables.next_state), device=ids.device)
+    present = mask.unsqueeze(-1)
+    following = torch.where(present, F.embedding(ids, tables.next_state.mT), stay)
+    count = torch.where(present, F.embedding(ids, tables.found.mT), 0)
+    while following.shape[-2] > 1:
+        if following.shape[-2] % 2:
+            last = stay.expand(*following.shape[:-2], 1, -1)
+            following, count = torch.cat([following, last], -2), F.pad(count, (0, 0, 0, 1))
+        first = following[..., 0::2, :]
+        count = count[..., 0::2, :] + count[..., 1::2, :].gather(-1, first)
+        following = following[..., 1::2, :].gather(-1, first)
+    return count[..., 0, 0]
 
 
 @dataclass(frozen=True)
