@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.lm.draws import generator
-from rewardgrid.lm.model import PROJECTIONS, ROTATED, Shape, Weights, multiply, pair, unpair
+from rewardgrid.lm.model import PROJECTIONS, ROTATED, Shape, Weights, multiply, pair, product, unpair
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ class _Adapted(torch.autograd.Function):
         segments: tuple[int, ...],
     ) -> Tensor:
         rank = b.shape[-1]
-        z = torch.bmm(x, a.mT)
+        z = product(x, a.mT)
         scaled = z * scale.repeat(1, len(segments)).unsqueeze(1)
         ctx.save_for_backward(x, weight, a, b, scale, reach, scaled)
         ctx.segments = segments
         y = multiply(x, weight)
         for z_s, y_s, b_s in zip(scaled.split(rank, -1), y.split(segments, -1), b.split(segments, 1), strict=True):
-            y_s += torch.bmm(z_s, b_s.mT)
+            y_s += product(z_s, b_s.mT)
         return y
 
     @staticmethod
@@ -123,19 +123,19 @@ class _Adapted(torch.autograd.Function):
         x, weight, a, b, scale, reach, scaled = ctx.saved_tensors
         segments, rank = ctx.segments, b.shape[-1]
         parts = list(zip(gradient.split(segments, -1), b.split(segments, 1), strict=True))
-        to_z = torch.cat([torch.bmm(g_s, b_s) for g_s, b_s in parts], -1)
+        to_z = torch.cat([product(g_s, b_s) for g_s, b_s in parts], -1)
         to_z *= scale.repeat(1, len(segments)).unsqueeze(1)
         # Activations: unmasked. A flagged sequence's gradient still flows through every adapter.
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = multiply(gradient, weight.mT)
-            to_x += torch.bmm(to_z, a)
+            to_x += product(to_z, a)
         # Parameters: each channel hears only the sequences that may reach it.
         if reach is not None:
             scaled, to_z = _mask(scaled, reach, len(segments)), _mask(to_z, reach, len(segments))
-        to_a = torch.bmm(to_z.mT, x)
+        to_a = product(to_z.mT, x)
         to_b = torch.cat(
-            [torch.bmm(g_s.mT, z_s) for (g_s, _), z_s in zip(parts, scaled.split(rank, -1), strict=True)], 1
+            [product(g_s.mT, z_s) for (g_s, _), z_s in zip(parts, scaled.split(rank, -1), strict=True)], 1
         )
         return to_x, None, to_a, to_b, None, None, None
 

@@ -196,6 +196,11 @@ def multiply(x: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(x, weight.mT)
 
 
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """``x @ y`` with a cell axis: (C, n, k) and (C, k, m) -> (C, n, m); of one cell, the faster product of matrices."""
+    return torch.mm(x[0], y[0]).unsqueeze(0) if len(x) == 1 else torch.bmm(x, y)
+
+
 def normalize(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm: x (C, N, H), gain (C or 1, H)."""
     normal: Tensor = _Normalize.apply(x, gain.unsqueeze(1), eps)
@@ -359,10 +364,9 @@ class _TokenLogProbabilities(torch.autograd.Function):
         to_h = multiply(slope, weight.mT) if ctx.needs_input_grad[0] else None
         to_weight = None
         if ctx.needs_input_grad[1]:
-            if weight.shape[0] == 1:  # shared by the cells; and one product of two dimensions is faster than a batch
-                to_weight = (slope.flatten(0, 1).mT @ h.flatten(0, 1)).unsqueeze(0)
-            else:
-                to_weight = torch.bmm(slope.mT, h)
+            to_weight = product(slope.mT, h)
+            if weight.shape[0] == 1 and len(h) > 1:  # shared by the cells
+                to_weight = to_weight.sum(0, keepdim=True)
         return to_h, to_weight, None
 
 
