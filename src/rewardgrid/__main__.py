@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:  # whoever reads the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
