@@ -57,6 +57,8 @@ class Keeper:
         except OSError as error:
             raise _cannot_write(directory, error) from error
         self.outcome = restore(directory, cell)
+        if self.outcome:
+            checkpoint.discard(directory / "checkpoints")
         self.found = None if self.outcome else checkpoint.load(directory / "checkpoints", cell)
         self.record = self.found.record if self.found else Record()
         self.step = self.found.step if self.found else 0
