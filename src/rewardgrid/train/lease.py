@@ -227,6 +227,12 @@ def read_lease(directory: Path) -> dict[str, Any] | None:
     return {}
 
 
+def lease_file(directory: Path) -> Path | None:
+    """The file of a cell's holder, if there is one."""
+    newest = _newest(directory)
+    return _path(directory, newest) if newest else None
+
+
 def gone(holder: Mapping[str, Any]) -> bool:
     """Whether the holder is known to be dead: its process was on this machine and is no more."""
     if not holder or holder.get("machine") is None or holder["machine"] != machine():
