@@ -18,31 +18,39 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.trun
 """Audit events that change what lies on a disk, besides openings for writing."""
 
 
-def killed_at(change: int, directory: Path, train: Callable[[], Any]) -> bool:
-    """Call ``train`` in a child that dies just before its n-th change below ``directory``; returns whether it died.
-
-    Compiled code (safetensors, parquet) writes unseen, between openings that are seen. Heartbeats do not count:
-    they come when they come.
-    """
+def forked(train: Callable[[], Any]) -> int:
+    """Train in a child, which inherits all that is loaded; returns its process number."""
     child = os.fork()
     if not child:
-        count = 0
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal count
-            if _counts(event, arguments, directory):
-                count += 1
-                if count == change:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
         try:
             train()
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
+
+
+def killed_at(change: int, directory: Path, train: Callable[[], Any]) -> bool:
+    """Train in a child that dies just before its n-th change below ``directory``; returns whether it died.
+
+    Compiled code (safetensors, parquet) writes unseen, between openings that are seen. Heartbeats do not count:
+    they come when they come.
+    """
+    count = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if _counts(event, arguments, directory):
+            count += 1
+            if count == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def doomed() -> None:
+        sys.addaudithook(hook)
+        train()
+
+    status = os.waitstatus_to_exitcode(os.waitpid(forked(doomed), 0)[1])
     assert status in (0, -signal.SIGKILL), f"the run failed with status {status}"
     return status != 0
 

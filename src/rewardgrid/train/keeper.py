@@ -159,7 +159,8 @@ def restore(directory: Path, cell: Cell) -> Outcome | None:
         print(f"warning: {kept}: passed over: {error}", file=sys.stderr, flush=True)
         return None
     try:
-        publish(directory, cell)
+        if not _published(directory):
+            publish(directory, cell)
     except OSError as error:
         raise _cannot_write(directory, error) from error
     print(f"{cell.name}  is trained already ({outcome.state} after step {outcome.steps_done})", file=sys.stderr)
@@ -174,6 +175,15 @@ def publish(directory: Path, cell: Cell) -> None:
     shutil.copytree(directory / "kept", temporary, copy_function=_link)
     _remove(train)
     temporary.rename(train)
+
+
+def _published(directory: Path) -> bool:
+    """Whether the outputs are all there; then they are left alone, because others may be reading them."""
+    kept, train = directory / "kept", directory / "train"
+    sizes = ((path.stat().st_size, train / path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
+    return (directory / "spec.json").exists() and all(
+        path.exists() and path.stat().st_size == size for size, path in sizes
+    )
 
 
 def _link(source: str, target: str) -> None:

@@ -199,6 +199,7 @@ def acquire(
         try:
             lease = Lease(directory, number, descriptor, every)
         except OSError:
+            os.close(descriptor)
             _path(directory, number).unlink(missing_ok=True)
             raise
         if not lease.held():
