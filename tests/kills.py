@@ -80,5 +80,5 @@ def kill_at_each(changes: Iterable[int], train: Train, cell: Cell, base: Base, r
         kills += 1
         (resumed,) = run(train, [cell], base, directory, OFTEN)
         assert_same_run(whole, resumed)
-        assert sorted(path.name for path in resumed.iterdir()) == ["kept", "spec.json", "train"]
+        assert {path.name for path in resumed.iterdir()} - {"events.log"} == {"kept", "spec.json", "train"}
     return kills

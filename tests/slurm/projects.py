@@ -30,7 +30,7 @@ STUDY: dict[str, Any] = deepcopy(MICRO) | {
     "experiments": {
         "sweep": {
             "title": "Cells to be disturbed",
-            "fixed": {"max_steps": 250},
+            "fixed": {"max_steps": 400},
             "grids": [{"seed": [1, 2, 3, 4, 5]}],
             "columns": ["seed", "final_reward", "final_kl", "verdict"],
             "by": ["seed"],
@@ -80,8 +80,8 @@ class SlurmProject(Project):
         return self.directory / self.study.layout.cell(cell.name)
 
     def log(self, cell: Cell) -> str:
-        """What training has said of a cell."""
-        path = self.directory / "logs/train" / f"{cell.name}.log"
+        """What has happened to a cell, over all attempts."""
+        path = self.path(cell) / "events.log"
         return path.read_text() if path.exists() else ""
 
     def start(self, cells: Iterable[Cell], *words: str) -> subprocess.Popen[str]:
@@ -161,7 +161,7 @@ def assert_same_training(project: SlurmProject, reference: SlurmProject, cells: 
         assert weights_of(ours) == weights_of(theirs), cell.name
         for name, frame in tables_of(theirs).items():
             assert tables_of(ours)[name].equals(frame), f"{cell.name}: {name}"
-        assert sorted(path.name for path in ours.iterdir() if path.name != "evaluation") == [
+        assert sorted(path.name for path in ours.iterdir() if path.name not in ("evaluation", "events.log")) == [
             "kept",
             "spec.json",
             "train",

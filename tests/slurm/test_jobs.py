@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from rewardgrid.study.cell import Cell
 from tests.slurm.faults import Trial
 from tests.slurm.projects import (
     STUDY,
@@ -31,23 +33,33 @@ def test_one_study_survives_kills_cancellations_requeues_time_limits_and_torn_ch
     trl = project.cell("reference_engine")
     driver = project.start(project.study.cells.values())
 
-    # Each as soon as it trains, in the order in which they come.
-    limited = project.training(late, 1)
-    slurm("scontrol", "update", f"jobid={limited['job']}", "TimeLimit=1")
-    stopped: dict[str, int] = {}
-    for cell in (killed, trl):
-        holder = project.training(cell)
-        kill(holder["pid"])
-        stopped[cell.name] = holder["step"]
-    holder = project.training(torn, 60)
-    kill(holder["pid"])
-    newest = max((project.path(torn) / "checkpoints").glob("step-*"))
-    state = newest / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-9])
-    stopped[torn.name] = holder["step"]
-    slurm("scancel", project.training(cancelled)["job"])
-    slurm("scontrol", "requeue", (first := project.training(requeued))["job"])
+    def limit() -> None:
+        slurm("scontrol", "update", f"jobid={project.training(late, 1)['job']}", "TimeLimit=1")
 
+    def kill_at(cell: Cell, step: int) -> int:
+        holder = project.training(cell, step)
+        kill(holder["pid"])
+        return int(holder["step"])
+
+    def kill_and_tear() -> int:
+        step = kill_at(torn, 60)
+        state = max((project.path(torn) / "checkpoints").glob("step-*")) / "state.safetensors"
+        state.write_bytes(state.read_bytes()[:-9])
+        return step
+
+    def requeue() -> str:
+        job = str(project.training(requeued)["job"])
+        slurm("scontrol", "requeue", job)
+        return job
+
+    with ThreadPoolExecutor() as pool:  # all at once: each as soon as its cell trains
+        kills = {cell.name: pool.submit(kill_at, cell, 30) for cell in (killed, trl)}
+        kills[torn.name] = pool.submit(kill_and_tear)
+        others = [pool.submit(limit), pool.submit(lambda: slurm("scancel", project.training(cancelled)["job"]))]
+        put_back = pool.submit(requeue)
+        for future in others:
+            future.result()
+    stopped = {name: future.result() for name, future in kills.items()}
     text = project.finish(driver)
     assert_same_training(project, reference, project.study.cells.values())
     assert text.count("Trying to restart") >= 4
@@ -63,7 +75,7 @@ def test_one_study_survives_kills_cancellations_requeues_time_limits_and_torn_ch
     trial.injected("`scancel`", "`stopped by SIGTERM after step n`, and CANCELLED from Snakemake")
     assert "stopped by SIGTERM after step" in project.log(requeued)
     assert project.log(requeued).count("continues after step") == 1
-    assert f"'{first['job']}' failed" not in text
+    assert f"'{put_back.result()}' failed" not in text
     trial.injected("`scontrol requeue`", "`stopped by SIGTERM after step n` in the cell's log")
     assert "stopped by SIGUSR1 after step" in project.log(late)
     trial.injected("the time limit", "`stopped by SIGUSR1 after step n`, before the limit")

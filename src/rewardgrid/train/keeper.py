@@ -8,6 +8,8 @@ A cell's directory while it is trained, and after:
     what the run continues from (:mod:`rewardgrid.train.checkpoint`).
 ``kept/``
     the finished run, renamed into place in one go.
+``events.log``
+    what has happened to it on the way, if anything has (:mod:`rewardgrid.train.events`).
 ``train/``, ``spec.json``
     the same files again (hard links), as the outputs of the workflow's rule.
 
@@ -22,7 +24,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import sha256, sync, write_text
 from rewardgrid.study.study import Recording
 from rewardgrid.train import checkpoint
+from rewardgrid.train.events import note, tell
 from rewardgrid.train.lease import acquire
 from rewardgrid.train.record import Outcome, Progress, Record, finish
 from rewardgrid.train.stopping import Stopped
@@ -64,7 +66,7 @@ class Keeper:
         self.step = self.found.step if self.found else 0
         self.progress = Progress(cell)
         if self.found:
-            print(f"{cell.name}  continues after step {self.step}", file=sys.stderr, flush=True)
+            tell(directory, f"{cell.name}  continues after step {self.step}")
 
     def report(self, row: Mapping[str, Any]) -> None:
         """One step is done: a row of the history, the heartbeat, now and then a line for the log.
@@ -104,7 +106,9 @@ class Keeper:
 
     def stopped(self) -> Stopped:
         """To be raised when a signal has asked for a stop and the checkpoint is written."""
-        return Stopped(self.cell.name, f"after step {self.step} of {self.cell.max_steps}")
+        stopped = Stopped(self.cell.name, f"after step {self.step} of {self.cell.max_steps}")
+        note(self.directory, str(stopped))
+        return stopped
 
     def end(self, outcome: Outcome, save: Callable[[Path], Mapping[str, str]], device: str) -> None:
         """Keep a finished run: all of it, or nothing.
@@ -156,14 +160,14 @@ def restore(directory: Path, cell: Cell) -> Outcome | None:
                 raise ValueError(f"{name} is torn or corrupt (its SHA-256 differs from that in status.json)")
         outcome = Outcome(status["state"], status["steps_done"], status["reason"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        print(f"warning: {kept}: passed over: {error}", file=sys.stderr, flush=True)
+        tell(directory, f"warning: {kept}: passed over: {error}")
         return None
     try:
         if not _published(directory):
             publish(directory, cell)
     except OSError as error:
         raise _cannot_write(directory, error) from error
-    print(f"{cell.name}  is trained already ({outcome.state} after step {outcome.steps_done})", file=sys.stderr)
+    tell(directory, f"{cell.name}  is trained already ({outcome.state} after step {outcome.steps_done})")
     return outcome
 
 

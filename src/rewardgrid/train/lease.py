@@ -25,7 +25,6 @@ import math
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ from types import TracebackType
 from typing import Any
 
 from rewardgrid.study.errors import UserError
+from rewardgrid.train.events import tell
 from rewardgrid.train.stopping import Stopped, asked_to_stop
 
 BEAT_SECONDS = 2.0
@@ -183,14 +183,14 @@ def acquire(
                         "of waiting. Nothing is wrong: let it finish and run the same command again, or end it first"
                     )
                 if not told:
-                    say(f"{directory.name}  waits for {describe(holder)}; at most {wait:.0f} s")
+                    tell(directory, f"{directory.name}  waits for {describe(holder)}; at most {wait:.0f} s")
                     told = True
                 if asked_to_stop():
                     raise Stopped(directory.name, "while it waited for another process that trains it")
                 time.sleep(min(1.0, stale / 4, wait / 4 + 0.01))
                 continue
             why = "whose process is gone" if gone(holder) else f"silent for {silent:.0f} s"
-            say(f"{directory.name}  takes over from {describe(holder)}, {why}")
+            tell(directory, f"{directory.name}  takes over from {describe(holder)}, {why}")
         number = (newest or 0) + 1
         try:
             descriptor = os.open(_path(directory, number), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
@@ -286,11 +286,6 @@ def _birth(pid: int) -> int | None:
         return UNKNOWN
     state, birth = fields[0], int(fields[19])
     return None if state in "ZX" else birth
-
-
-def say(text: str) -> None:
-    """Into the log of the cell."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _path(directory: Path, number: int) -> Path:

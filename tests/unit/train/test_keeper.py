@@ -81,7 +81,8 @@ def test_a_signal_stops_a_run_after_its_step_and_the_same_command_continues(
     assert str(raised.value) == f"{cell.name}: {what}"
     assert raised.value.status == 128 + number
     directory = tmp_path / "cut" / cell.name
-    assert names(directory) == ["checkpoints"]
+    assert names(directory) == ["checkpoints", "events.log"]
+    assert (directory / "events.log").read_text().endswith(f"  {cell.name}: {what}\n")
     assert names(directory / "checkpoints") == sorted(
         {"step-000004", f"step-{last:06d}"} | ({"step-000002"} if last == 4 else set())
     )
