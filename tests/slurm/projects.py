@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,7 @@ STUDY: dict[str, Any] = deepcopy(MICRO) | {
         },
         "reference_engine": {
             "title": "The other engine",
-            "fixed": {"max_steps": 60, "engine": "trl"},
+            "fixed": {"max_steps": 200, "engine": "trl"},
             "grids": [{"seed": [1]}],
             "columns": ["seed", "final_reward", "final_kl", "verdict"],
             "by": ["seed"],
@@ -129,9 +129,16 @@ class SlurmProject(Project):
         wait_until(far_enough, f"{cell.name} at step {step}", self.output)
         return found
 
-    def finished(self, cell: Cell) -> bool:
-        """Whether a cell is trained."""
-        return (self.path(cell) / "kept/status.json").exists()
+    def all_training(self, cells: Sequence[Cell], step: int = 5) -> list[dict[str, Any]]:
+        """Wait until all of these cells are being trained at the same time; returns their heartbeats."""
+        found: list[dict[str, Any]] = []
+
+        def far_enough() -> bool:
+            found[:] = [self.holder(cell) for cell in cells]
+            return all(holder.get("step", 0) >= step for holder in found)
+
+        wait_until(far_enough, f"{len(cells)} cells at step {step}", self.output)
+        return found
 
 
 def make_slurm_project(

@@ -18,8 +18,7 @@ def test_a_driver_that_is_killed_and_started_again_trains_nothing_twice(
 ) -> None:
     cells = [project.cell("sweep", seed) for seed in (1, 2, 3)]
     driver = project.start(cells)
-    for cell in cells:
-        project.training(cell, 10)
+    project.all_training(cells)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     running = len(queue(project))
@@ -44,8 +43,7 @@ def test_a_driver_that_is_interrupted_ends_its_jobs_and_goes_on_later(
 ) -> None:
     cells = [project.cell("sweep", 1), project.cell("reference_engine")]
     driver = project.start(cells)
-    for cell in cells:
-        project.training(cell)
+    project.all_training(cells)
     kill(driver.pid, signal.SIGINT)
     assert driver.wait(60) != 0
     wait_until(lambda: not queue(project), "an empty queue", project.output)
@@ -62,8 +60,7 @@ def test_of_two_drivers_the_second_is_refused_or_waits_for_the_cells_of_the_firs
 ) -> None:
     cells = [project.cell("sweep", seed) for seed in (1, 2)]
     first = project.start(cells)
-    for cell in cells:
-        project.training(cell, 10)
+    project.all_training(cells)
     refused = project.start(cells)
     assert refused.wait(60) == 1
     assert "cannot be locked" in project.output.read_text()

@@ -95,7 +95,7 @@ def test_jobs_that_share_gpus_ask_for_parts_of_them_and_show_in_status(
     monkeypatch.setenv("REWARDGRID_GRES", "shard:2")
     cells = [project.cell("sweep", seed) for seed in (1, 2)]
     driver = project.start(cells)
-    first, second = (project.training(cell) for cell in cells)
+    first, second = project.all_training(cells)
     status = [sys.executable, "-m", "rewardgrid", "status", "sweep"]
     text = subprocess.run(status, cwd=project.directory, check=True, capture_output=True, text=True).stdout
     requests = [slurm("scontrol", "show", "job", holder["job"]) for holder in (first, second)]

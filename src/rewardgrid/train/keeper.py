@@ -56,6 +56,7 @@ class Keeper:
         self.cell, self.directory, self.recording = cell, directory, recording
         try:
             self.lease = acquire(directory)
+            _sweep(directory)
         except OSError as error:
             raise _cannot_write(directory, error) from error
         self.outcome = restore(directory, cell)
@@ -195,6 +196,15 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what a writer that was killed had not finished; only the holder of the lease makes such files."""
+    for path in [*directory.glob(".*.tmp"), *directory.glob("checkpoints/.*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _remove(directory: Path) -> None:
