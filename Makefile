@@ -25,7 +25,7 @@ study: $(READY) ## the whole study on this machine: results/RESULTS.md, in days
 test: $(READY) ## the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-slurm: $(READY) ## the workflow on a SLURM cluster of two nodes, started here (Debian, as root)
+test-slurm: $(READY) ## faults of all kinds on a SLURM cluster of two nodes, started here (Debian, as root)
 	$(BIN)/python -m pytest tests/slurm
 
 bench: $(READY) ## time the engines on this machine: results/bench/ and BENCHMARKS.md

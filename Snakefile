@@ -1,6 +1,7 @@
 """Grids of small reinforcement-learning runs: configuration in, RESULTS.md out. Run it in this directory."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 

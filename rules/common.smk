@@ -14,6 +14,12 @@ os.environ.update(
 )
 
 
+# The signal that comes before a job's time limit (see profiles/slurm) is for the training program, which handles it;
+# it reaches the Snakemake around it too.
+if not workflow.is_main_process:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 wildcard_constraints:
     cell="[^/]+",
     base="[^/]+",

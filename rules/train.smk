@@ -22,5 +22,7 @@ rule train:
     shell:
         # No `params`: a rule that gains or loses one would train everything again. The path says which cell it is.
         # Checkpoints lie beside the outputs and are not declared: a job that is tried again goes on from them.
-        'OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/train.py --study "$STUDY" '
+        # `exec`: SLURM signals every process of a job. A shell in between would die at once, Snakemake would take
+        # the job for over, and SLURM would kill training before it has written its checkpoint.
+        'OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python workflow/scripts/train.py --study "$STUDY" '
         "--cells {wildcards.cell:q} > {log:q} 2>&1"

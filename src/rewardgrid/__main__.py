@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     cells.add_argument("--paths", action="store_true", help="print paths on a terminal too")
     cells.set_defaults(run=_cells)
+    status = commands.add_parser(
+        "status",
+        parents=[configured],
+        help="what every cell is doing now",
+        description="What every cell is doing now: waiting, running (where, how far, how fast), stalled, interrupted, "
+        "trained, done, diverged, or failed with the line of its log that says why.",
+    )
+    status.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells`")
+    status.add_argument("--watch", action="store_true", help="refresh in place until all cells are done (Ctrl-C ends)")
+    status.set_defaults(run=_status)
     train = commands.add_parser("train", parents=[configured], help="train cells without Snakemake, in packs on a GPU")
     train.set_defaults(run=_train)
     evaluate = commands.add_parser("evaluate", parents=[configured], help="evaluate trained cells without Snakemake")
@@ -75,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:  # whoever reads the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -89,6 +100,15 @@ def _cells(arguments: argparse.Namespace) -> None:
     study = _study(arguments)
     show = print_table if sys.stdout.isatty() and not arguments.paths else print_paths
     show(study.layout, select(study, arguments.words))
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.status import look_at_all, show
+
+    study = _study(arguments)
+    cells = select(study, arguments.words)
+    with contextlib.suppress(KeyboardInterrupt):
+        show(lambda: look_at_all(study.layout, cells), arguments.watch)
 
 
 def _chosen(study: Study, arguments: argparse.Namespace) -> list[Cell]:

@@ -14,6 +14,7 @@ from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.layout import Layout
 from rewardgrid.study.study import Study
 
 
@@ -29,16 +30,33 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
 
 
 def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) -> None:
-    """Train the cells that are not finished, those of equal shape side by side where the engine can."""
+    """Train the cells that are not finished, those of equal shape side by side where the engine can.
+
+    Cells that another process trains at the moment come last: it may have finished them by then.
+
+    Raises:
+        Stopped: a signal asked for it; the same call continues.
+        Held: another process still trains a cell.
+    """
     from rewardgrid.train.engines import engine
+    from rewardgrid.train.lease import gone, read_lease
+    from rewardgrid.train.stopping import stoppable
 
     layout = study.layout
-    unfinished = [cell for cell in cells if not (layout.train(cell.name) / "status.json").exists()]
+    unfinished = [cell for cell in cells if not _is_trained(layout, cell)]
     say(f"{len(cells)} cells, {len(cells) - len(unfinished)} already trained")
-    for base, group in by_base(study, unfinished):
-        for name in dict.fromkeys(cell.engine for cell in group):
-            own = [cell for cell in group if cell.engine == name]
-            engine(name)(own, base, [layout.cell(cell.name) for cell in own], study.recording, device)
+    holders = {cell.name: read_lease(layout.cell(cell.name)) for cell in unfinished}
+    busy = [cell for cell in unfinished if (holder := holders[cell.name]) is not None and not gone(holder)]
+    with stoppable():
+        for part in ([cell for cell in unfinished if cell not in busy], busy):
+            for base, group in by_base(study, part):
+                for name in dict.fromkeys(cell.engine for cell in group):
+                    own = [cell for cell in group if cell.engine == name]
+                    engine(name)(own, base, [layout.cell(cell.name) for cell in own], study.recording, device)
+
+
+def _is_trained(layout: Layout, cell: Cell) -> bool:
+    return (layout.train(cell.name) / "status.json").exists() and layout.spec(cell.name).exists()
 
 
 def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:

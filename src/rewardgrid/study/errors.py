@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Programs print its message without a traceback and exit with status 2."""
+    """A mistake the user can mend. Programs print its message without a traceback and exit with ``status``."""
+
+    status = 2
 
 
 @dataclass(frozen=True)

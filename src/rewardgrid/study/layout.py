@@ -37,6 +37,10 @@ class Layout:
         """Unfinished training, undeclared to Snakemake so that a retry finds it."""
         return self.cell(name) / "checkpoints"
 
+    def kept(self, name: str) -> Path:
+        """The finished training again, undeclared to Snakemake, which cannot take it back therefore."""
+        return self.cell(name) / "kept"
+
     def metrics(self, name: str) -> Path:
         """What evaluation measured. The file that stands for a finished cell."""
         return self.cell(name) / "evaluation" / "metrics.json"
@@ -63,6 +67,6 @@ def done(layout: Layout, cell: Cell) -> str:
     name = cell.name
     if layout.metrics(name).exists():
         return "done"
-    if (layout.train(name) / "status.json").exists():
+    if any((path / "status.json").exists() for path in (layout.train(name), layout.kept(name))):
         return "trained"
     return "started" if layout.checkpoints(name).exists() else "waiting"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256, sync, write_json
+from rewardgrid.train.events import tell
 from rewardgrid.train.record import Record
 
 KEPT = 2
@@ -76,7 +76,7 @@ def load(directory: Path, cell: Cell) -> Checkpoint | None:
         try:
             return _read(path, cell)
         except (UserError, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            print(f"warning: {path}: passed over: {error}", file=sys.stderr, flush=True)
+            tell(directory.parent, f"warning: {path}: passed over: {error}")
     return None
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import HISTORY, MODE_SAMPLES, ROLLOUTS, read_table, write_table
-from rewardgrid.study.files import write_json, write_text
+from rewardgrid.study.files import write_json
 
 PROGRESS_SECONDS = 5.0
 
@@ -65,12 +65,16 @@ class Outcome:
 
 
 class Progress:
-    """Prints a line every few seconds: cell, step, reward, KL, steps/s, time left."""
+    """Prints a line every few seconds: cell, step, reward, KL, steps/s, time left.
+
+    ``speed`` is in steps per second, ``left`` in seconds; both are NaN until they are known.
+    """
 
     def __init__(self, cell: Cell, every: float = PROGRESS_SECONDS) -> None:
         self.cell, self.every = cell, every
         self.printed = self.started = time.monotonic()
         self.first: int | None = None
+        self.speed = self.left = math.nan
 
     def __call__(self, row: Mapping[str, Any]) -> None:
         """Report one row of the history."""
@@ -78,15 +82,16 @@ class Progress:
         if self.first is None:
             # The first step pays for warming up: speed is counted from its end.
             self.first, self.started = step, now
+        if step > self.first:
+            self.speed = (step - self.first) / max(now - self.started, 1e-9)
+            self.left = (self.cell.max_steps - step) / self.speed
         last = step == self.cell.max_steps
         if now - self.printed < self.every and not last:
             return
         self.printed = now
-        speed = (step - self.first) / max(now - self.started, 1e-9)
-        left = (self.cell.max_steps - step) / speed if speed else math.nan
         print(
             f"{self.cell.name}  step {step}/{self.cell.max_steps}  reward {row['reward']:.3f}  kl {row['kl']:.3f}  "
-            f"{speed:.2f} steps/s  {clock(left)} left",
+            f"{self.speed:.2f} steps/s  {clock(self.left)} left",
             file=sys.stderr,
             flush=True,
         )
@@ -136,7 +141,6 @@ def finish(
 ) -> None:
     """Write a finished run's tables and, last, ``status.json``, which says that everything else is there."""
     record.write(directory)
-    write_text(directory.parent / "spec.json", cell.canonical_json() + "\n")
     write_json(
         directory / "status.json",
         {

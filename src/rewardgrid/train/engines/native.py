@@ -8,7 +8,6 @@ arithmetic is then the same, bit for bit, whatever it runs beside.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,10 +23,10 @@ from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
-from rewardgrid.train import checkpoint
 from rewardgrid.train.grpo import AdamW, advantages, clip_factor, k3, learning_rate, mean_over, sequence_losses
+from rewardgrid.train.keeper import Keeper
 from rewardgrid.train.policy import Policy
-from rewardgrid.train.record import Outcome, Progress, Record, finish
+from rewardgrid.train.record import Outcome
 from rewardgrid.train.rollout import (
     Assessor,
     Draws,
@@ -39,6 +38,7 @@ from rewardgrid.train.rollout import (
     with_eos,
 )
 from rewardgrid.train.routing import reach
+from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights, save_weights
 
 CPU_ROWS = 8
@@ -282,25 +282,36 @@ class _Run:
         recording: Recording,
         device: torch.device,
     ) -> None:
-        self.cells, self.base, self.directories, self.recording = cells, base, directories, recording
-        self.pack = Pack(cells, base, device)
-        self.prompts = with_eos(base.train_prompts().ids, cells[0], base.vocabulary.eos)
-        self.records = [Record() for _ in cells]
-        self.progress = [Progress(cell) for cell in cells]
-        self.start = [0] * len(cells)
-        self.outcomes: list[Outcome | None] = [None] * len(cells)
-        for index, (cell, directory) in enumerate(zip(cells, directories, strict=True)):
-            found = checkpoint.load(directory / "checkpoints", cell)
-            if found:
-                self.pack.restore(index, found.tensors)
-                self.records[index], self.start[index] = found.record, found.step
-                print(f"{cell.name}  continues after step {found.step}", file=sys.stderr, flush=True)
+        self.cells, self.base, self.recording = cells, base, recording
+        self.keepers: list[Keeper] = []
+        try:
+            for cell, directory in zip(cells, directories, strict=True):
+                self.keepers.append(Keeper(cell, directory, recording))
+            self.pack = Pack(cells, base, device)
+            self.prompts = with_eos(base.train_prompts().ids, cells[0], base.vocabulary.eos)
+            for index, keeper in enumerate(self.keepers):
+                if keeper.found:
+                    self.pack.restore(index, keeper.found.tensors)
+        except BaseException:
+            self._release()
+            raise
 
     def finish_all(self) -> list[Outcome]:
-        """Train every cell to its end; returns how each ended."""
-        pack, steps = self.pack, list(self.start)
+        """Train every cell to its end; returns how each ended.
+
+        Raises:
+            Stopped: a signal has asked for it; every unfinished cell has written a checkpoint.
+        """
+        try:
+            self._train()
+        finally:
+            self._release()
+        return [keeper.outcome for keeper in self.keepers if keeper.outcome is not None]
+
+    def _train(self) -> None:
+        pack, steps = self.pack, [keeper.step for keeper in self.keepers]
         advance = pack.step
-        while any(outcome is None for outcome in self.outcomes):
+        while any(keeper.outcome is None for keeper in self.keepers):
             began = time.perf_counter()
             draws = Draws.of_step(self.cells, self.prompts, steps).to(pack.device)
             if pack.device.type == "cuda":
@@ -309,40 +320,40 @@ class _Run:
             table = {key: value.tolist() for key, value in columns.items()}
             seconds = time.perf_counter() - began
             alive = pack.alive.tolist()
-            for index, cell in enumerate(self.cells):
-                if self.outcomes[index] is not None:
+            stopping = asked_to_stop()
+            for index, keeper in enumerate(self.keepers):
+                if keeper.outcome is not None:
                     continue
                 steps[index] += 1
                 row = {key: values[index] for key, values in table.items()}
-                self._record(index, steps[index], row | {"step": steps[index], "seconds": seconds}, rollout)
+                self._record(index, row | {"step": steps[index], "seconds": seconds}, rollout)
                 if not alive[index]:
-                    self._end(index, diverged(cell, row, steps[index]))
-                elif steps[index] == cell.max_steps:
+                    self._end(index, diverged(keeper.cell, row, steps[index]))
+                elif steps[index] == keeper.cell.max_steps:
                     self._end(index, Outcome("done", steps[index]))
-                elif steps[index] % self.recording.checkpoint_every == 0:
-                    self._checkpoint(index, steps[index])
-        return [outcome for outcome in self.outcomes if outcome is not None]
+                elif stopping or keeper.checkpoint_due:
+                    keeper.checkpoint(pack.state(index))
+            unfinished = [keeper for keeper in self.keepers if keeper.outcome is None]
+            if stopping and unfinished:
+                raise unfinished[0].stopped()
 
-    def _record(self, index: int, step: int, row: dict[str, Any], rollout: Rollout) -> None:
-        cell, record = self.cells[index], self.records[index]
-        record.add("history", [row])
-        self.progress[index](row)
+    def _record(self, index: int, row: dict[str, Any], rollout: Rollout) -> None:
+        keeper, cell, step = self.keepers[index], self.cells[index], row["step"]
+        keeper.report(row)
         if step == 1 or step % self.recording.rollouts_every == 0:
-            record.add("rollouts", rollout_rows(step, index, rollout, cell, self.base))
+            keeper.record.add("rollouts", rollout_rows(step, index, rollout, cell, self.base))
         if is_evaluation_step(cell, step):
             rows = mode_rows(
                 cell, step, partial(self.pack.merged, index), self.pack.shape, self.base, self.pack.assessor.tables
             )
-            record.add("mode_samples", rows)
-
-    def _checkpoint(self, index: int, step: int) -> None:
-        found = checkpoint.Checkpoint(step, self.pack.state(index), self.records[index])
-        checkpoint.save(self.directories[index] / "checkpoints", self.cells[index], found)
+            keeper.record.add("mode_samples", rows)
 
     def _end(self, index: int, outcome: Outcome) -> None:
-        cell, directory = self.cells[index], self.directories[index]
-        train_directory = directory / "train"
-        digests = save_weights(train_directory / "weights", cell, self.base, self.pack.policy.export(index))
-        finish(train_directory, cell, self.records[index], outcome, digests, str(self.pack.device))
-        checkpoint.discard(directory / "checkpoints")
-        self.outcomes[index] = outcome
+        def save(directory: Path) -> dict[str, str]:
+            return save_weights(directory, self.cells[index], self.base, self.pack.policy.export(index))
+
+        self.keepers[index].end(outcome, save, str(self.pack.device))
+
+    def _release(self) -> None:
+        for keeper in self.keepers:
+            keeper.release()

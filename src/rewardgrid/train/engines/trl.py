@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -39,9 +38,9 @@ from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
 from rewardgrid.lm.sampler import sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
-from rewardgrid.train import checkpoint
 from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, CLIP, k3, mean_over
-from rewardgrid.train.record import Outcome, Progress, Record, finish
+from rewardgrid.train.keeper import Keeper
+from rewardgrid.train.record import Outcome
 from rewardgrid.train.rollout import (
     Assessor,
     Draws,
@@ -53,6 +52,7 @@ from rewardgrid.train.rollout import (
     with_eos,
 )
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of, reach
+from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights, save_weights
 
 TARGETS = sorted(module.split(".")[1] for modules in PROJECTIONS.values() for module in modules)
@@ -356,11 +356,10 @@ def _paid(completions: list[str], paid: list[float], **_: Any) -> list[float]:
 class Recorder(TrainerCallback):
     """Writes the tables step by step, ends diverged runs, saves checkpoints."""
 
-    def __init__(self, cell: Cell, base: Base, directory: Path, recording: Recording, record: Record) -> None:
-        self.cell, self.base, self.directory, self.recording, self.record = cell, base, directory, recording, record
-        self.progress, self.began = Progress(cell), time.perf_counter()
+    def __init__(self, keeper: Keeper, trainer: Trainer) -> None:
+        self.keeper, self.trainer = keeper, trainer
+        self.began = time.perf_counter()
         self.outcome: Outcome | None = None
-        self.trainer: Trainer
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start the step's clock."""
@@ -372,19 +371,19 @@ class Recorder(TrainerCallback):
         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
         finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
         kl = trainer.row["kl"]
-        if not finite or kl > self.cell.kl_cap or not math.isfinite(trainer.row["loss"]):
+        if not finite or kl > trainer.cell.kl_cap or not math.isfinite(trainer.row["loss"]):
             for gradient in gradients:
                 gradient.zero_()
             for group in trainer.optimizer.param_groups:
                 group["lr"] = 0.0
             step = trainer.step_number + 1
-            self.outcome = diverged(self.cell, {"grad_norm": math.nan, **trainer.row}, step)
+            self.outcome = diverged(trainer.cell, {"grad_norm": math.nan, **trainer.row}, step)
 
     def on_log(self, _: Any, __: Any, control: Any, logs: Mapping[str, Any], **___: Any) -> None:
         """After each step: one row of the history, and what else is due."""
         if "grad_norm" not in logs:
             return  # the summary at the end of training
-        trainer, cell, rollout = self.trainer, self.cell, self.trainer.rollout
+        trainer, keeper, cell, rollout = self.trainer, self.keeper, self.trainer.cell, self.trainer.rollout
         step = trainer.step_number
         row: dict[str, Any] = {}
         if rollout is not None:
@@ -395,21 +394,23 @@ class Recorder(TrainerCallback):
             "lr": cell.lr * (1 - (step - 1) / cell.max_steps),
             "seconds": time.perf_counter() - self.began,
         }
-        self.record.add("history", [row])
         if rollout is None:
+            keeper.record.add("history", [row])
             return
-        self.progress(row)
-        if step == 1 or step % self.recording.rollouts_every == 0:
-            self.record.add("rollouts", rollout_rows(step, 0, rollout, cell, self.base))
+        keeper.report(row)
+        if step == 1 or step % keeper.recording.rollouts_every == 0:
+            keeper.record.add("rollouts", rollout_rows(step, 0, rollout, cell, trainer.base))
         if self.outcome:
             control.should_training_stop = True
             return
         if is_evaluation_step(cell, step):
-            rows = mode_rows(cell, step, trainer.merged, trainer.shape, self.base, trainer.assessor.tables)
-            self.record.add("mode_samples", rows)
-        if step < cell.max_steps and step % self.recording.checkpoint_every == 0:
-            found = checkpoint.Checkpoint(step, trainer.state_tensors(), self.record)
-            checkpoint.save(self.directory / "checkpoints", cell, found)
+            rows = mode_rows(cell, step, trainer.merged, trainer.shape, trainer.base, trainer.assessor.tables)
+            keeper.record.add("mode_samples", rows)
+        stopping = asked_to_stop()
+        if step < cell.max_steps and (stopping or keeper.checkpoint_due):
+            keeper.checkpoint(trainer.state_tensors())
+            if stopping:
+                raise keeper.stopped()
 
 
 def train(
@@ -428,21 +429,25 @@ def train(
 
 
 def _train_one(cell: Cell, base: Base, directory: Path, recording: Recording, device: torch.device) -> Outcome:
-    found = checkpoint.load(directory / "checkpoints", cell)
-    record = found.record if found else Record()
-    trainer = Trainer(cell, base, found.step if found else 0, device)
-    if found:
-        print(f"{cell.name}  continues after step {found.step}", file=sys.stderr, flush=True)
-        trainer.restore(found.tensors)
-    recorder = Recorder(cell, base, directory, recording, record)
-    recorder.trainer = trainer
-    trainer.add_callback(recorder)
-    # Progress is ours; TRL's own callback prints a dictionary per step.
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
-    trainer.scratch.cleanup()
+    keeper = Keeper(cell, directory, recording)
+    try:
+        return keeper.outcome or _train_kept(keeper, base, device)
+    finally:
+        keeper.release()
+
+
+def _train_kept(keeper: Keeper, base: Base, device: torch.device) -> Outcome:
+    trainer = Trainer(keeper.cell, base, keeper.step, device)
+    try:
+        if keeper.found:
+            trainer.restore(keeper.found.tensors)
+        recorder = Recorder(keeper, trainer)
+        trainer.add_callback(recorder)
+        # Progress is ours; TRL's own callback prints a dictionary per step.
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+    finally:
+        trainer.scratch.cleanup()
     outcome = recorder.outcome or Outcome("done", trainer.step_number)
-    digests = save_weights(directory / "train" / "weights", cell, base, trainer.tensors())
-    finish(directory / "train", cell, record, outcome, digests, str(device))
-    checkpoint.discard(directory / "checkpoints")
+    keeper.end(outcome, lambda path: save_weights(path, keeper.cell, base, trainer.tensors()), str(device))
     return outcome

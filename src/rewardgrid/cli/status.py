@@ -1,0 +1,234 @@
+"""``python -m rewardgrid status``: what every cell is doing, from heartbeats, checkpoints, results and logs.
+
+It only reads, and whatever it reads may be half written, from another version or gone by now: then less is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.layout import Layout
+from rewardgrid.train.lease import STALE_SECONDS, gone, lease_file, read_lease
+from rewardgrid.train.record import clock
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+STYLES = {
+    "running": "green",
+    "stalled": "bold yellow",
+    "failed": "bold red",
+    "interrupted": "yellow",
+    "diverged": "magenta",
+    "trained": "cyan",
+    "waiting": "dim",
+    "done": "dim green",
+}
+"""Every state, those first that one wants to see first."""
+
+REFRESH_SECONDS = 2.0
+HANGING_STEPS = 20
+TAIL_BYTES = 20_000
+
+ATTEMPT = re.compile(r"\d+ cells, \d+ already trained")
+ERROR = re.compile(
+    r"(slurmstepd: )?error: |([a-z_]+\.)*[A-Z]\w*(Error|Exception|Interrupt)\b|Killed|Segmentation fault"
+)
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """One line of the display; what is not known is None."""
+
+    cell: str
+    state: str
+    steps: int
+    step: int | None = None
+    reward: float | None = None
+    kl: float | None = None
+    speed: float | None = None
+    left: float | None = None
+    where: str = ""
+    note: str = ""
+
+
+def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
+    """What the files say of a cell."""
+
+    def status(state: str, **known: Any) -> CellStatus:
+        return CellStatus(cell.name, state, cell.max_steps, **known)
+
+    directory = layout.cell(cell.name)
+    result = _json(layout.train(cell.name) / "status.json") or _json(layout.kept(cell.name) / "status.json")
+    if result is not None:
+        step, reason = _number(result, "steps_done"), str(result.get("reason") or "")
+        evaluated = layout.metrics(cell.name).exists()
+        log = logs / "evaluate" / f"{cell.name}.log"
+        error = "" if evaluated else last_error(log, cell.name)
+        if error:
+            return status("failed", step=step, note=f"evaluation: {error} ({log})")
+        if result.get("state") == "diverged":
+            return status("diverged", step=step, note=reason)
+        return status("done" if evaluated else "trained")
+
+    holder = read_lease(directory)
+    if holder and not gone(holder):
+        known = {key: _number(holder, key) for key in ("step", "reward", "kl", "speed", "left")}
+        silent, idle = _silence(directory, holder)
+        note = f"no heartbeat for {clock(silent)}" if silent > STALE_SECONDS else ""
+        if not note and idle > max(STALE_SECONDS, HANGING_STEPS / (known["speed"] or math.inf)):
+            note = f"no step for {clock(idle)}"
+        return status("stalled" if note else "running", where=_where(holder), note=note, **known)
+
+    step = max((_step_of(path) for path in layout.checkpoints(cell.name).glob("step-*")), default=None)
+    log = logs / "train" / f"{cell.name}.log"
+    error = last_error(log, cell.name) or _slurm_error(logs, cell.name)
+    if error and not error.startswith("stopped by ") and " CANCELLED AT " not in error:
+        return status("failed", step=step, note=f"{error} ({log})")
+    if holder is not None or step is not None or error:
+        return status("interrupted", step=step, note=error or _ended(holder))
+    return status("waiting")
+
+
+def look_at_all(layout: Layout, cells: Iterable[Cell]) -> list[CellStatus]:
+    """The states of some cells."""
+    return [look(layout, cell) for cell in cells]
+
+
+def last_error(log: Path, cell: str = "") -> str:
+    """The last line of the last attempt in a log that says what went wrong, if there is one, without ``cell: ``."""
+    for line in reversed(_tail(log)):
+        if ATTEMPT.match(line):
+            break
+        if ERROR.match(line):
+            return line.removeprefix("error: ").removeprefix(f"{cell}: ")
+    return ""
+
+
+def _slurm_error(logs: Path, cell: str) -> str:
+    """What SLURM wrote into the newest log of the cell's training jobs: out of memory, out of time, cancelled."""
+    found = sorted((logs / "slurm" / "rule_train" / cell).glob("*.log"), key=lambda path: (len(path.name), path.name))
+    lines = [line for path in found[-1:] for line in _tail(path) if line.startswith("slurmstepd: error: ")]
+    return lines[-1].removeprefix("slurmstepd: error: ").strip("* ") if lines else ""
+
+
+def show(look_at_all: Callable[[], list[CellStatus]], watch: bool) -> None:
+    """Print the cells' states: in colour on a terminal, again and again if it is watched; one line a cell elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        print("\n".join(plain(look_at_all())))
+    elif not watch:
+        console.print(display(look_at_all()), soft_wrap=True)
+    else:
+        found = look_at_all()
+        with Live(display(found, console.height), console=console, auto_refresh=False) as live:
+            while any(one.state not in ("done", "diverged") for one in found):
+                time.sleep(REFRESH_SECONDS)
+                found = look_at_all()
+                live.update(display(found, console.height), refresh=True)
+
+
+def summary(found: Sequence[CellStatus]) -> str:
+    """How many cells are in each state, and how many steps a second they make together."""
+    counts = Counter(one.state for one in found)
+    states = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
+    speed = sum(one.speed or 0 for one in found if one.state == "running")
+    return f"{len(found)} cells: {states}" + (f"; {speed:.3g} steps/s in all" if speed else "")
+
+
+def plain(found: Sequence[CellStatus]) -> list[str]:
+    """One line for each cell and one for all: to be searched, and sent by mail."""
+    return [*("  ".join([f"{one.state:<11}", one.cell, *details(one)]) for one in found), summary(found)]
+
+
+def display(found: Sequence[CellStatus], height: int | None = None) -> Text:
+    """Names can be long, so a cell's figures stand below its name. Only the first cells if there is no more room."""
+    from rich.text import Text
+
+    text = Text(no_wrap=True, overflow="ellipsis")
+    rows = sorted(found, key=lambda one: list(STYLES).index(one.state))
+    room = math.inf if height is None else height - 2
+    for place, one in enumerate(rows):
+        lines = [one.cell, *(["  ".join(details(one))] if details(one) else [])]
+        room -= len(lines)
+        if room < 0:
+            text.append(f"and {len(rows) - place} more\n", style="dim")
+            break
+        for number, line in enumerate(lines):
+            text.append(f"{'' if number else one.state:<12}", style=STYLES[one.state])
+            text.append(line + "\n", style="" if number == 0 or one.note else "dim")
+    return text.append(summary(found))
+
+
+def details(one: CellStatus) -> list[str]:
+    """What is known of a cell, in words."""
+    return [
+        *([] if one.step is None else [f"step {one.step:.0f}/{one.steps}"]),
+        *([] if one.reward is None else [f"reward {one.reward:.3f}"]),
+        *([] if one.kl is None else [f"kl {one.kl:.3f}"]),
+        *([] if one.speed is None else [f"{one.speed:.2f} steps/s"]),
+        *([] if one.left is None else [f"{clock(one.left)} left"]),
+        *([one.where] if one.where else []),
+        *([one.note] if one.note else []),
+    ]
+
+
+def _silence(directory: Path, holder: dict[str, Any]) -> tuple[float, float]:
+    """Seconds since the last heartbeat, by the file's time, and since the last step before that heartbeat."""
+    path = lease_file(directory)
+    try:
+        silent = time.time() - path.stat().st_mtime if path else 0.0
+    except OSError:
+        silent = 0.0
+    beat, stepped = _number(holder, "beat"), _number(holder, "stepped")
+    return silent, (beat - stepped if beat is not None and stepped is not None else 0.0)
+
+
+def _where(holder: dict[str, Any]) -> str:
+    job = holder.get("job")
+    return f"job {job} on {holder.get('node')}" if job else f"pid {holder.get('pid')} on {holder.get('host')}"
+
+
+def _ended(holder: dict[str, Any] | None) -> str:
+    return f"{_where(holder)} ended without a word" if holder else ""
+
+
+def _step_of(path: Path) -> int:
+    digits = path.name.partition("-")[2]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _number(found: dict[str, Any], key: str) -> float | None:
+    value = found.get(key)
+    return value if isinstance(value, int | float) else None
+
+
+def _tail(path: Path) -> list[str]:
+    """The last lines of a file."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,63 @@
+"""What the fault suite injected and what it cost, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Injection:
+    """One kind of fault: how often, what its cells lost, what the user was told."""
+
+    times: int = 0
+    steps_again: int = 0
+    told: str = ""
+
+
+@dataclass
+class Trial:
+    """The faults of one test."""
+
+    injections: dict[str, Injection] = field(default_factory=dict)
+
+    def injected(self, fault: str, told: str, times: int = 1, steps_again: int = 0) -> None:
+        """A fault was injected ``times`` times, and all was as it should be afterwards.
+
+        Args:
+            told: where the user learned of it.
+            steps_again: steps that were computed twice because of it.
+        """
+        one = self.injections.setdefault(fault, Injection(told=told))
+        one.times += times
+        one.steps_again += steps_again
+
+
+@dataclass
+class Faults:
+    """The faults of all tests that passed."""
+
+    injections: dict[str, Injection] = field(default_factory=dict)
+
+    def add(self, trial: Trial) -> None:
+        """Count those of one more test."""
+        for fault, more in trial.injections.items():
+            one = self.injections.setdefault(fault, Injection(told=more.told))
+            one.times += more.times
+            one.steps_again += more.steps_again
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For JSON."""
+        return [{"fault": fault, **vars(one)} for fault, one in self.injections.items()]
+
+    def table(self) -> str:
+        """For docs/reliability.md."""
+        lines = [
+            "| fault | injected | results lost or changed | steps computed again | the user is told |",
+            "|---|--:|---|--:|---|",
+        ]
+        lines += [
+            f"| {fault} | {one.times} | none | {one.steps_again} | {one.told} |"
+            for fault, one in self.injections.items()
+        ]
+        return "\n".join(lines) + "\n"

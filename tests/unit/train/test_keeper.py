@@ -1,0 +1,205 @@
+"""What is kept of a cell: a stop between two steps, a finished run that cannot be taken back, one writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs import OFTEN, assert_same_run, run
+from tests.tiny import SHORT, lora_cell, make_cell
+
+from rewardgrid.base.load import Base
+from rewardgrid.study.errors import UserError
+from rewardgrid.train import keeper as keepers
+from rewardgrid.train.engines.native import train
+from rewardgrid.train.keeper import Keeper
+from rewardgrid.train.lease import Lost, acquire
+from rewardgrid.train.record import Progress
+from rewardgrid.train.stopping import Stopped, stoppable
+
+SPEC: dict[str, Any] = SHORT | {"max_steps": 6, "seed": 2}
+
+
+@contextmanager
+def at_step(step: int, act: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Something happens while that step is reported."""
+    real = Progress.__call__
+
+    def report(self: Progress, row: dict[str, Any]) -> None:
+        if row["step"] == step:
+            act()
+        real(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "__call__", report)
+        yield
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    return run(train, [lora_cell(**SPEC)], base, tmp_path_factory.mktemp("whole"), OFTEN)[0]
+
+
+@pytest.fixture
+def finished(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole, tmp_path / "cells" / whole.name, copy_function=os.link))
+
+
+# The native engine looks once for all cells of a pack, before it reports their step: it takes one more.
+@pytest.mark.parametrize(("engine", "last"), [("native", 5), ("trl", 4)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_a_run_after_its_step_and_the_same_command_continues(
+    engine: str,
+    last: int,
+    number: signal.Signals,
+    base: Base,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trains = import_module(f"rewardgrid.train.engines.{engine}").train
+    cell = lora_cell(**SPEC, engine=engine)
+    (undisturbed,) = run(trains, [cell], base, tmp_path / "whole", OFTEN)
+    stop = at_step(4, lambda: os.kill(os.getpid(), number), monkeypatch)
+    with stop, stoppable(), pytest.raises(Stopped) as raised:
+        run(trains, [cell], base, tmp_path / "cut", OFTEN)
+    what = f"stopped by {number.name} after step {last} of 6; the same command continues"
+    assert str(raised.value) == f"{cell.name}: {what}"
+    assert raised.value.status == 128 + number
+    directory = tmp_path / "cut" / cell.name
+    assert names(directory) == ["checkpoints", "events.log"]
+    assert (directory / "events.log").read_text().endswith(f"  {cell.name}: {what}\n")
+    assert names(directory / "checkpoints") == sorted(
+        {"step-000004", f"step-{last:06d}"} | ({"step-000002"} if last == 4 else set())
+    )
+    capsys.readouterr()
+    (resumed,) = run(trains, [cell], base, tmp_path / "cut", OFTEN)
+    assert f"continues after step {last}" in capsys.readouterr().err
+    assert_same_run(undisturbed, resumed)
+
+
+def test_a_signal_at_the_last_step_changes_nothing(
+    whole: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with at_step(6, lambda: os.kill(os.getpid(), signal.SIGTERM), monkeypatch), stoppable():
+        (ended,) = run(train, [lora_cell(**SPEC)], base, tmp_path, OFTEN)
+    assert_same_run(whole, ended)
+
+
+def test_more_signals_of_a_cluster_change_nothing_and_a_second_ctrl_c_interrupts() -> None:
+    with stoppable():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert Stopped("cell", "after step 1").status == 128 + signal.SIGUSR1
+    with stoppable():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outputs_that_snakemake_has_removed_are_put_back_and_not_trained_again(
+    finished: Path, base: Base, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(finished / "train")
+    (finished / "spec.json").unlink()
+    run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
+    assert "is trained already (done after step 6)" in capsys.readouterr().err
+    assert_same_run(whole, finished)
+    assert (finished / "spec.json").read_bytes() == (whole / "spec.json").read_bytes()
+    # The very same files, at no cost.
+    for path in (finished / "train").rglob("*.*"):
+        assert path.samefile(finished / "kept" / path.relative_to(finished / "train"))
+
+
+def tear(kept: Path) -> None:
+    path = kept / "weights" / "adapter_model.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-5])
+
+
+def lose(kept: Path) -> None:
+    (kept / "status.json").unlink()
+
+
+def belong_to_another(kept: Path) -> None:
+    text = (kept / "status.json").read_text()
+    (kept / "status.json").unlink()
+    (kept / "status.json").write_text(text.replace("_s2-", "_s3-"))
+
+
+@pytest.mark.parametrize("damage", [tear, lose, belong_to_another])
+def test_what_is_kept_and_damaged_is_reported_and_trained_again(
+    damage: Any, finished: Path, base: Base, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(finished / "kept")
+    shutil.rmtree(finished / "train")
+    run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
+    assert f"warning: {finished / 'kept'}: passed over: " in capsys.readouterr().err
+    assert_same_run(whole, finished)
+
+
+def test_file_systems_without_hard_links_get_copies(
+    finished: Path, base: Base, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    shutil.rmtree(finished / "train")
+    with monkeypatch.context() as patch:
+        patch.setattr(keepers.os, "link", refuse)
+        run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
+    assert_same_run(whole, finished)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_run_that_has_lost_its_lease_writes_nothing_more(
+    step: int, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = lora_cell(**SPEC)
+    directory = tmp_path / cell.name
+    taken_over = at_step(step, lambda: (directory / "lease-2.json").write_text("{}"), monkeypatch)
+    with taken_over, pytest.raises(Lost, match="writes nothing more"):
+        run(train, [cell], base, tmp_path, OFTEN)
+    checkpoints = [f"step-{done:06d}" for done in (2, 4) if done < step]
+    assert [path.name for path in sorted(directory.glob("checkpoints/*"))] == checkpoints
+    assert not (directory / "kept").exists()
+    assert not (directory / "train").exists()
+
+
+def test_who_waited_until_the_other_was_done_does_nothing(
+    finished: Path, base: Base, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = acquire(finished)
+    before = {path: path.stat().st_mtime_ns for path in (finished / "kept").rglob("*")}
+    monkeypatch.setattr("rewardgrid.train.lease.time.sleep", lambda _: other.release())
+    keeper = Keeper(lora_cell(**SPEC), finished, OFTEN)
+    keeper.release()
+    assert keeper.outcome is not None
+    assert keeper.outcome.steps_done == 6
+    message = capsys.readouterr().err
+    assert "waits for process" in message
+    assert "is trained already" in message
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "kept").rglob("*")}
+
+
+def test_a_directory_that_cannot_be_written_is_said_so(base: Base, tmp_path: Path) -> None:
+    cell = make_cell(**SPEC)
+    (tmp_path / cell.name).write_text("in the way")
+    with pytest.raises(UserError, match="cannot write: File exists"):
+        run(train, [cell], base, tmp_path, OFTEN)
