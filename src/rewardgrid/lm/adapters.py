@@ -134,9 +134,7 @@ class _Adapted(torch.autograd.Function):
         if reach is not None:
             scaled, to_z = _mask(scaled, reach, len(segments)), _mask(to_z, reach, len(segments))
         to_a = product(to_z.mT, x)
-        to_b = torch.cat(
-            [product(g_s.mT, z_s) for (g_s, _), z_s in zip(parts, scaled.split(rank, -1), strict=True)], 1
-        )
+        to_b = torch.cat([product(g_s.mT, z_s) for (g_s, _), z_s in zip(parts, scaled.split(rank, -1), strict=True)], 1)
         return to_x, None, to_a, to_b, None, None, None
 
 
