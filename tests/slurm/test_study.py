@@ -78,8 +78,9 @@ def figures(results: str) -> list[str]:
 
 def test_an_impossible_cell_is_told_before_anything_is_submitted(project: SlurmProject, trial: Trial) -> None:
     began = time.time()
-    impossible = ("--config", "experiments={shape: {title: x, grids: [{batch_size: 5}]}}")
-    done = project.run(*PROFILE, "all", *impossible, check=False)
+    overlay = project.directory / "config/overlay.yaml"
+    overlay.write_text("experiments: {sweep: {grids: [{batch_size: 5}]}}\n")
+    done = project.run(*PROFILE, "all", "--configfile", "config/overlay.yaml", check=False)
     assert done.returncode == 1
     assert "batch_size: read 5" in done.stdout
     assert "Traceback" not in done.stdout
