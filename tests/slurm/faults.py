@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from rewardgrid.study.files import write_json, write_text
 
 
 @dataclass
@@ -37,14 +40,17 @@ class Trial:
 class Faults:
     """The faults of all tests that passed."""
 
+    out: Path
     injections: dict[str, Injection] = field(default_factory=dict)
 
     def add(self, trial: Trial) -> None:
-        """Count those of one more test."""
+        """Count those of one more test, and write the report as it is now."""
         for fault, more in trial.injections.items():
             one = self.injections.setdefault(fault, Injection(told=more.told))
             one.times += more.times
             one.steps_again += more.steps_again
+        write_json(self.out / "faults.json", self.rows())
+        write_text(self.out / "faults.md", self.table())
 
     def rows(self) -> list[dict[str, Any]]:
         """For JSON."""

@@ -34,8 +34,8 @@ def synthetic(cells: int) -> dict[str, object]:
     return {"experiments": dict.fromkeys(published) | {"many": many}}
 
 
-def measure(cells: int) -> tuple[float, float]:
-    """(seconds, peak memory in MiB) of a dry run of a study with so many cells, of which none is trained."""
+def measure(cells: int) -> tuple[float, float, float]:
+    """(seconds, CPU-seconds, peak memory in MiB) of a dry run of so many cells, none of which is trained."""
     with tempfile.TemporaryDirectory() as directory:
         overlay = Path(directory) / "overlay.yaml"
         results = {"results": str(Path(directory) / "results")}
@@ -51,7 +51,7 @@ def measure(cells: int) -> tuple[float, float]:
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             raise SystemExit(f"error: the dry run of {cells} cells failed")
-        return seconds, used.ru_maxrss / 1024
+        return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", type=int, nargs="+", default=[500, 1000, 2000, 5000], help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=ROOT / "results/bench/planning.md", help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    lines = ["| cells | seconds | peak memory, MiB | ms a cell |", "|--:|--:|--:|--:|"]
+    lines = ["| cells | seconds | CPU-seconds | CPU-milliseconds a cell | peak memory, MiB |", "|--:|--:|--:|--:|--:|"]
     for cells in arguments.cells:
-        seconds, memory = measure(cells)
-        lines.append(f"| {cells:,} | {seconds:.1f} | {memory:.0f} | {1000 * seconds / cells:.1f} |")
+        seconds, cpu, memory = measure(cells)
+        lines.append(f"| {cells:,} | {seconds:.1f} | {cpu:.1f} | {1000 * cpu / cells:.1f} | {memory:.0f} |")
         print(lines[-1], file=sys.stderr, flush=True)
     write_text(arguments.out, "\n".join(lines) + "\n")
     return 0
