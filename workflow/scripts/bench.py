@@ -273,10 +273,11 @@ def table(rows: Sequence[dict[str, Any]], unit: str) -> str:
             continue
         own, other = (singles[shape, batch, method, name] for name in ("native", "trl"))
         half = singles.get((shape, batch, method, "native bf16"))
+        slow = f"{half['step']:.3f}" if half else "–"
         lines.append(
             f"| {shape} | {batch} | {method} | {other['step']:.3f} | {own['step']:.3f} | {own['rollout']:.3f} "
             f"| {own['reference']:.3f} | {own['update']:.3f} | **{other['step'] / own['step']:.1f}x** "
-            f"| {f'{half["step"]:.3f}' if half else '–'} | {own['gflop']:.1f} | {own['gflop'] / own['step']:.0f} |"
+            f"| {slow} | {own['gflop']:.1f} | {own['gflop'] / own['step']:.0f} |"
         )
     packed = [row for row in rows if "cell_steps_per_second" in row]
     if packed:
