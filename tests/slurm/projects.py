@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,7 +46,7 @@ STUDY: dict[str, Any] = deepcopy(MICRO) | {
         },
         "diverging": {
             "title": "A cell that diverges",
-            "fixed": {"kl_cap": 1e-6},
+            "fixed": {"kl_cap": 1e-4, "lr": 0.01, "max_steps": 100},
             "grids": [{"seed": [1]}],
             "columns": ["seed", "final_reward", "state"],
             "by": ["seed"],
@@ -129,16 +131,19 @@ class SlurmProject(Project):
         wait_until(far_enough, f"{cell.name} at step {step}", self.output)
         return found
 
-    def all_training(self, cells: Sequence[Cell], step: int = 5) -> list[dict[str, Any]]:
-        """Wait until all of these cells are being trained at the same time; returns their heartbeats."""
+    @contextmanager
+    def paused(self, cells: Iterable[Cell], step: int = 5) -> Iterator[list[dict[str, Any]]]:
+        """All of these cells in the middle of their training, each stopped as soon as it is there; then they go on."""
         found: list[dict[str, Any]] = []
-
-        def far_enough() -> bool:
-            found[:] = [self.holder(cell) for cell in cells]
-            return all(holder.get("step", 0) >= step for holder in found)
-
-        wait_until(far_enough, f"{len(cells)} cells at step {step}", self.output)
-        return found
+        try:
+            for cell in cells:
+                found.append(self.training(cell, step))
+                kill(found[-1]["pid"], signal.SIGSTOP)
+            yield found
+        finally:
+            for holder in found:
+                with contextlib.suppress(ProcessLookupError):
+                    kill(holder["pid"], signal.SIGCONT)
 
 
 def make_slurm_project(

@@ -18,18 +18,19 @@ def test_a_driver_that_is_killed_and_started_again_trains_nothing_twice(
 ) -> None:
     cells = [project.cell("sweep", seed) for seed in (1, 2, 3)]
     driver = project.start(cells)
-    project.all_training(cells)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    running = len(queue(project))
-    assert running == 3
+    with project.paused(cells):
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        assert len(queue(project)) == 3
 
-    # The lock of the dead one is in the way, and says how to remove it.
-    refused = project.start(cells)
-    assert refused.wait(60) == 1
-    assert "--unlock" in project.output.read_text()
-    project.run("--unlock")
-    project.finish(project.start(cells))
+        # The lock of the dead one is in the way, and says how to remove it.
+        refused = project.start(cells)
+        assert refused.wait(60) == 1
+        assert "--unlock" in project.output.read_text()
+        project.run("--unlock")
+        driver = project.start(cells)
+        wait_until(lambda: any("waits for" in project.log(cell) for cell in cells), "a second copy", project.output)
+    project.finish(driver)
 
     assert_same_training(project, reference, cells)
     for cell in cells:
@@ -43,7 +44,8 @@ def test_a_driver_that_is_interrupted_ends_its_jobs_and_goes_on_later(
 ) -> None:
     cells = [project.cell("sweep", 1), project.cell("reference_engine")]
     driver = project.start(cells)
-    project.all_training(cells)
+    with project.paused(cells):
+        pass
     kill(driver.pid, signal.SIGINT)
     assert driver.wait(60) != 0
     wait_until(lambda: not queue(project), "an empty queue", project.output)
@@ -60,12 +62,14 @@ def test_of_two_drivers_the_second_is_refused_or_waits_for_the_cells_of_the_firs
 ) -> None:
     cells = [project.cell("sweep", seed) for seed in (1, 2)]
     first = project.start(cells)
-    project.all_training(cells)
-    refused = project.start(cells)
-    assert refused.wait(60) == 1
-    assert "cannot be locked" in project.output.read_text()
-    # Who insists gets the same cells a second time.
-    second = project.start(cells, "--nolock")
+    with project.paused(cells):
+        refused = project.start(cells)
+        assert refused.wait(60) == 1
+        assert "cannot be locked" in project.output.read_text()
+        # Who insists gets the same cells a second time.
+        second = project.start(cells, "--nolock")
+        for cell in cells:
+            wait_until(lambda cell=cell: "waits for" in project.log(cell), f"a copy of {cell.name}", project.output)
     project.finish(first)
     project.finish(second)
     assert_same_training(project, reference, cells)

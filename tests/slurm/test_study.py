@@ -96,16 +96,16 @@ def test_jobs_that_share_gpus_ask_for_parts_of_them_and_show_in_status(
     monkeypatch.setenv("REWARDGRID_GRES", "shard:2")
     cells = [project.cell("sweep", seed) for seed in (1, 2)]
     driver = project.start(cells)
-    first, second = project.all_training(cells)
-    status = [sys.executable, "-m", "rewardgrid", "status", "sweep"]
-    text = subprocess.run(status, cwd=project.directory, check=True, capture_output=True, text=True).stdout
-    requests = [slurm("scontrol", "show", "job", holder["job"]) for holder in (first, second)]
-    assert all("TresPerNode=gres:shard:2" in request for request in requests)
-    assert (first["node"], first["cuda_visible_devices"]) == (second["node"], second["cuda_visible_devices"])
-    for cell, holder in zip(cells, (first, second), strict=True):
-        (line,) = [line for line in text.splitlines() if cell.name in line]
-        assert line.startswith("running")
-        assert "steps/s" in line
-        assert f"job {holder['job']} on {holder['node']}" in line
-    assert "5 cells: 2 running, 3 waiting" in text
+    with project.paused(cells) as (first, second):
+        status = [sys.executable, "-m", "rewardgrid", "status", "sweep"]
+        text = subprocess.run(status, cwd=project.directory, check=True, capture_output=True, text=True).stdout
+        requests = [slurm("scontrol", "show", "job", holder["job"]) for holder in (first, second)]
+        assert all("TresPerNode=gres:shard:2" in request for request in requests)
+        assert (first["node"], first["cuda_visible_devices"]) == (second["node"], second["cuda_visible_devices"])
+        for cell, holder in zip(cells, (first, second), strict=True):
+            (line,) = [line for line in text.splitlines() if cell.name in line]
+            assert line.startswith("running")
+            assert "steps/s" in line
+            assert f"job {holder['job']} on {holder['node']}" in line
+        assert "5 cells: 2 running, 3 waiting" in text
     project.finish(driver)
