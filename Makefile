@@ -25,8 +25,8 @@ study: $(READY) ## the whole study on this machine: results/RESULTS.md, in days
 test: $(READY) ## the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-slurm: $(READY) ## faults of all kinds on a SLURM cluster of two nodes, started here (Debian, as root)
-	$(BIN)/python -m pytest tests/slurm
+test-slurm: $(READY) ## faults of all kinds on a SLURM cluster, started here (Debian, as root)
+	$(BIN)/python -m pytest tests/slurm --numprocesses 2 --dist loadfile
 
 bench: $(READY) ## time the engines on this machine: results/bench/ and BENCHMARKS.md
 	$(BIN)/python workflow/scripts/bench.py

@@ -65,6 +65,7 @@ for experiment in study.active:
 
 include: "rules/common.smk"
 include: "rules/base.smk"
+include: "rules/storyteller.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"

@@ -31,5 +31,5 @@ rule base:
 # cluster often have none: it runs where Snakemake runs.
 use rule base as base_import with:
     wildcard_constraints:
-        base=bases_of("hub", "local"),
+        base=bases_of("hub", "local", "packaged"),
     localrule: True

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rewardgrid.study.files import write_json, write_text
+from filelock import FileLock
+
+from rewardgrid.study.files import read_json, write_json, write_text
 
 
 @dataclass
@@ -38,32 +39,30 @@ class Trial:
 
 @dataclass
 class Faults:
-    """The faults of all tests that passed."""
+    """The faults of all tests that passed, in any process of the suite."""
 
+    so_far: Path
     out: Path
-    injections: dict[str, Injection] = field(default_factory=dict)
 
     def add(self, trial: Trial) -> None:
         """Count those of one more test, and write the report as it is now."""
-        for fault, more in trial.injections.items():
-            one = self.injections.setdefault(fault, Injection(told=more.told))
-            one.times += more.times
-            one.steps_again += more.steps_again
-        write_json(self.out / "faults.json", self.rows())
-        write_text(self.out / "faults.md", self.table())
+        with FileLock(self.so_far.with_suffix(".lock")):
+            known = read_json(self.so_far) if self.so_far.exists() else {}
+            injections = {fault: Injection(**values) for fault, values in known.items()}
+            for fault, more in trial.injections.items():
+                one = injections.setdefault(fault, Injection(told=more.told))
+                one.times += more.times
+                one.steps_again += more.steps_again
+            write_json(self.so_far, {fault: vars(one) for fault, one in injections.items()})
+            write_json(self.out / "faults.json", [{"fault": fault, **vars(one)} for fault, one in injections.items()])
+            write_text(self.out / "faults.md", table(injections))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """For JSON."""
-        return [{"fault": fault, **vars(one)} for fault, one in self.injections.items()]
 
-    def table(self) -> str:
-        """For docs/reliability.md."""
-        lines = [
-            "| fault | injected | results lost or changed | steps computed again | the user is told |",
-            "|---|--:|---|--:|---|",
-        ]
-        lines += [
-            f"| {fault} | {one.times} | none | {one.steps_again} | {one.told} |"
-            for fault, one in self.injections.items()
-        ]
-        return "\n".join(lines) + "\n"
+def table(injections: dict[str, Injection]) -> str:
+    """For docs/reliability.md."""
+    lines = [
+        "| fault | injected | results lost or changed | steps computed again | the user is told |",
+        "|---|--:|---|--:|---|",
+    ]
+    lines += [f"| {fault} | {one.times} | none | {one.steps_again} | {one.told} |" for fault, one in injections.items()]
+    return "\n".join(lines) + "\n"

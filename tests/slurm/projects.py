@@ -101,7 +101,7 @@ class SlurmProject(Project):
                 start_new_session=True,
             )
 
-    def finish(self, driver: subprocess.Popen[str], seconds: float = 240) -> str:
+    def finish(self, driver: subprocess.Popen[str], seconds: float = 420) -> str:
         """Wait for a Snakemake that should succeed; returns what it has said."""
         try:
             status = driver.wait(seconds)
@@ -157,7 +157,7 @@ def make_slurm_project(
     return project
 
 
-def wait_until(true: Callable[[], bool], what: str, log: Path | None = None, seconds: float = 120) -> None:
+def wait_until(true: Callable[[], bool], what: str, log: Path | None = None, seconds: float = 240) -> None:
     """Poll, and give up with a message."""
     end = time.monotonic() + seconds
     while not true():

@@ -25,7 +25,7 @@ def test_a_driver_that_is_killed_and_started_again_trains_nothing_twice(
 
         # The lock of the dead one is in the way, and says how to remove it.
         refused = project.start(cells)
-        assert refused.wait(60) == 1
+        assert refused.wait(120) == 1
         assert "--unlock" in project.output.read_text()
         project.run("--unlock")
         driver = project.start(cells)
@@ -47,7 +47,7 @@ def test_a_driver_that_is_interrupted_ends_its_jobs_and_goes_on_later(
     with project.paused(cells):
         pass
     kill(driver.pid, signal.SIGINT)
-    assert driver.wait(60) != 0
+    assert driver.wait(120) != 0
     wait_until(lambda: not queue(project), "an empty queue", project.output)
     for cell in cells:
         assert "stopped by SIGTERM after step" in project.log(cell)
@@ -64,7 +64,7 @@ def test_of_two_drivers_the_second_is_refused_or_waits_for_the_cells_of_the_firs
     first = project.start(cells)
     with project.paused(cells):
         refused = project.start(cells)
-        assert refused.wait(60) == 1
+        assert refused.wait(120) == 1
         assert "cannot be locked" in project.output.read_text()
         # Who insists gets the same cells a second time.
         second = project.start(cells, "--nolock")

@@ -88,8 +88,10 @@ def test_one_study_survives_kills_cancellations_requeues_time_limits_and_torn_ch
 
 
 def test_a_cell_survives_the_loss_of_its_node_and_of_a_nodes_daemon_alone(
-    root: Path, project: SlurmProject, reference: SlurmProject, trial: Trial
+    root: Path, project: SlurmProject, reference: SlurmProject, trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On nodes of its own: other tests go on meanwhile.
+    monkeypatch.setenv("SBATCH_PARTITION", "fragile")
     deserted, lost = (project.cell("sweep", seed) for seed in (1, 2))
     driver = project.start([deserted])
     holder = project.training(deserted)

@@ -25,14 +25,15 @@ from tests.slurm.projects import (
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 
 
-def jobs(since: float) -> list[tuple[str, str, str]]:
-    """(rule, node, state) of every job submitted since; the comment of a job begins with its rule."""
-    lines = slurm("squeue", "--noheader", "--states=all", "--format=%V|%k|%N|%T").splitlines()
+def jobs(project: SlurmProject, since: float) -> list[tuple[str, str, str]]:
+    """(rule, node, state) of every job that a project submitted since; the comment of a job begins with its rule."""
+    lines = slurm("squeue", "--noheader", "--states=all", "--format=%V|%k|%N|%T|%Z").splitlines()
     rows = [line.split("|") for line in lines]
     return [
         (comment.removeprefix("rule_").partition("_wildcards_")[0], node, state)
-        for submitted, comment, node, state in rows
-        if time.mktime(time.strptime(submitted, "%Y-%m-%dT%H:%M:%S")) >= int(since)
+        for submitted, comment, node, state, directory in rows
+        if directory == str(project.directory)
+        and time.mktime(time.strptime(submitted, "%Y-%m-%dT%H:%M:%S")) >= int(since)
     ]
 
 
@@ -45,7 +46,7 @@ def test_the_whole_study_on_gpus_gives_the_results_of_this_machine(
     began = time.time()
     project.run(*PROFILE, "all")
 
-    ran = jobs(began)
+    ran = jobs(project, began)
     rules = [rule for rule, _, _ in ran]
     cells = len(project.study.cells)
     assert {rule: rules.count(rule) for rule in set(rules)} == {
@@ -84,7 +85,7 @@ def test_an_impossible_cell_is_told_before_anything_is_submitted(project: SlurmP
     assert done.returncode == 1
     assert "batch_size: read 5" in done.stdout
     assert "Traceback" not in done.stdout
-    assert jobs(began) == []
+    assert jobs(project, began) == []
     # The study without it is as it was.
     assert project.plan(*PROFILE)["train"] == len(project.study.cells)
     trial.injected("a cell whose configuration is impossible", "file, key, what was read and what to write instead")

@@ -13,6 +13,7 @@ BELOW: dict[str, set[str]] = {
     "study": set(),
     "lm": {"study"},
     "base": {"study", "lm"},
+    "storyteller": {"study", "lm", "base"},
     "train": {"study", "lm", "base"},
     "evaluate": {"study", "lm", "base", "train"},
     "report": {"study"},

@@ -30,9 +30,9 @@ def test_the_published_study_is_planned_in_seconds(published: Project) -> None:
     start = time.monotonic()
     text = published.run("--dry-run", "--cores", "1").stdout
     assert time.monotonic() - start < 20
-    assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 101
-    assert text.count("\nrule base:") == text.count("\nrule evaluate_base:") == 1
-    assert text.count(": 101 cells (101 waiting).") == 1
+    assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 105
+    assert text.count("\nlocalrule base_import:") == text.count("\nrule evaluate_base:") == 1
+    assert text.count(": 105 cells (105 waiting).") == 1
     assert "Training left: about " in text
     assert not (published.directory / "results").exists()
 
@@ -46,7 +46,7 @@ def test_the_default_profile_is_used_beneath_any_other(published: Project) -> No
 
 @pytest.mark.parametrize("profile", ["local", "gpu", "slurm"])
 def test_every_profile_plans_the_whole_study(published: Project, profile: str) -> None:
-    assert published.plan("--profile", f"profiles/{profile}")["train"] == 101
+    assert published.plan("--profile", f"profiles/{profile}")["train"] == 105
 
 
 def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -> None:
@@ -56,7 +56,7 @@ def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -
 
 
 def test_bases_are_a_target_without_training(published: Project) -> None:
-    assert published.plan("bases") == {"base": 1, "evaluate_base": 1, "bases": 1}
+    assert published.plan("bases") == {"base_import": 1, "evaluate_base": 1, "bases": 1}
 
 
 def test_one_cell_needs_its_own_training_only(published: Project) -> None:

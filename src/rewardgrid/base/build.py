@@ -10,14 +10,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rewardgrid.base.corpus import Stories
 from rewardgrid.base.embedded import make_embedded
 from rewardgrid.base.hub import fetch_hub
 from rewardgrid.base.local import copy_local
 from rewardgrid.base.model_files import check_model, end_of_text, read_tokenizer
-from rewardgrid.base.prompts import EVAL_ORDER, TRAIN_ORDER, cut_prompts, write_prompts
-from rewardgrid.study.bases import EmbeddedBase, HubBase, Recipe, recipe_hash
+from rewardgrid.base.packaged import copy_packaged
+from rewardgrid.base.prompts import EVAL_ORDER, TRAIN_ORDER, cut_prompts, read_prompts, write_prompts
+from rewardgrid.study.bases import (
+    EmbeddedBase,
+    HubBase,
+    LocalBase,
+    PackagedBase,
+    Prompted,
+    Recipe,
+    recipe_hash,
+)
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256, write_json
 
@@ -37,56 +47,84 @@ def build_base(name: str, recipe: Recipe, out: Path) -> None:
             no prompts, a full disk.
     """
     started = time.monotonic()
-    with _staged(out) as directory:
-        model = directory / "model"
-        model.mkdir()
-        stories = _make(recipe, model)
-        _settle_ends(model)
-        check_model(model)
-        tokenizer = read_tokenizer(model)
-        context = read_json(model / "config.json")["max_position_embeddings"]
-        if recipe.prompt_tokens >= context:
-            raise UserError(
-                f"{name}: prompt_tokens: read {recipe.prompt_tokens}; write less than the model's context of {context}"
-            )
-        counts = {}
-        for split, source, most, order in (
-            ("train", stories.train, recipe.train_prompts, TRAIN_ORDER),
-            ("eval", stories.evaluation, recipe.eval_prompts, EVAL_ORDER),
-        ):
-            prompts = cut_prompts(source, tokenizer, recipe.prompt_tokens, most, order)
-            if not len(prompts):
-                raise UserError(
-                    f"{name}: the {split} split has no story of {recipe.prompt_tokens} tokens or more, so there "
-                    "are no prompts; name another split or file, or write a smaller prompt_tokens"
-                )
-            write_prompts(directory / f"{split}_prompts.parquet", prompts)
-            counts[f"{split}_prompts"] = len(prompts)
-        write_json(
-            directory / PROVENANCE,
-            {
-                "name": name,
-                "kind": recipe.kind,
-                "recipe": recipe.model_dump(mode="json"),
-                "recipe_hash": recipe_hash(recipe),
-                "files": {
-                    str(path.relative_to(directory)): sha256(path)
-                    for path in sorted(directory.rglob("*"))
-                    if path.is_file()
-                },
-                "facts": stories.facts | counts,
-                "versions": {"python": platform.python_version(), **_versions()},
-                "seconds": round(time.monotonic() - started, 1),
-            },
-        )
+    with staged(out) as directory:
+        if isinstance(recipe, PackagedBase):
+            facts = copy_packaged(recipe, directory)
+            check_model(directory / "model")
+            _check_prompts(name, recipe, directory)
+        else:
+            (directory / "model").mkdir()
+            stories = _make(recipe, directory / "model")
+            facts = add_prompts(name, recipe, stories, directory)
+        seal(name, recipe, facts, directory, started)
 
 
-def _make(recipe: Recipe, model: Path) -> Stories:
+def _make(recipe: EmbeddedBase | HubBase | LocalBase, model: Path) -> Stories:
     if isinstance(recipe, EmbeddedBase):
         return make_embedded(recipe, model)
     if isinstance(recipe, HubBase):
         return fetch_hub(recipe, model)
     return copy_local(recipe, model)
+
+
+def add_prompts(name: str, recipe: Prompted, stories: Stories, directory: Path) -> dict[str, Any]:
+    """Check the model of a new base and cut its prompts; returns the facts so far.
+
+    Raises:
+        UserError: the model is no sound LLaMA, or there are no prompts that fit it.
+    """
+    model = directory / "model"
+    _settle_ends(model)
+    check_model(model)
+    tokenizer = read_tokenizer(model)
+    context = read_json(model / "config.json")["max_position_embeddings"]
+    if recipe.prompt_tokens >= context:
+        raise UserError(
+            f"{name}: prompt_tokens: read {recipe.prompt_tokens}; write less than the model's context of {context}"
+        )
+    counts = {}
+    for split, source, most, order in (
+        ("train", stories.train, recipe.train_prompts, TRAIN_ORDER),
+        ("eval", stories.evaluation, recipe.eval_prompts, EVAL_ORDER),
+    ):
+        prompts = cut_prompts(source, tokenizer, recipe.prompt_tokens, most, order)
+        if not len(prompts):
+            raise UserError(
+                f"{name}: the {split} split has no story of {recipe.prompt_tokens} tokens or more, so there "
+                "are no prompts; name another split or file, or write a smaller prompt_tokens"
+            )
+        write_prompts(directory / f"{split}_prompts.parquet", prompts)
+        counts[f"{split}_prompts"] = len(prompts)
+    return stories.facts | counts
+
+
+def seal(name: str, recipe: Prompted, facts: dict[str, Any], directory: Path, started: float) -> None:
+    """Write the provenance of a base, with the hash of every file that lies in its directory."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != PROVENANCE]
+    record = recipe.model_dump(mode="json")
+    write_json(
+        directory / PROVENANCE,
+        {
+            "name": name,
+            "kind": record["kind"],
+            "recipe": record,
+            "recipe_hash": recipe_hash(recipe),
+            "files": {str(path.relative_to(directory)): sha256(path) for path in files},
+            "facts": facts,
+            "versions": {"python": platform.python_version(), **_versions()},
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )
+
+
+def _check_prompts(name: str, recipe: PackagedBase, directory: Path) -> None:
+    for split in ("train", "eval"):
+        length = read_prompts(directory / f"{split}_prompts.parquet").ids.shape[1]
+        if length != recipe.prompt_tokens:
+            raise UserError(
+                f"{name}: prompt_tokens: read {recipe.prompt_tokens}; write {length}, the length of the prompts in "
+                f"{recipe.path}, or choose a base whose prompts are cut anew"
+            )
 
 
 def _settle_ends(model: Path) -> None:
@@ -109,7 +147,7 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Iterator[Path]:
     """A temporary directory beside ``out`` whose content takes its place when the block ends without an error.
 
     What else lies at ``out`` (the evaluation of the base) stays. The provenance comes last: without it, nothing

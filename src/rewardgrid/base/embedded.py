@@ -18,7 +18,7 @@ from rewardgrid.base.pretrain import first_weights, next_token_loss, rows_of, tr
 from rewardgrid.base.stories import story
 from rewardgrid.base.tokenizer import save_tokenizer, train_tokenizer
 from rewardgrid.lm.model import Shape
-from rewardgrid.study.bases import EmbeddedBase
+from rewardgrid.study.bases import EmbeddedBase, Pretrained
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
 
@@ -71,7 +71,7 @@ def _encoded(stories: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]
     return (tokenizer.encode(text).ids for text in stories)
 
 
-def config_of(recipe: EmbeddedBase, eos: int) -> dict[str, Any]:
+def config_of(recipe: Pretrained, eos: int) -> dict[str, Any]:
     """The Hugging Face configuration of the model: LLaMA with tied embeddings, no BOS, padded with EOS."""
     return {
         "architectures": ["LlamaForCausalLM"],

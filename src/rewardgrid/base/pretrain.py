@@ -66,11 +66,18 @@ def rows_of(stories: Iterable[Sequence[int]], length: int) -> np.ndarray:
 
 def next_token_loss(shape: Shape, weights: dict[str, Tensor], rows: np.ndarray) -> Tensor:
     """Mean negative log-likelihood, nats per token, of all tokens of each row but its first."""
-    ids = torch.from_numpy(rows).unsqueeze(0)
+    ids = torch.from_numpy(rows).unsqueeze(0).to(weights["model.norm.weight"].device)
     return -token_logps(shape, from_hf(shape, weights), ids, prompt_length=1)[0].mean()
 
 
-def train_weights(shape: Shape, weights: dict[str, Tensor], rows: np.ndarray, steps: int, batch: int) -> None:
+def train_weights(
+    shape: Shape,
+    weights: dict[str, Tensor],
+    rows: np.ndarray,
+    steps: int,
+    batch: int,
+    weight_decay: float = 0.0,
+) -> None:
     """Train the weights in place, ``batch`` rows a step, in the order of the rows (again from the first when they end).
 
     Runs on one thread whatever the machine has: the order of sums, and so every bit, depends on their number.
@@ -82,7 +89,7 @@ def train_weights(shape: Shape, weights: dict[str, Tensor], rows: np.ndarray, st
         for weight in weights.values():
             weight.requires_grad_()
         matrices = {name for name, weight in weights.items() if weight.ndim == 2 and ".layers." in name}
-        muon = Muon([weights[name] for name in weights if name in matrices])
+        muon = Muon([weights[name] for name in weights if name in matrices], weight_decay)
         adamw = torch.optim.AdamW(
             [weights[name] for name in weights if name not in matrices], betas=ADAMW_BETAS, weight_decay=0.0
         )
@@ -117,8 +124,9 @@ def learning_rate(step: int, steps: int) -> float:
 class Muon:
     """Momentum with orthogonalised updates (Jordan 2024): all directions of a matrix move at the same pace."""
 
-    def __init__(self, matrices: Sequence[Tensor]) -> None:
+    def __init__(self, matrices: Sequence[Tensor], weight_decay: float = 0.0) -> None:
         self.matrices = matrices
+        self.weight_decay = weight_decay
         self.momenta = [torch.zeros_like(matrix) for matrix in matrices]
 
     @torch.no_grad()
@@ -129,6 +137,8 @@ class Muon:
             momentum.lerp_(matrix.grad, 1 - MOMENTUM)
             update = orthogonalize(matrix.grad.lerp(momentum, MOMENTUM))  # Nesterov
             rows, columns = matrix.shape
+            if self.weight_decay:
+                matrix.mul_(1 - lr * self.weight_decay)
             matrix.sub_(update, alpha=lr * max(1.0, rows / columns) ** 0.5)
             matrix.grad = None
 

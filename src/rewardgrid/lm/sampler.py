@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +166,7 @@ class Decoder:
         turns = torch.cat([turns.expand(-1, self.group + 1, -1), torch.ones_like(turns)], 1)
         self.turns = turns.repeat(1, shape.kv_heads, 1)
         size = (shape.layers, 2, cells * sequences * shape.kv_heads, positions, shape.head_dim)
-        self.cache = torch.empty(size, dtype=like.dtype, device=like.device)
+        self.cache: Any = torch.empty(size, dtype=like.dtype, device=like.device)
 
     def __call__(self, ids: Tensor, start: int) -> Tensor:
         """Feed ids (C*B, T) at positions start, start+1, ...; returns the scores (C*B, V) of the token after them."""
@@ -191,16 +192,22 @@ class Decoder:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self.floor.dtype)
         return (x / torch.hypot(length, self.floor)).to(x.dtype)
 
-    def _attend(self, cache: Tensor, qkv: Tensor, length: int, start: int) -> Tensor:
+    def _attend(self, cache: Any, qkv: Tensor, length: int, start: int) -> Tensor:
         """Attention of new positions to all so far: cache (2, C*B*kv_heads, positions, head_dim) -> (C*B*T, Q)."""
-        kv_heads, group, stop = self.shape.kv_heads, self.group, start + length
-        parts = rotate(qkv.view(-1, length, self.turns.shape[1], self.shape.head_dim), self.turns[start:stop])
-        parts = parts.unflatten(2, (kv_heads, -1)).transpose(1, 2).flatten(0, 1)  # (C*B*kv_heads, T, g+2, head_dim)
-        cache[:, :, start:stop] = parts[:, :, group:].movedim(2, 0)
+        stop = start + length
+        queries, cache[:, :, start:stop] = self._turned(qkv, length, start)
         keys, values = cache[:, :, :stop]
-        scores = torch.bmm(parts[:, :, :group].flatten(1, 2), keys.mT)
+        scores = torch.bmm(queries, keys.mT)
         if length > 1:
             future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
-            scores = scores.masked_fill(future.repeat_interleave(group, 0), -torch.inf)
-        out = torch.bmm(scores.softmax(-1), values).view(-1, kv_heads, length, group * self.shape.head_dim)
+            scores = scores.masked_fill(future.repeat_interleave(self.group, 0), -torch.inf)
+        out = torch.bmm(scores.softmax(-1), values)
+        out = out.view(-1, self.shape.kv_heads, length, self.group * self.shape.head_dim)
         return out.transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def _turned(self, qkv: Tensor, length: int, start: int) -> tuple[Tensor, Tensor]:
+        """Queries (C*B*kv_heads, T*g, head_dim), and keys and values (2, C*B*kv_heads, T, head_dim), of a product."""
+        parts = qkv.view(-1, length, self.turns.shape[1], self.shape.head_dim)
+        parts = rotate(parts, self.turns[start : start + length])
+        parts = parts.unflatten(2, (self.shape.kv_heads, -1)).transpose(1, 2).flatten(0, 1)
+        return parts[:, :, : self.group].flatten(1, 2), parts[:, :, self.group :].movedim(2, 0)

@@ -14,6 +14,7 @@ FINDINGS: dict[str, Callable[[Scope], Finding]] = {
     "smallest_passing": reward_findings.smallest_passing,
     "lr_ratio_to_full": reward_findings.lr_ratio_to_full,
     "slower_than_baseline": reward_findings.slower_than_baseline,
+    "slower_when_scaled": reward_findings.slower_when_scaled,
     "baseline_climb": routing_findings.baseline_climb,
     "hack_removed": routing_findings.hack_removed,
     "windows": routing_findings.windows,

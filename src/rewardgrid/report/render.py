@@ -42,6 +42,7 @@ TITLES = {
     "smallest_passing": "Smallest rank that passes",
     "lr_ratio_to_full": "Learning rate, LoRA by full",
     "slower_than_baseline": "Larger batch against smaller",
+    "slower_when_scaled": "Larger batch and learning rate against smaller",
     "baseline_climb": "Climb without routing",
     "hack_removed": "Forget adapter cut away",
     "windows": "Each adapter alone",

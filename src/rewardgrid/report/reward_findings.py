@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from rewardgrid.report.finding import (
     spread,
 )
 from rewardgrid.report.tables import Configuration, Row, configurations, mean_of, varying
+from rewardgrid.study import study
 
 NEGLIGIBLE = 0.02
 """A difference of mean rewards up to this is called negligible, as in the published study."""
@@ -304,17 +306,23 @@ def lr_ratio_to_full(scope: Scope) -> Finding:
     return finding(scope, "lr_ratio_to_full", f"{times} times", [sentence], cells, rows, rule)
 
 
-def batch_comparisons(scope: Scope) -> tuple[list[dict[str, Any]], list[Row]]:
+def batch_comparisons(scope: Scope, scaled: bool = False) -> tuple[list[dict[str, Any]], list[Row]]:
     """Each finished cell against the otherwise equal one of the smallest batch: figures, and the cells.
 
+    Equal means the same learning rate or, ``scaled``, the same learning rate for each completion of the batch.
     Both thresholds give a row; its ``outcome`` is as ``sooner_or_slower`` says, or ``other hardware``.
     """
     everywhere = scope.evidence.finished()
-    others = [name for name in SPEC_COLUMNS if name != "batch_size"]
+    others = [name for name in SPEC_COLUMNS if name not in ("batch_size", "lr")]
     rows: list[dict[str, Any]] = []
     cells: list[Row] = []
     for row in scope.finished:
-        alike = [other for other in everywhere if all(other[name] == row[name] for name in others)]
+        alike = [
+            other
+            for other in everywhere
+            if all(other[name] == row[name] for name in others)
+            and math.isclose(other["lr"], row["lr"] * (other["batch_size"] / row["batch_size"] if scaled else 1))
+        ]
         baseline = min(alike, key=lambda other: other["batch_size"], default=row)
         if baseline["batch_size"] >= row["batch_size"]:
             continue
@@ -342,11 +350,21 @@ def batch_comparisons(scope: Scope) -> tuple[list[dict[str, Any]], list[Row]]:
 
 def slower_than_baseline(scope: Scope) -> Finding:
     """Whether a larger batch reaches the thresholds sooner in wall clock than the smallest one."""
+    return _larger_batch(scope, "slower_than_baseline", "is otherwise equal", scaled=False)
+
+
+def slower_when_scaled(scope: Scope) -> Finding:
+    """The same, where the learning rate grows with the batch."""
+    equal = "is otherwise equal and has the same learning rate for each completion"
+    return _larger_batch(scope, "slower_when_scaled", equal, scaled=True)
+
+
+def _larger_batch(scope: Scope, name: study.Finding, equal: str, scaled: bool) -> Finding:
     rule = (
-        "Each cell is set against the finished cell of the smallest batch that is otherwise equal, in any "
+        f"Each cell is set against the finished cell of the smallest batch that {equal}, in any "
         "experiment. Seconds compare only on the same hardware; never is later than any time."
     )
-    rows, cells = batch_comparisons(scope)
+    rows, cells = batch_comparisons(scope, scaled)
     decided = [row for row in rows if row["outcome"] in ("sooner", "slower")]
     if not decided:
         needed = (
@@ -355,7 +373,7 @@ def slower_than_baseline(scope: Scope) -> Finding:
             else "no finished cell has one of a smaller batch beside it that is otherwise equal"
         )
         text = f"Not enough cells: {needed}."
-        return finding(scope, "slower_than_baseline", NOT_ENOUGH, [text], cells, rows, rule)
+        return finding(scope, name, NOT_ENOUGH, [text], cells, rows, rule)
     slower = sum(row["outcome"] == "slower" for row in decided)
     conclusion = (
         f"never sooner, in {count(len(decided), 'comparison')}"
@@ -372,7 +390,7 @@ def slower_than_baseline(scope: Scope) -> Finding:
     left = len(rows) - len(decided)
     if left:
         sentences.append(f"{count(left, 'comparison')} cannot be decided: no threshold reached, or other hardware.")
-    return finding(scope, "slower_than_baseline", conclusion, sentences, cells, rows, rule)
+    return finding(scope, name, conclusion, sentences, cells, rows, rule)
 
 
 def sooner_or_slower(seconds: float | None, baseline: float | None) -> str:

@@ -26,10 +26,9 @@ class Prompted(Strict):
     eval_prompts: Count = Field(default=1_000, description="at most this many unique prompts for evaluation")
 
 
-class EmbeddedBase(Prompted):
-    """A LLaMA pretrained here, on stories that a grammar writes; needs no network."""
+class Pretrained(Prompted):
+    """What a LLaMA that is pretrained here has in common with others: its sizes and its batches."""
 
-    kind: Literal["embedded"] = "embedded"
     layers: Count = Field(default=2, description="transformer blocks")
     hidden: Count = Field(default=64, description="width of the residual stream")
     heads: Count = Field(default=4, description="attention heads")
@@ -37,7 +36,6 @@ class EmbeddedBase(Prompted):
     mlp_width: Count = Field(default=176, description="width of the gated MLP")
     context: Count = Field(default=512, description="longest sequence, in tokens")
     vocabulary: Count = Field(default=1312, description="size of the tokenizer's vocabulary")
-    steps: Count = Field(default=500, description="pretraining steps")
     batch: Count = Field(default=16, description="sequences per pretraining step")
     length: Count = Field(default=144, description="tokens per pretraining sequence")
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="of stories and first weights")
@@ -51,6 +49,58 @@ class EmbeddedBase(Prompted):
         if self.length > self.context:
             raise ValueError(f"length ({self.length}) must not exceed context ({self.context})")
         return self
+
+
+class EmbeddedBase(Pretrained):
+    """A LLaMA pretrained here, on stories that a grammar writes; needs no network."""
+
+    kind: Literal["embedded"] = "embedded"
+    steps: Count = Field(default=500, description="pretraining steps")
+
+
+class PackagedBase(Prompted):
+    """A base that has been built before and lies in a directory, such as the storyteller that comes with rewardgrid."""
+
+    kind: Literal["packaged"] = "packaged"
+    path: str = Field(description="directory with model/, both prompt tables and provenance.json")
+
+    @property
+    def files(self) -> list[Path]:
+        """The file that names the hashes of all others."""
+        return [path for path in [Path(self.path) / "provenance.json"] if path.is_file()]
+
+
+class StorytellerRecipe(Pretrained):
+    """How the storyteller is made: stories that a larger model tells, sifted, and a LLaMA pretrained on them."""
+
+    kind: Literal["storyteller"] = "storyteller"
+    tokens: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kM]?$")] = Field(
+        default="3M", description="tokens that the teacher tells, before sifting: 200k, 3M, 40M"
+    )
+    shard: Count = Field(default=512, description="stories told by one job")
+    layers: Count = Field(default=4, description="transformer blocks")
+    hidden: Count = Field(default=128, description="width of the residual stream")
+    mlp_width: Count = Field(default=341, description="width of the gated MLP")
+    vocabulary: Count = Field(default=4096, description="size of the tokenizer's vocabulary")
+    epochs: Count = Field(default=4, description="times that the sifted stories are read")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="of matrices, per unit of learning rate"
+    )
+    gain: Annotated[float, Field(gt=0)] = Field(
+        default=1.0,
+        description="factor of the norms' gains, by which the matrices after them are divided: the function stays, but "
+        "each step of a fine-tuning moves it that much further",
+    )
+
+    @property
+    def shards(self) -> int:
+        """Jobs that the teacher's work is cut into."""
+        number = float(self.tokens.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(self.tokens[-1], 1)
+        return max(1, round(number / (self.shard * TOKENS_A_STORY)))
+
+
+TOKENS_A_STORY = 105
+"""Mean length of what the teacher tells."""
 
 
 class HubBase(Prompted):
@@ -85,7 +135,7 @@ class LocalBase(Prompted):
         return [path for path in [*named, *inside] if path.is_file()]
 
 
-Recipe = Annotated[EmbeddedBase | HubBase | LocalBase, Field(discriminator="kind")]
+Recipe = Annotated[EmbeddedBase | HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
 
 
 def read_recipe(text: str, source: str) -> Recipe:
@@ -94,10 +144,11 @@ def read_recipe(text: str, source: str) -> Recipe:
     Raises:
         ConfigError: with every problem; ``source`` is named as the file.
     """
-    kinds: dict[str, type[EmbeddedBase] | type[HubBase] | type[LocalBase]] = {
+    kinds: dict[str, type[Recipe]] = {
         "embedded": EmbeddedBase,
         "hub": HubBase,
         "local": LocalBase,
+        "packaged": PackagedBase,
     }
     try:
         kind = json.loads(text)["kind"]
@@ -108,11 +159,13 @@ def read_recipe(text: str, source: str) -> Recipe:
     return validated(model, text, source)
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: Prompted) -> str:
     """The identity of what a recipe makes: 10 hex digits. A local recipe counts its files' bytes too."""
     identity = {
         "version": BASE_VERSION,
         "recipe": recipe.model_dump(mode="json"),
-        "files": {str(path): sha256(path) for path in recipe.files} if isinstance(recipe, LocalBase) else {},
+        "files": {str(path): sha256(path) for path in recipe.files}
+        if isinstance(recipe, LocalBase | PackagedBase)
+        else {},
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

@@ -103,6 +103,22 @@ PROMPTS = _schema(
     ("ids", pa.list_(pa.int32()), "token ids, without special tokens"),
 )
 
+TOLD = _schema(
+    "told: what the teacher of the storyteller base was asked for, and told",
+    ("number", _I, "of the request, from 0"),
+    ("seed", _I, "of requests and words"),
+    ("prompt", _S, "the request, after the examples"),
+    ("story", _S, "its first words, which were given, and what the teacher made of them"),
+    ("ended", _B, "came to its own end"),
+)
+
+SIFTED = _schema(
+    "sifted: every story that was told, and what held it back",
+    ("number", _I, "of the request, from 0"),
+    ("story", _S, "on one line, tidied"),
+    ("held", _S, "the sieve that held it back; empty if it stays"),
+)
+
 
 def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> None:
     """Write a table atomically, in the schema's column order.

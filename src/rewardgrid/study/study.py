@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from rewardgrid.study.bases import EmbeddedBase, Recipe, recipe_hash
+from rewardgrid.study.bases import EmbeddedBase, Recipe, StorytellerRecipe, recipe_hash
 from rewardgrid.study.cell import Cell, Count, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
@@ -25,6 +25,7 @@ Finding = Literal[
     "smallest_passing",
     "lr_ratio_to_full",
     "slower_than_baseline",
+    "slower_when_scaled",
     "baseline_climb",
     "hack_removed",
     "windows",
@@ -89,6 +90,9 @@ class Study(Strict):
     results: str = Field(default="results", min_length=1, description="directory for everything that is made")
     title: str = Field(default="rewardgrid", description="title of RESULTS.md")
     bases: dict[Name, Recipe] = Field(min_length=1, description="language models that cells can start from")
+    storyteller: StorytellerRecipe = Field(
+        default_factory=StorytellerRecipe, description="how `snakemake storyteller` makes that base anew"
+    )
     defaults: dict[str, Any] = Field(
         default_factory=dict, description="values of every cell unless an experiment says otherwise"
     )

@@ -321,3 +321,15 @@ def test_a_range_is_told_with_its_mean_and_one_value_alone() -> None:
     assert in_words(spread([0.5, 0.7])) == "0.500–0.700 (mean 0.600)"
     assert in_words(spread([0.5])) == "0.500"
     assert in_words(spread([None])) == "not measured"
+
+
+def test_with_a_scaled_learning_rate_a_cell_meets_the_one_of_the_same_rate_per_completion() -> None:
+    def batch(size: int, lr: float, seconds: float) -> Row:
+        times = {"seconds_to_085": seconds, "seconds_to_095": seconds}
+        return row("e", method="lora", rank=1, lr=lr, batch_size=size, **times)
+
+    rows = [batch(32, 3e-4, 100.0), batch(64, 3e-4, 250.0), batch(64, 6e-4, 80.0)]
+    same, scaled = (find(name, rows) for name in ("slower_than_baseline", "slower_when_scaled"))
+    assert same["conclusion"] == "never sooner, in 2 comparisons"
+    assert scaled["conclusion"] == "sooner in 2 of 2 comparisons"
+    assert {found["lr"] for found in scaled["rows"]} == {6e-4}

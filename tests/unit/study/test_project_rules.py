@@ -61,7 +61,7 @@ def pins(lines: list[str]) -> dict[str, str]:
 def test_the_conda_environments_have_the_versions_of_the_constraints(root: Path) -> None:
     constraints = pins((root / "constraints.txt").read_text().splitlines())
     files = sorted((root / "envs").glob("*.yaml"))
-    assert {path.stem for path in files} == {"base", "train", "evaluate", "report", "workflow"}
+    assert {path.stem for path in files} == {"base", "train", "evaluate", "report", "storyteller", "workflow"}
     for path in files:
         (packages,) = (
             part["pip"] for part in yaml.safe_load(path.read_text())["dependencies"] if isinstance(part, dict)

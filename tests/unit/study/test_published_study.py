@@ -17,12 +17,13 @@ def study(root: Path) -> Study:
     return load_study([root / "config/config.yaml"])
 
 
-def test_the_study_has_101_unique_cells_in_ten_experiments(study: Study) -> None:
+def test_the_study_has_the_101_published_cells_and_a_control_of_four_more(study: Study) -> None:
     assert {name: len(cells) for name, cells in study.grid.items()} == {
         "reward_sweep": 12,
         "exact_match": 10,
         "lora_rank": 33,
         "batch_size": 6,
+        "batch_size_scaled": 8,
         "routing_baseline": 6,
         "routing_symmetric": 6,
         "routing_imperfect": 6,
@@ -30,7 +31,15 @@ def test_the_study_has_101_unique_cells_in_ten_experiments(study: Study) -> None
         "routing_asymmetric": 6,
         "routing_label_noise": 6,
     }
-    assert len(study.cells) == 101
+    published = {cell for name, cells in study.grid.items() if name != "batch_size_scaled" for cell in cells}
+    assert len(published) == 101
+    assert len(study.cells) == 105
+
+
+def test_the_control_scales_the_learning_rate_with_the_batch(study: Study) -> None:
+    control = {(cell.rank, cell.batch_size): cell.lr for cell in study.grid["batch_size_scaled"]}
+    for cell in study.grid["batch_size"]:
+        assert control[cell.rank, cell.batch_size] == pytest.approx(cell.lr * cell.batch_size / 32)
 
 
 def test_the_two_cells_of_batch_32_are_shared_with_lora_rank(study: Study) -> None:
@@ -90,7 +99,7 @@ def test_an_edited_base_moves_exactly_its_own_cells(study: Study, root: Path, tm
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("bases: {embedded: {seed: 1}}\n")
     assert load_study([root / "config/config.yaml", overlay]).cells == study.cells
-    overlay.write_text("bases: {embedded-1m: {seed: 1}}\n")
+    overlay.write_text("bases: {storyteller: {path: elsewhere}}\n")
     assert not set(load_study([root / "config/config.yaml", overlay]).cells) & set(study.cells)
 
 

@@ -1,0 +1,130 @@
+"""From sifted stories to a base: its tokenizer, its pretraining, its prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from rewardgrid.base.build import add_prompts, seal, staged
+from rewardgrid.base.corpus import Stories
+from rewardgrid.base.embedded import config_of
+from rewardgrid.base.model_files import end_of_text
+from rewardgrid.base.pretrain import first_weights, next_token_loss, rows_of, train_weights
+from rewardgrid.base.tokenizer import UNK, save_tokenizer, train_tokenizer
+from rewardgrid.lm.draws import generator
+from rewardgrid.lm.model import Shape
+from rewardgrid.study.bases import StorytellerRecipe
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import write_json
+
+HELD_OUT_EVERY = 10  # every tenth request is the evaluation's
+WELL_BEGUN = ("", "no end", "repetition", "hard to read", "near-duplicates")  # good enough to begin with
+
+
+def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Mapping[str, Any], out: Path) -> None:
+    """Make the base and put it at ``out`` (as :func:`rewardgrid.base.build.build_base` does).
+
+    Args:
+        sifted: schema ``study.contracts.SIFTED``.
+        facts: what is known of the stories' origin.
+
+    Raises:
+        UserError: too few stories are left for one step of pretraining.
+    """
+    started = time.monotonic()
+    held_out = sifted["number"] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    kept = sifted["held"] == ""
+    begun = sifted["held"].isin(WELL_BEGUN)
+    stories = sifted["story"]
+    counts = sifted["held"].replace("", "kept").value_counts().sort_index()
+    with staged(out) as directory:
+        model = directory / "model"
+        model.mkdir()
+        tokenizer, made = _pretrain(
+            recipe, stories[kept & ~held_out].tolist(), stories[kept & held_out].tolist(), model
+        )
+        found = {"told": len(sifted), "sifted": {str(name): int(count) for name, count in counts.items()}}
+        source = Stories(
+            train=_beginnings(stories[begun & ~held_out], tokenizer, recipe.prompt_tokens),
+            evaluation=_beginnings(stories[begun & held_out], tokenizer, recipe.prompt_tokens),
+            facts={**facts, **found, **made},
+        )
+        seal("storyteller", recipe, add_prompts("storyteller", recipe, source, directory), directory, started)
+
+
+def _pretrain(
+    recipe: StorytellerRecipe, train: Sequence[str], held_out: Sequence[str], directory: Path
+) -> tuple[Tokenizer, dict[str, Any]]:
+    tokenizer = train_tokenizer(train, recipe.vocabulary, apostrophes=True)
+    save_tokenizer(tokenizer, directory, recipe.context)
+    config = config_of(recipe, end_of_text(directory, tokenizer))
+    write_json(directory / "config.json", config)
+    shape = Shape.from_config(config)
+
+    def rows(stories: Sequence[str]) -> np.ndarray:
+        return rows_of((encoding.ids for encoding in tokenizer.encode_batch(stories)), recipe.length + 1)
+
+    # Each epoch reads the stories in another order, and so with other neighbours.
+    epochs = [
+        rows([train[place] for place in generator(recipe.seed, "pretraining", epoch).permutation(len(train))])
+        for epoch in range(recipe.epochs)
+    ]
+    data, steps = np.concatenate(epochs), sum(map(len, epochs)) // recipe.batch
+    if not steps:
+        raise UserError(f"tokens: read {recipe.tokens}, of which {len(train)} stories are left; write a larger number")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = {name: weight.to(device) for name, weight in first_weights(shape, recipe.seed).items()}
+    train_weights(shape, weights, data, steps, recipe.batch, recipe.weight_decay)
+    unseen = rows(held_out)
+    with torch.no_grad():
+        losses = [next_token_loss(shape, weights, part).item() for part in np.array_split(unseen, 8) if len(part)]
+    weights = rescaled(shape, weights, recipe.gain)
+    (directory / "model.safetensors").write_bytes(
+        save({name: weight.cpu() for name, weight in weights.items()}, metadata={"format": "pt"})
+    )
+    tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(train))
+    return tokenizer, {
+        "train_stories": len(train),
+        "train_tokens": tokens,
+        "pretraining_steps": steps,
+        "held_out_stories": len(held_out),
+        "held_out_loss": round(float(np.mean(losses)), 4) if losses else None,
+        "parameters": sum(weight.numel() for weight in weights.values()),
+    }
+
+
+def rescaled(shape: Shape, weights: Mapping[str, Tensor], gain: float) -> dict[str, Tensor]:
+    """The same function with norm gains ``gain`` times larger and the matrices after them as much smaller.
+
+    An optimizer of the Adam family moves every weight by about its learning rate. Behind larger gains, the same
+    movement of a matrix changes more: this sets how far a learning rate reaches.
+    """
+    after = {
+        "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+    }
+    scaled = dict(weights)
+    for layer in range(shape.layers):
+        for norm, modules in after.items():
+            scaled[f"model.layers.{layer}.{norm}.weight"] = weights[f"model.layers.{layer}.{norm}.weight"] * gain
+            for module in modules:
+                name = f"model.layers.{layer}.{module}.weight"
+                scaled[name] = weights[name] / gain
+    return scaled
+
+
+def _beginnings(stories: pd.Series, tokenizer: Tokenizer, length: int) -> Iterator[str]:
+    """The stories whose first tokens are whole words that the tokenizer knows."""
+    for story in stories:
+        begin = tokenizer.encode(story, add_special_tokens=False).tokens[: length + 1]  # the last word whole too
+        if not any(token.startswith("##") or token == UNK for token in begin):
+            yield story

@@ -1,0 +1,62 @@
+"""Make the storyteller base of what the teacher has told: sift the stories, or pretrain on those that stay.
+
+python workflow/scripts/storyteller.py sift --told SHARD.parquet ... --out sifted.parquet
+python workflow/scripts/storyteller.py make --sifted sifted.parquet --recipe '{"gain": 5}' --out DIRECTORY
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rewardgrid.study.bases import StorytellerRecipe
+from rewardgrid.study.contracts import SIFTED, TOLD, read_table, write_table
+from rewardgrid.study.errors import UserError
+from rewardgrid.study.problems import validated
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status, 2 after a mistake of the user's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    sifting = parts.add_parser("sift", help="say of each story what holds it back, if anything")
+    sifting.add_argument("--told", type=Path, nargs="+", required=True, help="shards of stories")
+    sifting.add_argument("--out", type=Path, required=True, help="parquet file to write")
+    making = parts.add_parser("make", help="tokenizer, pretraining, prompts")
+    making.add_argument("--sifted", type=Path, required=True, help="what `sift` has written")
+    making.add_argument("--recipe", default="{}", help="the configuration's `storyteller` as JSON")
+    making.add_argument("--out", type=Path, required=True, help="directory of the base")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.part == "sift":
+            _sift(arguments.told, arguments.out)
+        else:
+            _make(arguments.sifted, validated(StorytellerRecipe, arguments.recipe, "--recipe"), arguments.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _sift(shards: Sequence[Path], out: Path) -> None:
+    import pandas as pd
+
+    from rewardgrid.storyteller.sifting import sift
+
+    sifted = sift(pd.concat([read_table(path, TOLD) for path in shards], ignore_index=True))
+    write_table(out, sifted, SIFTED)
+    print(sifted["held"].replace("", "kept").value_counts().to_string())
+
+
+def _make(source: Path, recipe: StorytellerRecipe, out: Path) -> None:
+    from rewardgrid.storyteller.making import make_storyteller
+    from rewardgrid.storyteller.teacher import teacher_facts
+
+    make_storyteller(recipe, read_table(source, SIFTED), {"teacher": teacher_facts()}, out)
+    print(f"{out}: the storyteller is ready")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
