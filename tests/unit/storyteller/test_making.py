@@ -74,7 +74,7 @@ def test_training_and_evaluation_prompts_come_from_different_requests(base: Base
         ids = base.tokenizer.encode(text, add_special_tokens=False).ids[:8]
         begin.setdefault(base.tokenizer.decode(ids), set()).add(number % 10 == 9)
     for prompts, held_out in ((base.train_prompts(), False), (base.eval_prompts(), True)):
-        assert len(prompts) > 1
+        assert len(prompts)
         assert all(held_out in begin[text] for text in prompts.text)
 
 
