@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.study.bases import StorytellerRecipe
-from rewardgrid.study.contracts import SIFTED, TOLD, read_table, write_table
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.contracts import SAMPLES, SIFTED, TOLD, read_table, write_table
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import read_json, write_text
 from rewardgrid.study.problems import validated
+from rewardgrid.study.study import Evaluation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sifting = parts.add_parser("sift", help="say of each story what holds it back, if anything")
     sifting.add_argument("--told", type=Path, nargs="+", required=True, help="shards of stories")
     sifting.add_argument("--out", type=Path, required=True, help="parquet file to write")
-    making = parts.add_parser("make", help="tokenizer, pretraining, prompts")
+    making = parts.add_parser("make", help="tokenizer, pretraining, prompts, measurement, card")
     making.add_argument("--sifted", type=Path, required=True, help="what `sift` has written")
     making.add_argument("--recipe", default="{}", help="the configuration's `storyteller` as JSON")
     making.add_argument("--out", type=Path, required=True, help="directory of the base")
@@ -51,10 +54,17 @@ def _sift(shards: Sequence[Path], out: Path) -> None:
 
 
 def _make(source: Path, recipe: StorytellerRecipe, out: Path) -> None:
+    from rewardgrid.base.load import load_base
+    from rewardgrid.evaluate.cell import evaluate_base
+    from rewardgrid.storyteller.card import card
     from rewardgrid.storyteller.making import make_storyteller
     from rewardgrid.storyteller.teacher import teacher_facts
 
     make_storyteller(recipe, read_table(source, SIFTED), {"teacher": teacher_facts()}, out)
+    base = load_base(out)
+    evaluate_base(base, Evaluation(), Cell.model_fields["max_new_tokens"].default, out / "evaluation")
+    samples = read_table(out / "evaluation" / "samples.parquet", SAMPLES)
+    write_text(out / "README.md", card(base.provenance, read_json(out / "evaluation" / "metrics.json"), samples))
     print(f"{out}: the storyteller is ready")
 
 

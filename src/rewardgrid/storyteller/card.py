@@ -1,0 +1,86 @@
+"""The storyteller's model card: where it comes from, what it measures, what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rewardgrid.storyteller.sifting import sentences
+
+PUBLISHED = {"smooth reward": "about 0.5", "unique first sentences": "20 / 20", "Jaccard": "about 0.12"}
+"""What is known of the real SimpleStories-1.25M."""
+
+SHOWN = 6
+
+
+def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.DataFrame) -> str:
+    """Markdown.
+
+    Args:
+        provenance: the base's provenance.json.
+        metrics: of its own samples (``evaluate.cell.evaluate_base``).
+        samples: those samples (schema ``study.contracts.SAMPLES``).
+    """
+    facts, recipe, full = provenance["facts"], provenance["recipe"], metrics["full"]
+    teacher, own = facts["teacher"], samples[samples["protocol"] == "full"]
+    lengths = np.array([len(sentence) for text in own["completion"] for sentence in sentences(text)])
+    figures = {
+        "smooth reward": f"{full['sl10']:.3f} ± {full['sl10_se']:.3f}",
+        "words and commas per sentence": f"{lengths.mean():.1f} (sd {lengths.std():.1f})",
+        "unique first sentences": f"{metrics['published']['unique_first_sentences']:.0f} / 20",
+        "Jaccard": f"{metrics['published']['jaccard']:.3f}",
+        "commas per word": f"{full['comma_rate']:.3f}",
+        'completions that end with "[EOS]"': f"{full['ended']:.0%}",
+        '"happy" per completion': f"{full['happy']:.2f}",
+        "negative log-likelihood of its own samples": f"{full['base_nll']:.2f} nats per token",
+    }
+    told = int(facts["told"])
+    lines = [
+        "# Storyteller",
+        "",
+        f"A language model of {facts['parameters'] / 1e6:.2f} million parameters that writes simple stories: LLaMA, "
+        f"{recipe['layers']} layers, {recipe['hidden']} wide, {recipe['heads']} heads ({recipe['kv_heads']} for keys "
+        f"and values), MLP {recipe['mlp_width']}, a lowercase vocabulary of {recipe['vocabulary']} words. It was "
+        "pretrained on stories that a larger model told, with `snakemake storyteller`.",
+        "",
+        "## Where it comes from",
+        "",
+        f"- Teacher: {teacher['model']}, {teacher['licence']}, as the package `{teacher['package']}` carries it "
+        f"(`{teacher['file']}`, SHA-256 `{teacher['sha256']}`).",
+        f"- {told} stories were told, {facts['train_stories']} of those that stayed ({facts['train_tokens']} tokens) "
+        f"were read {recipe['epochs']} times, {facts['held_out_stories']} kept apart: loss on those "
+        f"{facts['held_out_loss']:.3f} nats per token, after {facts['pretraining_steps']} steps.",
+        f"- Norm gains times {recipe['gain']:g}, the matrices behind them divided by it: the same function, on which a "
+        "learning rate reaches further.",
+        f"- {facts['train_prompts']} prompts for training and {facts['eval_prompts']} for evaluation, from different "
+        "requests.",
+        "",
+        "| held back by | stories | share |",
+        "|---|--:|--:|",
+        *(f"| {name} | {n} | {n / told:.1%} |" for name, n in facts["sifted"].items() if name != "kept"),
+        f"| nothing | {facts['sifted']['kept']} | {facts['sifted']['kept'] / told:.1%} |",
+        "",
+        "## What it measures",
+        "",
+        f"{len(own)} completions of at most {metrics['max_new_tokens']} tokens at temperature 1; unique first "
+        "sentences and Jaccard by the published protocol (20 completions, top-k 50).",
+        "",
+        "| | storyteller | SimpleStories-1.25M |",
+        "|---|---|---|",
+        *(f"| {name} | {value} | {PUBLISHED.get(name, '–')} |" for name, value in figures.items()),
+        "",
+        "## What it writes",
+        "",
+        "The first completions of that evaluation, none left out (the prompt in bold):",
+        "",
+        *(f"> **{row.prompt}** {row.completion}\n" for row in own.head(SHOWN).itertuples()),
+        "## What it is not",
+        "",
+        "It stands in for SimpleStories-1.25M where there is no hub: natural text of its shape, not its text. It does "
+        "not keep track of who does what for longer than a sentence or two, and it is of no use beyond experiments "
+        "like these.",
+    ]
+    return "\n".join(lines) + "\n"
