@@ -67,6 +67,11 @@ def test_the_engines_write_the_same_files(method: str, base: Base, tmp_path: Pat
     assert names[0] == names[1]
 
 
+def test_the_engines_agree_on_the_beginning_of_a_longer_run(base: Base, tmp_path: Path) -> None:
+    cell = CELLS["lora"](max_steps=4, decay_steps=9)
+    assert differences(*both(cell, base, tmp_path)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
@@ -74,6 +79,7 @@ def test_the_engines_write_the_same_files(method: str, base: Base, tmp_path: Pat
         ({"seed": 8}, "rollouts"),
         ({"beta": 0.2}, "loss"),
         ({"max_steps": 3}, "lr"),
+        ({"decay_steps": 50}, "lr"),
         ({"prompt_eos": True}, "rollouts"),
         ({"reward": "happy_binary"}, "reward"),
         ({"rh_eligible_frac": 0.9}, "eligible"),

@@ -46,6 +46,7 @@ _SPEC_LABELS = {
     "batch_size": "batch",
     "reward": "paid for",
     "max_steps": "steps",
+    "decay_steps": "of steps",
     "rh_eligible_frac": "eligible",
     "routing_frac": "routed",
     "label_noise_frac": "label noise",

@@ -85,7 +85,7 @@ class Cell(Strict):
     )
     reward: Reward = Field(default="sentence_length_10_smooth", description="what a completion is paid for")
     lr: Annotated[Number, Field(gt=0)] = Field(
-        default=1e-5, description="peak learning rate, falling linearly to 0 over max_steps"
+        default=1e-5, description="peak learning rate, falling linearly to 0 over decay_steps"
     )
     beta: Annotated[Number, Field(ge=0)] = Field(default=0.02, description="weight of the KL to the base")
     repetition_penalty: Annotated[Number, Field(ge=1)] = Field(
@@ -96,6 +96,11 @@ class Cell(Strict):
         default=16, description="completions per prompt: the group that advantages are taken over"
     )
     max_steps: Count = Field(default=2000, description="optimizer steps")
+    decay_steps: Count | None = Field(
+        default=None,
+        description="steps after which the learning rate would be 0 (default: max_steps); more of them make the cell "
+        "the beginning of a longer one",
+    )
     max_new_tokens: Count = Field(default=128, description="longest completion, in tokens")
     prompt_tokens: Count = Field(default=8, description="length of every prompt, in tokens")
     prompt_eos: bool = Field(
@@ -209,6 +214,8 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
                 f"write a multiple of num_generations ({cell.num_generations}): groups must be whole",
             )
         )
+    if cell.decay_steps is not None and cell.decay_steps < cell.max_steps:
+        found.append(("decay_steps", f"write max_steps ({cell.max_steps}) or more: later steps would learn nothing"))
     if cell.method == "full" and cell.rank is not None:
         found.append(("rank", 'remove it, or write "method: lora": full fine-tuning has no adapter'))
     if cell.method != "full" and cell.rank is None:
@@ -253,6 +260,7 @@ _SLUGS = {
     "batch_size": "bs",
     "num_generations": "gen",
     "max_steps": "steps",
+    "decay_steps": "of",
     "max_new_tokens": "tok",
     "prompt_tokens": "prompt",
     "prompt_eos": "eos",

@@ -60,9 +60,9 @@ def mean_over(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def learning_rate(peak: Tensor, step: Tensor, max_steps: Tensor) -> Tensor:
-    """Linear decay from the peak to 0 over max_steps, no warm-up; ``step`` counts from 0. All (C,)."""
-    return peak * (1 - step / max_steps).clamp(min=0)
+def learning_rate(peak: Tensor, step: Tensor, decay_steps: Tensor) -> Tensor:
+    """Linear decay from the peak to 0 over decay_steps, no warm-up; ``step`` counts from 0. All (C,)."""
+    return peak * (1 - step / decay_steps).clamp(min=0)
 
 
 def clip_factor(norm: Tensor, largest: Tensor) -> Tensor:

@@ -71,6 +71,12 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             24,
             "write a multiple of num_generations (16)",
         ),
+        (
+            fixed(max_steps=8, decay_steps=7),
+            "experiments.one.fixed.decay_steps",
+            7,
+            "write max_steps (8) or more",
+        ),
         (fixed(num_generations=1), "experiments.one.fixed.num_generations", 1, "greater than or equal to 2"),
         (fixed(rank=4), "experiments.one.fixed.rank", 4, 'remove it, or write "method: lora"'),
         (fixed(routing_frac=0.5), "experiments.one.fixed.routing_frac", 0.5, 'write "method: routing"'),

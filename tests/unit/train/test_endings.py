@@ -44,6 +44,16 @@ def test_a_finished_run_says_what_it_was(base: Base, tmp_path: Path) -> None:
     ]
 
 
+def test_a_cell_of_more_decay_steps_is_the_beginning_of_a_longer_one(base: Base, tmp_path: Path) -> None:
+    (longer,) = run(train, [make_cell(max_steps=6)], base, tmp_path / "longer")
+    (beginning,) = run(train, [make_cell(max_steps=4, decay_steps=6)], base, tmp_path / "beginning")
+    first, second = (
+        read_table(each / "train" / "history.parquet", HISTORY).drop(columns="seconds") for each in (longer, beginning)
+    )
+    assert first[:4].equals(second)
+    assert second["lr"].tolist() == pytest.approx([make_cell().lr * left / 6 for left in (6, 5, 4, 3)])
+
+
 def test_the_history_is_the_mean_of_the_rollouts(base: Base, tmp_path: Path) -> None:
     cell = routing_cell(label_noise_frac=0.3)
     (directory,) = run(train, [cell], base, tmp_path, Recording(rollouts_every=1))

@@ -67,6 +67,7 @@ class Pack:
 
         self.lr, self.beta = each([cell.lr for cell in cells]), each([cell.beta for cell in cells])
         self.max_steps = each([cell.max_steps for cell in cells])
+        self.decay_steps = each([cell.decay_steps or cell.max_steps for cell in cells])
         self.max_grad_norm, self.kl_cap = (
             each([cell.max_grad_norm for cell in cells]),
             each([cell.kl_cap for cell in cells]),
@@ -138,7 +139,7 @@ class Pack:
         loss, kl, entropy = (torch.cat(each, 1) for each in (losses, kls, entropies))
         kl = mean_over(kl.flatten(1), mask.flatten(1))
         norm = torch.linalg.vector_norm(policy.gradient, dim=-1)
-        lr = learning_rate(self.lr, self.steps, self.max_steps)
+        lr = learning_rate(self.lr, self.steps, self.decay_steps)
         # A cell that diverges keeps the weights it had before, and its slot is frozen from here on.
         self.alive &= torch.isfinite(norm) & torch.isfinite(kl) & (kl <= self.kl_cap)
         active = self.alive & (self.steps < self.max_steps)

@@ -307,9 +307,10 @@ class Trainer(GRPOTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The rate falls linearly over the whole run, also after a resume."""
+        decay_steps = self.cell.decay_steps or self.cell.max_steps
         if self.lr_scheduler is None:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: max(0.0, 1 - (self.steps_done + step) / self.cell.max_steps)
+                optimizer or self.optimizer, lambda step: max(0.0, 1 - (self.steps_done + step) / decay_steps)
             )
         return self.lr_scheduler
 
@@ -391,7 +392,7 @@ class Recorder(TrainerCallback):
         row |= trainer.row | {
             "step": step,
             "grad_norm": float(logs["grad_norm"]),
-            "lr": cell.lr * (1 - (step - 1) / cell.max_steps),
+            "lr": cell.lr * (1 - (step - 1) / (cell.decay_steps or cell.max_steps)),
             "seconds": time.perf_counter() - self.began,
         }
         if rollout is None:
