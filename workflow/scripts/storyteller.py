@@ -50,7 +50,8 @@ def _sift(shards: Sequence[Path], out: Path) -> None:
 
     sifted = sift(pd.concat([read_table(path, TOLD) for path in shards], ignore_index=True))
     write_table(out, sifted, SIFTED)
-    print(sifted["held"].replace("", "kept").value_counts().to_string())
+    for what, reasons in (("sentences cut", sifted["cut"].explode().dropna()), ("stories", sifted["held"])):
+        print(f"{what}:\n{reasons.replace('', 'kept').value_counts().to_string()}")
 
 
 def _make(source: Path, recipe: StorytellerRecipe, out: Path) -> None:

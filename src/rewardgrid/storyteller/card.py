@@ -50,7 +50,8 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         "",
         f"- Teacher: {teacher['model']}, {teacher['licence']}, as the package `{teacher['package']}` carries it "
         f"(`{teacher['file']}`, SHA-256 `{teacher['sha256']}`).",
-        f"- {told} stories were told, {facts['train_stories']} of those that stayed ({facts['train_tokens']} tokens) "
+        f"- {told} stories were told, {facts['train_stories']} of the {facts['kept']} that stayed "
+        f"({facts['train_tokens']} tokens) "
         f"were read {recipe['epochs']} times, {facts['held_out_stories']} kept apart: loss on those "
         f"{facts['held_out_loss']:.3f} nats per token, after {facts['pretraining_steps']} steps.",
         f"- Norm gains times {recipe['gain']:g}, the matrices behind them divided by it: the same function, on which a "
@@ -58,10 +59,13 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         f"- {facts['train_prompts']} prompts for training and {facts['eval_prompts']} for evaluation, from different "
         "requests.",
         "",
-        "| held back by | stories | share |",
-        "|---|--:|--:|",
-        *(f"| {name} | {n} | {n / told:.1%} |" for name, n in facts["sifted"].items() if name != "kept"),
-        f"| nothing | {facts['sifted']['kept']} | {facts['sifted']['kept'] / told:.1%} |",
+        f"Of {facts['told_sentences']} sentences, these were cut:",
+        "",
+        *_counts(facts["sifted"]["sentences"], facts["told_sentences"]),
+        "",
+        f"Of {told} stories, what was left of these was held back:",
+        "",
+        *_counts(facts["sifted"]["stories"], told),
         "",
         "## What it measures",
         "",
@@ -84,3 +88,11 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         "like these.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _counts(counts: Mapping[str, int], whole: int) -> list[str]:
+    return [
+        "| for | number | share |",
+        "|---|--:|--:|",
+        *(f"| {k} | {n} | {n / whole:.1%} |" for k, n in counts.items()),
+    ]

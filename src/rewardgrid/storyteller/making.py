@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from rewardgrid.base.pretrain import first_weights, next_token_loss, rows_of, tr
 from rewardgrid.base.tokenizer import UNK, save_tokenizer, train_tokenizer
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.model import Shape
+from rewardgrid.storyteller.sifting import sentences
 from rewardgrid.study.bases import StorytellerRecipe
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
 
 HELD_OUT_EVERY = 10  # every tenth request is the evaluation's
-WELL_BEGUN = ("", "no end", "repetition", "hard to read", "near-duplicates")  # good enough to begin with
 
 
 def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Mapping[str, Any], out: Path) -> None:
@@ -43,19 +44,26 @@ def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Map
     started = time.monotonic()
     held_out = sifted["number"] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     kept = sifted["held"] == ""
-    begun = sifted["held"].isin(WELL_BEGUN)
     stories = sifted["story"]
-    counts = sifted["held"].replace("", "kept").value_counts().sort_index()
+    sieves = {
+        "sentences": Counter(reason for cut in sifted["cut"] for reason in cut),
+        "stories": Counter(reason for reason in sifted["held"] if reason),
+    }
     with staged(out) as directory:
         model = directory / "model"
         model.mkdir()
         tokenizer, made = _pretrain(
             recipe, stories[kept & ~held_out].tolist(), stories[kept & held_out].tolist(), model
         )
-        found = {"told": len(sifted), "sifted": {str(name): int(count) for name, count in counts.items()}}
+        found = {
+            "told": len(sifted),
+            "told_sentences": sum(len(sentences(story)) for story in sifted["told"]),
+            "kept": int(kept.sum()),
+            "sifted": {what: dict(counts.most_common()) for what, counts in sieves.items()},
+        }
         source = Stories(
-            train=_beginnings(stories[begun & ~held_out], tokenizer, recipe.prompt_tokens),
-            evaluation=_beginnings(stories[begun & held_out], tokenizer, recipe.prompt_tokens),
+            train=_beginnings(sifted["told"][~held_out], tokenizer, recipe.prompt_tokens),
+            evaluation=_beginnings(sifted["told"][held_out], tokenizer, recipe.prompt_tokens),
             facts={**facts, **found, **made},
         )
         seal("storyteller", recipe, add_prompts("storyteller", recipe, source, directory), directory, started)

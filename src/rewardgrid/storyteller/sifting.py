@@ -1,4 +1,4 @@
-"""What the teacher told is sifted: a story stays if no sieve holds it back."""
+"""What the teacher told is sifted: first its sentences, then what is left of each story."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 
 META = re.compile(
@@ -24,62 +23,27 @@ UNFIT = re.compile(
     r"suicide|hell|damn|slave\w*|war|wars|prostitut\w*|drugs?)\b",
     re.IGNORECASE,
 )
-PLAIN = re.compile(r"[A-Za-z ,.!?']+")
+STRANGE = re.compile(r"[^A-Za-z ,.!?']")
 TOKEN = re.compile(r"[a-z']+|[,.!?]")
 SENTENCE = re.compile(r"[^.!?]+[.!?]")
 
-FEWEST_SENTENCES = 4
-MEAN_WORDS = (6.0, 13.0)  # of a sentence: what a beginner reads
-MOST_WORDS = 26
-SAME_START = 0.5  # at most this share of sentences with the same first two words
-DISTINCT = 0.4  # at least this share of a story's words occur in it once only, or for the first time
+WORDS = (5, 18)  # of a sentence, commas counted: what a beginner reads
 RARE = 3  # a word must occur in so many stories
+FEWEST_SENTENCES = 4
+SAME_START = 0.5  # at most this share of a story's sentences begin with the same two words
+DISTINCT = 0.4  # at least this share of a story's words and marks are different ones
 ALIKE = 0.6  # Jaccard similarity of word triples from which two stories are near-duplicates
 PERMUTATIONS = 128  # of a MinHash: its similarities are right to about 0.09
 
 
-def tokens(story: str) -> list[str]:
+def tokens(text: str) -> list[str]:
     """Lowercase words and marks."""
-    return TOKEN.findall(story.lower())
+    return TOKEN.findall(text.lower())
 
 
-def sentences(story: str) -> list[list[str]]:
+def sentences(text: str) -> list[list[str]]:
     """The words and commas of each closed sentence."""
-    return [tokens(sentence)[:-1] for sentence in SENTENCE.findall(story.lower())]
-
-
-def _short(story: str) -> bool:
-    return len(SENTENCE.findall(story)) < FEWEST_SENTENCES
-
-
-def _repeats(story: str) -> bool:
-    said = [" ".join(sentence) for sentence in sentences(story)]
-    starts = Counter(" ".join(sentence.split()[:2]) for sentence in said)
-    words = [token for token in tokens(story) if token.isalpha()]
-    doubled = any(one == other for one, other in itertools.pairwise(words))
-    return (
-        len(set(said)) < len(said)
-        or doubled
-        or max(starts.values()) > max(2, SAME_START * len(said))
-        or len(set(words)) < DISTINCT * len(words)
-    )
-
-
-def _hard(story: str) -> bool:
-    lengths = [len(sentence) for sentence in sentences(story)]
-    return not MEAN_WORDS[0] <= float(np.mean(lengths)) <= MEAN_WORDS[1] or max(lengths) > MOST_WORDS
-
-
-SIEVES: dict[str, Callable[[str], bool]] = {
-    "other characters than plain English ones": lambda story: not PLAIN.fullmatch(story),
-    "talk about the telling": lambda story: bool(META.search(story)),
-    "cliches": lambda story: bool(CLICHES.search(story)),
-    "unfit for children": lambda story: bool(UNFIT.search(story)),
-    "too short": _short,
-    "repetition": _repeats,
-    "hard to read": _hard,
-}
-"""What each sieve holds back, in their order."""
+    return [tokens(sentence)[:-1] for sentence in SENTENCE.findall(text)]
 
 
 def tidy(story: str) -> str:
@@ -87,30 +51,73 @@ def tidy(story: str) -> str:
     return re.sub(r" (?=[,.!?])", "", re.sub(r"\s+", " ", story)).strip()
 
 
-def sift(told: pd.DataFrame) -> pd.DataFrame:
-    """What each story is held back by, if by anything (schema: ``study.contracts.SIFTED``; told: ``TOLD``).
+def _doubled(sentence: str) -> bool:
+    return any(one == other for one, other in itertools.pairwise(tokens(sentence)))
 
-    The first sieve that holds a story back counts.
-    """
+
+SENTENCE_SIEVES: dict[str, Callable[[str], bool]] = {
+    "other characters than plain English ones": lambda sentence: bool(STRANGE.search(sentence)),
+    "a doubled word": _doubled,
+    "too short": lambda sentence: len(tokens(sentence)) - 1 < WORDS[0],
+    "too long": lambda sentence: len(tokens(sentence)) - 1 > WORDS[1],
+    "talk about the telling": lambda sentence: bool(META.search(sentence)),
+    "cliches": lambda sentence: bool(CLICHES.search(sentence)),
+    "unfit for children": lambda sentence: bool(UNFIT.search(sentence)),
+}
+"""What is cut from a story, in this order; before these, what it has said already; after them, rare words."""
+
+
+def _monotonous(story: str) -> bool:
+    starts = Counter(tuple(sentence[:2]) for sentence in sentences(story))
+    words = tokens(story)
+    return max(starts.values()) > max(2, SAME_START * starts.total()) or len(set(words)) < DISTINCT * len(words)
+
+
+STORY_SIEVES: dict[str, Callable[[str], bool]] = {
+    "too little left": lambda story: len(sentences(story)) < FEWEST_SENTENCES,
+    "repetition": _monotonous,
+}
+"""What holds the rest of a story back, in this order; before these, that it came to no end; after, near-duplicates."""
+
+
+def sift(told: pd.DataFrame) -> pd.DataFrame:
+    """What is left of each story, and what holds it back, if anything (``study.contracts``: ``TOLD``, ``SIFTED``)."""
     stories = [tidy(story) for story in told["story"]]
-    held = [_held(story, ended) for story, ended in zip(stories, told["ended"], strict=True)]
-    _hold_rare_words(stories, held)
-    _hold_near_duplicates(stories, held)
-    return pd.DataFrame({"number": told["number"], "story": stories, "held": held})
+    cut: list[list[str]] = [[] for _ in stories]
+    kept = [_sift_sentences(story, reasons) for story, reasons in zip(stories, cut, strict=True)]
+    _cut_rare_words(kept, cut)
+    left = [" ".join(sentence[0].upper() + sentence[1:] for sentence in story) for story in kept]
+    held = [_held(rest, ended) for rest, ended in zip(left, told["ended"], strict=True)]
+    _hold_near_duplicates(left, held)
+    return pd.DataFrame({"number": told["number"], "told": stories, "story": left, "cut": cut, "held": held})
+
+
+def _sift_sentences(story: str, reasons: list[str]) -> list[str]:
+    kept: dict[str, None] = {}
+    for sentence in map(str.strip, SENTENCE.findall(story)):
+        reason = next((name for name, holds in SENTENCE_SIEVES.items() if holds(sentence)), "")
+        if sentence in kept:
+            reason = "said before"
+        if reason:
+            reasons.append(reason)
+        else:
+            kept[sentence] = None
+    return list(kept)
+
+
+def _cut_rare_words(stories: Sequence[list[str]], cut: Sequence[list[str]]) -> None:
+    """Cut sentences with a word that hardly any other story has: the teacher invents some."""
+    known = Counter(word for story in stories for word in {word for sentence in story for word in tokens(sentence)})
+    for story, reasons in zip(stories, cut, strict=True):
+        common = [sentence for sentence in story if all(known[word] >= RARE for word in tokens(sentence))]
+        reasons += ["rare words"] * (len(story) - len(common))
+        story[:] = common
 
 
 def _held(story: str, ended: bool) -> str:
-    if not ended or story[-1:] not in tuple(".!?"):
+    if not ended:
         return "no end"
-    return next((name for name, holds in SIEVES.items() if holds(story)), "")
-
-
-def _hold_rare_words(stories: Sequence[str], held: list[str]) -> None:
-    """Hold back stories that use a word which hardly any other does: the teacher invents some."""
-    known = Counter(word for story, by in zip(stories, held, strict=True) if not by for word in set(tokens(story)))
-    for place, story in enumerate(stories):
-        if not held[place] and any(known[word] < RARE for word in tokens(story)):
-            held[place] = "rare words"
+    return next((name for name, holds in STORY_SIEVES.items() if holds(story)), "")
 
 
 def _hold_near_duplicates(stories: Sequence[str], held: list[str]) -> None:

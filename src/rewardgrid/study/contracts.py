@@ -113,10 +113,12 @@ TOLD = _schema(
 )
 
 SIFTED = _schema(
-    "sifted: every story that was told, and what held it back",
+    "sifted: every story that was told, and what is left of it",
     ("number", _I, "of the request, from 0"),
-    ("story", _S, "on one line, tidied"),
-    ("held", _S, "the sieve that held it back; empty if it stays"),
+    ("told", _S, "the story as it was told, on one line"),
+    ("story", _S, "the sentences that are left"),
+    ("cut", pa.list_(_S), "the sieve that cut each of the others"),
+    ("held", _S, "the sieve that held the rest back; empty if it stays"),
 )
 
 

@@ -11,7 +11,9 @@ PROVENANCE = {
         "parameters": 1_311_232,
         "teacher": {"model": "T", "licence": "L", "package": "p", "file": "f.gguf", "sha256": "abc"},
         "told": 200,
-        "sifted": {"kept": 50, "no end": 30, "repetition": 120},
+        "told_sentences": 1000,
+        "kept": 50,
+        "sifted": {"sentences": {"too short": 300}, "stories": {"no end": 30, "repetition": 120}},
         "train_stories": 45,
         "train_tokens": 4321,
         "held_out_stories": 5,
@@ -40,7 +42,8 @@ def test_a_card_has_counts_figures_and_samples() -> None:
     text = card(PROVENANCE, METRICS, pd.DataFrame(rows, columns=["protocol", "prompt", "completion"]))
     assert "1.31 million parameters" in text
     assert "| repetition | 120 | 60.0% |" in text
-    assert "| nothing | 50 | 25.0% |" in text
+    assert "| too short | 300 | 30.0% |" in text
+    assert "45 of the 50 that stayed" in text
     assert "| smooth reward | 0.400 ± 0.010 | about 0.5 |" in text
     assert "| unique first sentences | 19 / 20 | 20 / 20 |" in text
     assert "| words and commas per sentence | 4.0 (sd 0.0) | – |" in text

@@ -33,10 +33,11 @@ RECIPE = StorytellerRecipe(
 
 
 def sifted(stories: int = 60) -> pd.DataFrame:
-    """Stories of the grammar, every fifth held back for its words, every seventh for its end."""
+    """Stories of the grammar, every fifth held back for repetition, every seventh for its end, all cut once."""
     rows = [story(0, number).replace(" was", " wasn't") for number in range(stories)]
-    held = ["rare words" if n % 5 == 0 else "no end" if n % 7 == 0 else "" for n in range(stories)]
-    return pd.DataFrame({"number": range(stories), "story": rows, "held": held})
+    held = ["repetition" if n % 5 == 0 else "no end" if n % 7 == 0 else "" for n in range(stories)]
+    cut = [["too long"]] * stories
+    return pd.DataFrame({"number": range(stories), "told": rows, "story": rows, "cut": cut, "held": held})
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,8 @@ def test_it_is_an_ordinary_base_that_tells_where_it_comes_from(base: Base) -> No
     facts = base.provenance["facts"]
     assert facts["teacher"] == {"model": "a grammar"}
     assert facts["told"] == 60
-    assert facts["sifted"] == {"kept": 41, "no end": 7, "rare words": 12}
+    assert facts["sifted"] == {"sentences": {"too long": 60}, "stories": {"repetition": 12, "no end": 7}}
+    assert facts["kept"] == 41
     assert (facts["train_stories"], facts["held_out_stories"]) == (36, 5)
     assert facts["held_out_loss"] > 0
     assert base.provenance["recipe_hash"] == recipe_hash(RECIPE)

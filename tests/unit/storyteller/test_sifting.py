@@ -5,69 +5,80 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from rewardgrid.storyteller.sifting import RARE, sift, tidy
+from rewardgrid.storyteller import sifting
+from rewardgrid.storyteller.sifting import sift, tidy
 
-GOOD = (
-    "Near the river, a small dog found a red ball. He took it home with him that night. In the morning, "
-    "the ball was gone. His sister had hidden it under the bed. They played with it all day long."
-)
+FIRST = "Near the river, a small dog found a red ball."
+REST = "He took it home with him that night. In the morning, the ball was gone. His sister had hidden it there."
+GOOD = f"{FIRST} {REST}"
+
+
+@pytest.fixture(autouse=True)
+def no_word_is_rare(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "rare" not in request.node.name:
+        monkeypatch.setattr(sifting, "RARE", 1)
 
 
 def table(*stories: str, ended: bool = True) -> pd.DataFrame:
-    """Stories as they are told, with enough others that none of their words is rare."""
-    words = {word for story in stories for word in story.lower().replace(".", "").replace(",", "").split()}
-    others = [" ".join(sorted(words)[number:]) for number in range(RARE)] * 2  # words without an end: no stories
-    rows = [*stories, *others]
-    return pd.DataFrame({"number": range(len(rows)), "seed": 0, "prompt": "", "story": rows, "ended": ended})
+    return pd.DataFrame(
+        {"number": range(len(stories)), "seed": 0, "prompt": "", "story": stories, "ended": [ended] * len(stories)}
+    )
 
 
-def held(story: str, ended: bool = True) -> str:
-    """What holds a story back that stands beside copies of its words."""
-    variants = [story + " " + extra for extra in ("They ran to the river.", "He ran home.", "They ran home.")]
-    frame = table(story, *variants)
-    frame.loc[0, "ended"] = ended
-    return str(sift(frame)["held"].iloc[0])
-
-
-def test_a_good_story_stays() -> None:
-    assert held(GOOD) == ""
+def test_a_good_story_stays_as_it_is() -> None:
+    (row,) = sift(table(GOOD)).itertuples()
+    assert (row.told, row.story, row.cut, row.held) == (GOOD, GOOD, [], "")
 
 
 @pytest.mark.parametrize(
-    ("story", "sieve"),
+    ("sentence", "reason"),
     [
-        (GOOD + ' He said, "no".', "other characters than plain English ones"),
-        (GOOD.replace("red", "r\u00e9d"), "other characters than plain English ones"),
-        (GOOD + " This story is about sharing.", "talk about the telling"),
-        (GOOD + " They lived happily in it.", "cliches"),
-        (GOOD + " The dog was killed.", "unfit for children"),
-        ("Near the river, a dog ran. He went home.", "too short"),
-        (GOOD + " They played with it all day long.", "repetition"),
-        (GOOD.replace("red ball", "red red ball"), "repetition"),
-        (GOOD.replace(". ", " and so "), "too short"),
-        ("He ran. She ran home. They sat down. It was cold.", "hard to read"),
-        (GOOD[:-1], "no end"),
+        ('He said, "it is not there".', "other characters than plain English ones"),
+        ("It was a very r\u00e9d ball.", "other characters than plain English ones"),
+        ("They had a red red ball.", "a doubled word"),
+        ("He ran, too.", "too short"),
+        ("He ran and ran " + "and ran and sat " * 5 + "down.", "too long"),
+        ("This is a story about sharing.", "talk about the telling"),
+        ("They lived happily in the house.", "cliches"),
+        ("The small dog was dead then.", "unfit for children"),
+        (FIRST, "said before"),
     ],
 )
-def test_each_sieve_holds_back_what_it_is_for(story: str, sieve: str) -> None:
-    assert held(story) == sieve
+def test_each_sieve_cuts_the_sentence_that_it_is_for(sentence: str, reason: str) -> None:
+    (row,) = sift(table(f"{GOOD} {sentence}")).itertuples()
+    assert (row.story, row.cut, row.held) == (GOOD, [reason], "")
 
 
-def test_a_story_that_did_not_come_to_its_end_is_held_back() -> None:
-    assert held(GOOD, ended=False) == "no end"
+def test_a_sentence_without_an_end_is_not_kept() -> None:
+    (row,) = sift(table(GOOD + " And then the dog ran")).itertuples()
+    assert (row.story, row.cut) == (GOOD, [])
+
+
+@pytest.mark.parametrize(
+    ("story", "ended", "reason"),
+    [
+        (GOOD, False, "no end"),
+        (" ".join(GOOD.split(". ")[0:2]) + ".", True, "too little left"),
+        ("He ran. " + GOOD.replace("His sister had hidden it there.", "It was."), True, "too little left"),
+        ("He was in the old house. He was by the big river. He was on a hill. They all sat down there.", True, "repetition"),
+        ("A b c d a. C d a b c. D a b c d. B c d a b. A c b d a.", True, "repetition"),
+    ],
+)
+def test_each_sieve_holds_back_the_story_that_it_is_for(story: str, ended: bool, reason: str) -> None:
+    assert sift(table(story, ended=ended))["held"].tolist() == [reason]
 
 
 def test_near_duplicates_of_earlier_stories_are_held_back_and_the_first_stays() -> None:
     twin = GOOD.replace("red", "blue")
-    frame = table(GOOD, twin, twin, twin, GOOD, GOOD)
-    assert sift(frame)["held"].tolist()[:6] == ["", *["near-duplicates"] * 5]
+    other = "The king had a long day. All of his men were away. A boat came up from the sea. Who could it be now?"
+    assert sift(table(GOOD, other, twin, GOOD))["held"].tolist() == ["", "", "near-duplicates", "near-duplicates"]
 
 
-def test_a_word_that_hardly_any_story_uses_holds_its_story_back() -> None:
-    frame = table(*[GOOD.replace("red", word) for word in ("red", "big", "old", "kinglude")])
-    assert sift(frame)["held"].tolist()[:4] == ["rare words"] * 4  # each of these words occurs once
-    frame = table(*[GOOD.replace("red ball", f"{word} ball") for word in ("red", "red", "red", "kinglude")])
-    assert sift(frame)["held"].tolist()[3] == "rare words"
+def test_a_sentence_with_a_rare_word_is_cut() -> None:
+    frame = sift(table(*[GOOD.replace("small", word) for word in ("small", "small", "small", "kinglude")]))
+    assert frame["cut"].tolist() == [[], [], [], ["rare words"]]
+    assert frame["story"].tolist()[3] == REST
+    assert frame["held"].tolist()[3] == "too little left"
 
 
 def test_stories_are_tidied() -> None:
