@@ -108,6 +108,25 @@ rule results:
         "--out {output:q} > {log:q} 2>&1"
 
 
+rule publish:
+    """Copy RESULTS.md and its figures to where the repository shows them."""
+    input:
+        "<results>/RESULTS.md",
+    output:
+        results="RESULTS.md",
+        figures=directory("docs/figures"),
+    log:
+        "<logs>/report/publish.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        figures=f"{study.results}/figures",
+    shell:
+        "(cp -R {params.figures:q} {output.figures:q} && "
+        "sed 's#](figures/#](docs/figures/#' {input:q} > {output.results:q}) > {log:q} 2>&1"
+
+
 rule results_partial:
     """Render RESULTS.md from the cells that are done so far; the others are named in it as missing."""
     input:
