@@ -61,9 +61,10 @@ def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Map
             "kept": int(kept.sum()),
             "sifted": {what: dict(counts.most_common()) for what, counts in sieves.items()},
         }
-        source = Stories(
-            train=_beginnings(sifted["told"][~held_out], tokenizer, recipe.prompt_tokens),
-            evaluation=_beginnings(sifted["told"][held_out], tokenizer, recipe.prompt_tokens),
+        begun: set[tuple[str, ...]] = set()
+        source = Stories(  # each is read once, in this order
+            train=_beginnings(sifted["told"][~held_out], tokenizer, recipe.prompt_tokens, begun),
+            evaluation=_beginnings(sifted["told"][held_out], tokenizer, recipe.prompt_tokens, begun),
             facts={**facts, **found, **made},
         )
         seal("storyteller", recipe, add_prompts("storyteller", recipe, source, directory), directory, started)
@@ -130,9 +131,11 @@ def rescaled(shape: Shape, weights: Mapping[str, Tensor], gain: float) -> dict[s
     return scaled
 
 
-def _beginnings(stories: pd.Series, tokenizer: Tokenizer, length: int) -> Iterator[str]:
-    """The stories whose first tokens are whole words that the tokenizer knows."""
+def _beginnings(stories: pd.Series, tokenizer: Tokenizer, length: int, begun: set[tuple[str, ...]]) -> Iterator[str]:
+    """The stories whose first tokens are whole words that the tokenizer knows, and with which none has begun yet."""
     for story in stories:
         begin = tokenizer.encode(story, add_special_tokens=False).tokens[: length + 1]  # the last word whole too
-        if not any(token.startswith("##") or token == UNK for token in begin):
+        whole = not any(token.startswith("##") or token == UNK for token in begin)
+        if whole and tuple(begin[:length]) not in begun:
+            begun.add(tuple(begin[:length]))
             yield story

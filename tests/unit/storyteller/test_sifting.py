@@ -60,7 +60,11 @@ def test_a_sentence_without_an_end_is_not_kept() -> None:
         (GOOD, False, "no end"),
         (" ".join(GOOD.split(". ")[0:2]) + ".", True, "too little left"),
         ("He ran. " + GOOD.replace("His sister had hidden it there.", "It was."), True, "too little left"),
-        ("He was in the old house. He was by the big river. He was on a hill. They all sat down there.", True, "repetition"),
+        (
+            "He was in the old house. He was by the big river. He was on a hill. They all sat down there.",
+            True,
+            "repetition",
+        ),
         ("A b c d a. C d a b c. D a b c d. B c d a b. A c b d a.", True, "repetition"),
     ],
 )
