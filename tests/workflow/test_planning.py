@@ -23,6 +23,9 @@ def published(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(root, tmp_path_factory.mktemp("published"))
     for name in ("config.yaml", "quick.yaml"):
         (project.directory / "config" / name).write_bytes((root / "config" / name).read_bytes())
+    package = "resources/bases/storyteller/provenance.json"  # what the identity of the study's base comes from
+    (project.directory / package).parent.mkdir(parents=True)
+    (project.directory / package).write_bytes((root / package).read_bytes())
     return project
 
 
@@ -31,7 +34,7 @@ def test_the_published_study_is_planned_in_seconds(published: Project) -> None:
     text = published.run("--dry-run", "--cores", "1").stdout
     assert time.monotonic() - start < 20
     assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 105
-    assert text.count("\nlocalrule base_import:") == text.count("\nrule evaluate_base:") == 1
+    assert text.count("\nrule base_import:") == text.count("\nrule evaluate_base:") == 1
     assert text.count(": 105 cells (105 waiting).") == 1
     assert "Training left: about " in text
     assert not (published.directory / "results").exists()
@@ -55,6 +58,12 @@ def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -
     assert plan["table"] == plan["figures"] == 1
 
 
+def test_the_storyteller_is_made_in_shards_and_only_when_asked_for(published: Project) -> None:
+    assert published.plan("storyteller") == {"tell": 12, "sift": 1, "make_storyteller": 1, "storyteller": 1}
+    assert published.plan("storyteller", "--config", "storyteller={tokens: 0.2M}")["tell"] == 4
+    assert not {"tell", "sift", "make_storyteller"} & set(published.plan("all"))
+
+
 def test_bases_are_a_target_without_training(published: Project) -> None:
     assert published.plan("bases") == {"base_import": 1, "evaluate_base": 1, "bases": 1}
 
@@ -62,7 +71,7 @@ def test_bases_are_a_target_without_training(published: Project) -> None:
 def test_one_cell_needs_its_own_training_only(published: Project) -> None:
     study = load_study([published.directory / "config/config.yaml"])
     plan = published.plan(str(study.layout.metrics(study.grid["lora_rank"][0].name)))
-    assert plan == {"study": 1, "base": 1, "evaluate_base": 1, "train": 1, "evaluate": 1}
+    assert plan == {"study": 1, "base_import": 1, "evaluate_base": 1, "train": 1, "evaluate": 1}
 
 
 def test_a_base_from_the_hub_is_brought_in_by_a_job_of_its_own(published: Project) -> None:
