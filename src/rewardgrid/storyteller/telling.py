@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, Weights
@@ -65,62 +66,76 @@ class SharedStart(Decoder):
         return x.unflatten(1, (-1, self.group)).transpose(0, 1).flatten(0, 1)
 
 
+class Style:
+    """What makes some words likelier and others less, for stories told at a time: state of shape (B, W)."""
+
+    def __init__(self, teacher: Teacher, sequences: int) -> None:
+        device, texts = teacher.words.device, [teacher.tokenizer.decode([word]) for word in teacher.words.tolist()]
+        self.ends = torch.tensor(teacher.ends, device=device)
+        self.closes = torch.tensor([text in (".", "!", "?") for text in texts], device=device)
+        self.price = USED * torch.tensor([float(len(text.strip()) > 3) for text in texts], device=device)
+        self.used = torch.zeros(sequences, len(texts), device=device)
+        self.closed = torch.zeros(sequences, dtype=torch.bool, device=device)
+
+    def weigh(self, scores: Tensor, at: Tensor) -> Tensor:
+        """Scores (B, W) of the next word, given at which token of its story (B,) each sequence is."""
+        scores = scores - self.used * self.price
+        closing = CLOSE * ((at > CLOSING) & self.closed).float()
+        scores[:, self.ends] += torch.where(at < SHORTEST, -torch.inf, closing).unsqueeze(1)
+        return scores / TEMPERATURE
+
+    def said(self, drawn: Tensor, telling: Tensor) -> None:
+        """Take note of the words (B,) that were drawn by those (B,) that are telling already."""
+        self.used.scatter_add_(1, drawn.unsqueeze(1), telling.float().unsqueeze(1))
+        self.closed = self.closes[drawn]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some sequences only: rows (B,) of booleans."""
+        self.used, self.closed = self.used[rows], self.closed[rows]
+
+
 @torch.no_grad()
 def tell(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataFrame:
     """The stories of these requests (schema: ``study.contracts.TOLD``).
 
-    A story's words are drawn with uniforms that belong to its number, whatever is told beside it.
+    A story's words are drawn with uniforms that belong to its number, whatever is told beside it. Requests differ in
+    length, but all sequences move on together: those whose request has ended tell, the others still read.
     """
     device, encode = teacher.words.device, teacher.tokenizer.encode
     requests = [request(seed, number) for number in numbers]
-    prompts = [encode(each.prompt).ids for each in requests]
-    starts = [len(encode(each.start).ids) for each in requests]
-    longest = max(map(len, prompts))
-    given = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in zip(given, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt)
-    given = given.to(device)
+    prompts = [torch.tensor(encode(each.prompt).ids) for each in requests]
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    given = pad_sequence(prompts, batch_first=True).to(device)
     luck = torch.from_numpy(np.stack([uniforms(seed, "story", number, (LONGEST,)) for number in numbers])).to(device)
-    total = longest + LONGEST
-    shown = torch.tensor(encode(SHOWN).ids, device=device)
-    decoder = SharedStart(teacher.shape, teacher.weights, shown, len(prompts), total)
-    ends = torch.tensor(teacher.ends, device=device)
-    stops = torch.tensor([encode(mark).ids[0] for mark in ".!?"], device=device)
-    long = torch.tensor([len(teacher.tokenizer.decode([word]).strip()) > 3 for word in teacher.words.tolist()])
-    used = torch.zeros(len(prompts), len(long), device=device)
-    price = USED * long.to(device)
-    told = torch.full((len(prompts), total), -1, dtype=torch.long, device=device)  # places in teacher.words
+    total = given.shape[1] + LONGEST
+    decoder = SharedStart(
+        teacher.shape, teacher.weights, torch.tensor(encode(SHOWN).ids, device=device), len(prompts), total
+    )
+    style = Style(teacher, len(prompts))
+    told = torch.full((len(prompts), total), -1, device=device)  # places in teacher.words
     alive = torch.arange(len(prompts), device=device)
-    now, began, count = given[:, :1], time.monotonic(), 0
-    for place in range(total - 1):
-        at = place + 1 - lengths[alive]  # which token of its story each one is at
-        scores = decoder(now, place).sub_(used * price)
-        closing = CLOSE * ((at > CLOSING) & torch.isin(now.squeeze(1), stops)).float()
-        scores[:, ends] += torch.where(at < SHORTEST, -torch.inf, closing).unsqueeze(1)
-        drawn = invert(keep_top(scores / TEMPERATURE, TOP_K), luck[alive, at.clamp(0, LONGEST - 1)])
+    now, began = given[:, :1], time.monotonic()
+    for place in range(1, total):
+        at = place - lengths[alive]
         telling = (at >= 0) & (at < LONGEST)
-        told[alive, place + 1] = torch.where(telling, drawn, -1)
-        used.scatter_add_(1, drawn.unsqueeze(1), telling.float().unsqueeze(1))
+        scores = keep_top(style.weigh(decoder(now, place - 1), at), TOP_K)
+        drawn = invert(scores, luck[alive, at.clamp(0, LONGEST - 1)])
+        style.said(drawn, telling)
+        told[alive, place] = torch.where(telling, drawn, -1)
         now = teacher.words[drawn].unsqueeze(1)
-        if place + 1 < longest:
-            now = torch.where(telling.unsqueeze(1), now, given[alive, place + 1].unsqueeze(1))
-        if place % DROP_EVERY == 0 and place >= longest:
-            going = ~torch.isin(told[alive], ends).any(1) & (at + 1 < LONGEST)
+        if place < given.shape[1]:
+            now = torch.where(telling.unsqueeze(1), now, given[alive, place : place + 1])
+        elif place % DROP_EVERY == 0:
+            going = ~torch.isin(told[alive], style.ends).any(1) & (at + 1 < LONGEST)
             if not going.any():
                 break
             if going.float().mean() < 0.9:
-                count += int((~going).sum())
-                alive, now, used = alive[going], now[going], used[going]
+                alive, now = alive[going], now[going]
                 decoder.keep(going)
-                seconds = time.monotonic() - began
-                print(f"from {numbers[0]}: {count}/{len(prompts)} stories told  {seconds:.0f} s", flush=True)
-    stories = []
-    for row, prompt, start in zip(told.cpu(), prompts, starts, strict=True):
-        said = row[row >= 0]
-        stop = torch.isin(said, ends.cpu()).nonzero().flatten()
-        words = teacher.words.cpu()[said[: stop[0]] if len(stop) else said].tolist()
-        stories.append((teacher.tokenizer.decode(prompt[-start:] + words), bool(len(stop))))
+                style.keep(going)
+                done, seconds = len(prompts) - len(alive), time.monotonic() - began
+                print(f"from {numbers[0]}: {done}/{len(prompts)} stories told  {seconds:.0f} s", flush=True)
+    stories = [_story(teacher, row, each.start) for row, each in zip(told.cpu(), requests, strict=True)]
     return pd.DataFrame(
         {
             "number": list(numbers),
@@ -130,3 +145,11 @@ def tell(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataFrame:
             "ended": [ended for _, ended in stories],
         }
     )
+
+
+def _story(teacher: Teacher, told: Tensor, start: str) -> tuple[str, bool]:
+    """The text of what was told (T,), after its first words, and whether it came to an end."""
+    said = told[told >= 0].tolist()
+    stop = next((place for place, word in enumerate(said) if word in teacher.ends), None)
+    words = teacher.words.cpu()[said[:stop]].tolist()
+    return start + teacher.tokenizer.decode(words), stop is not None
