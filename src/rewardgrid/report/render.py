@@ -144,7 +144,9 @@ def _base(results: Results, base_id: str) -> Markup:
     recipe = next((r for key, (_, r) in results.study.base_recipes.items() if key == base_id), None)
     described = ""
     if recipe is not None:
-        described = ", ".join(f"{key} {value}" for key, value in recipe.model_dump(mode="json").items())
+        # A packaged base has as many prompts as it has; its card counts them.
+        caps = {"train_prompts", "eval_prompts"} if recipe.kind == "packaged" else set()
+        described = ", ".join(f"{key} {value}" for key, value in recipe.model_dump(mode="json", exclude=caps).items())
     row = results.bases.get(base_id)
     figures = "not measured yet"
     if row is not None:
