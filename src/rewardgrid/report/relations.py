@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from rewardgrid.report.columns import PASSING, decimals, setting, show
@@ -26,10 +27,14 @@ _COLUMNS = {"reward": "final_reward", "kl": "final_kl"}
 
 
 def check_relation(relation: Relation, evidence: Evidence) -> Judged:
-    """Check one relation on the cells of its experiment; not run if they are not there."""
-    if relation.experiment not in evidence.tables:
+    """Check one relation on the cells of its experiment; not run if they are not there.
+
+    Cells that are only the beginning of a longer run are left out: what it would come to is not known.
+    """
+    tables = {name: [row for row in table if row["decay_steps"] is None] for name, table in evidence.tables.items()}
+    if not tables.get(relation.experiment):
         return _NOT_RUN
-    scope = Scope(evidence, relation.experiment)
+    scope = Scope(dataclasses.replace(evidence, tables=tables), relation.experiment)
     if relation.check is not None:
         return _generic(relation.check, scope)
     return RELATIONS[relation.id](scope)

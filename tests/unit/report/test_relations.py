@@ -183,3 +183,11 @@ def test_relations_are_checked_on_any_settings_and_steps(published: Published) -
         row("reward_sweep", lr=1e-3, max_steps=150, beta=beta, final_kl=kl) for beta, kl in ((0.003, 2.0), (0.02, 1.0))
     ]
     assert judge(published, "beta-orders-kl", quick)[0] is True
+
+
+def test_the_beginning_of_a_longer_run_decides_no_relation(published: Published) -> None:
+    assert judge(published, "beta-orders-kl", [{**each, "decay_steps": 2000} for each in BROKEN]) == (None, "", [])
+    begun = {**BROKEN[0], "decay_steps": 2000}
+    held, _, cells = judge(published, "beta-orders-kl", [begun, *ORDERED[1:]])
+    assert held is True
+    assert begun not in cells
