@@ -28,7 +28,8 @@ from rewardgrid.study.bases import StorytellerRecipe
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
 
-HELD_OUT_EVERY = 10  # every tenth request is the evaluation's
+HELD_OUT_EVERY = 10  # every tenth request is the evaluation's;
+HELD_OUT_STORIES = 600  # where there would be fewer than so many, more of them are: an evaluation needs 256 prompts
 
 
 def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Mapping[str, Any], out: Path) -> None:
@@ -42,7 +43,8 @@ def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Map
         UserError: too few stories are left for one step of pretraining.
     """
     started = time.monotonic()
-    held_out = sifted["number"] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    every = max(2, min(HELD_OUT_EVERY, len(sifted) // HELD_OUT_STORIES))
+    held_out = sifted["number"] % every == every - 1
     kept = sifted["held"] == ""
     stories = sifted["story"]
     sieves = {

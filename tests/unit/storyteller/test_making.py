@@ -58,7 +58,8 @@ def test_it_is_an_ordinary_base_that_tells_where_it_comes_from(base: Base) -> No
     assert facts["told"] == 60
     assert facts["sifted"] == {"sentences": {"too long": 60}, "stories": {"repetition": 12, "no end": 7}}
     assert facts["kept"] == 41
-    assert (facts["train_stories"], facts["held_out_stories"]) == (36, 5)
+    kept = sifted()[sifted()["held"] == ""]["number"]  # of so few, every other one is held out
+    assert (facts["train_stories"], facts["held_out_stories"]) == (sum(kept % 2 == 0), sum(kept % 2 == 1))
     assert facts["held_out_loss"] > 0
     assert base.provenance["recipe_hash"] == recipe_hash(RECIPE)
     assert base.vocabulary.eos == 1
@@ -74,7 +75,7 @@ def test_training_and_evaluation_prompts_come_from_different_requests(base: Base
     begin = {}
     for number, text in zip(sifted()["number"], sifted()["story"], strict=True):
         ids = base.tokenizer.encode(text, add_special_tokens=False).ids[:8]
-        begin.setdefault(base.tokenizer.decode(ids), set()).add(number % 10 == 9)
+        begin.setdefault(base.tokenizer.decode(ids), set()).add(number % 2 == 1)
     for prompts, held_out in ((base.train_prompts(), False), (base.eval_prompts(), True)):
         assert len(prompts)
         assert all(held_out in begin[text] for text in prompts.text)
@@ -87,7 +88,7 @@ def test_the_same_stories_make_the_same_bytes(base: Base, tmp_path: Path) -> Non
 
 def test_too_few_stories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tokens: read 3M, of which 1 stories are left"):
-        make_storyteller(RECIPE, sifted(2), {}, tmp_path / "base")
+        make_storyteller(RECIPE, sifted(3), {}, tmp_path / "base")
     assert list(tmp_path.iterdir()) == [tmp_path / "base"]
 
 
