@@ -429,12 +429,10 @@ def _first_steps(
     ]
     found = [stays_below(*mode_curve(frame, str(claim.mode), str(claim.metric)), limit) for _, frame in evaluated]
     steps = [float("inf") if step is None else float(step) for step in found]
-    text = ", ".join("never" if step is None else str(step) for step in sorted(found, key=_never_last))
-    return steps, f"from step {text} ({count(len(found), 'seed')})", [cell for cell, _ in evaluated]
-
-
-def _never_last(step: int | None) -> float:
-    return float("inf") if step is None else step
+    reached, never = sorted(step for step in found if step is not None), found.count(None)
+    said = [f"from step {', '.join(map(str, reached))}"] if reached else []
+    said += [f"never in {never}" if reached else "never"] if never else []
+    return steps, f"{'; '.join(said)} ({count(len(found), 'seed')})", [cell for cell, _ in evaluated]
 
 
 def _zero_from_claim(claim: Claim, replica: Evidence, cells: Sequence[Row]) -> Judged:
