@@ -108,14 +108,13 @@ class Pack:
 
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout) -> Tensor:
-        """Log-probabilities (C, B, L) of the completions under the frozen base."""
-        return torch.cat(
-            [
-                token_logps(self.shape, self.reference, rollout.sequences[:, rows], self.like.prompt_length)[0]
-                for rows in self._rows()
-            ],
-            1,
-        )
+        """Log-probabilities (C, B, L) of the completions under the frozen base, 0 where nothing is written."""
+        prompt_length = self.like.prompt_length
+        logps = torch.zeros(rollout.completions.ids.shape, dtype=self.lr.dtype, device=self.device)
+        for rows, length in self._portions(rollout.completions):
+            ids = rollout.sequences[:, rows, : prompt_length + length]
+            logps[:, rows, :length] = token_logps(self.shape, self.reference, ids, prompt_length)[0]
+        return logps
 
     def update(self, rollout: Rollout, reference: Tensor) -> dict[str, Tensor]:
         """Loss, gradient and AdamW; returns the history's columns, each (C,)."""
@@ -127,17 +126,15 @@ class Pack:
             assert policy.is_forget is not None
             reaches = reach(rollout.labels.flagged, policy.is_forget, cell.routing_mode == "exclusive")
         policy.gradient.zero_()
-        losses, kls, entropies = [], [], []
-        for rows in self._rows():
+        losses, kls, entropies = torch.zeros_like(advantage), torch.zeros_like(reference), torch.zeros_like(reference)
+        for rows, length in self._portions(rollout.completions):
+            ids, part = rollout.sequences[:, rows, : cell.prompt_length + length], (slice(None), rows, slice(length))
             weights, project = policy.trainable(None if reaches is None else reaches[:, rows])
-            logps, entropy = token_logps(self.shape, weights, rollout.sequences[:, rows], cell.prompt_length, project)
-            loss = sequence_losses(logps, reference[:, rows], advantage[:, rows], mask[:, rows], self.beta)
+            logps, entropies[part] = token_logps(self.shape, weights, ids, cell.prompt_length, project)
+            loss = sequence_losses(logps, reference[part], advantage[:, rows], mask[part], self.beta)
             (loss.sum() / cell.batch_size).backward()
-            losses.append(loss.detach())
-            kls.append(k3(logps.detach(), reference[:, rows]))
-            entropies.append(entropy)
-        loss, kl, entropy = (torch.cat(each, 1) for each in (losses, kls, entropies))
-        kl = mean_over(kl.flatten(1), mask.flatten(1))
+            losses[:, rows], kls[part] = loss.detach(), k3(logps.detach(), reference[part])
+        kl = mean_over(kls.flatten(1), mask.flatten(1))
         norm = torch.linalg.vector_norm(policy.gradient, dim=-1)
         lr = learning_rate(self.lr, self.steps, self.decay_steps)
         # A cell that diverges keeps the weights it had before, and its slot is frozen from here on.
@@ -147,9 +144,9 @@ class Pack:
         self.optimizer.update(policy.parameters, torch.where(active.unsqueeze(1), gradient, 0.0), lr, active)
         self.steps += 1
         return self.assessor.summary(rollout) | {
-            "loss": loss.mean(-1),
+            "loss": losses.mean(-1),
             "kl": kl,
-            "entropy": mean_over(entropy.flatten(1), mask.flatten(1)),
+            "entropy": mean_over(entropies.flatten(1), mask.flatten(1)),
             "grad_norm": norm,
             "lr": lr,
         }
@@ -159,10 +156,15 @@ class Pack:
         weights = self.policy.merged(mode)
         return {key: weight[min(cell, len(weight) - 1)].unsqueeze(0) for key, weight in weights.items()}
 
-    def _rows(self) -> list[slice]:
-        """The sequences of a batch in the portions that go through the model together."""
-        size = CPU_ROWS if self.device.type == "cpu" else self.like.batch_size
-        return [slice(start, start + size) for start in range(0, self.like.batch_size, size)]
+    def _portions(self, completions: Completions) -> list[tuple[Tensor | slice, int]]:
+        """The sequences of a batch that go through the model together, each time with their longest completion.
+
+        On a CPU few of like length at a time, so that hardly any padding is computed; a GPU keeps the fixed shape.
+        """
+        if self.device.type != "cpu":
+            return [(slice(None), completions.ids.shape[-1])]
+        lengths = completions.lengths.amax(0)
+        return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(CPU_ROWS)]
 
     # --- checkpoints -----------------------------------------------------------------------------------
 
