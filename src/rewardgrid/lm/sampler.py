@@ -16,6 +16,12 @@ from torch import Tensor
 
 from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations
 
+LOOK_EVERY = 8
+"""Tokens between looking which completions have ended."""
+
+CROWDED = 0.8
+"""Of the rows, so many must still be written; otherwise the others are left out, which costs a copy of the cache."""
+
 
 @dataclass(frozen=True)
 class Completions:
@@ -62,7 +68,7 @@ def sample(
         penalty: (C,) repetition penalty over prompt and completion tokens: the logit of a token already present is
             divided by it if positive, multiplied if negative. None: no penalty.
         top_k: keep only the k likeliest tokens.
-        stop_early: leave the loop when every completion has ended (asks the device; off inside a CUDA graph).
+        stop_early: leave out completions that have ended (asks the device; off inside a CUDA graph).
     """
     cells, sequences, prompt_length = prompts.shape
     length, rows = uniforms.shape[-1], cells * sequences
@@ -72,25 +78,29 @@ def sample(
     factor = None if penalty is None else penalty.repeat_interleave(sequences)
     decoder = Decoder(shape, weights, cells, sequences, prompt_length + length - 1)
     scores = decoder(ids[:, :prompt_length], 0)
+    writing: slice | Tensor = slice(None)  # the rows that are still written
     for place in range(length):
         now = prompt_length + place
         if factor is not None:
-            scores = penalize(scores, ids[:, :now], factor)
+            scores = penalize(scores, ids[writing, :now], factor[writing])
         if top_k is not None:
             scores = keep_top(scores, top_k)
-        ids[:, now] = invert(scores, luck[:, place])
-        if place + 1 == length or (stop_early and place % 8 == 7 and _all_ended(ids[:, prompt_length : now + 1], eos)):
+        ids[writing, now] = invert(scores, luck[writing, place])
+        if place + 1 == length:
             break
-        scores = decoder(ids[:, now : now + 1], now)
+        if stop_early and place % LOOK_EVERY == LOOK_EVERY - 1:
+            going = (ids[writing, prompt_length : now + 1] != eos).all(1)
+            if not going.any():
+                break
+            if cells == 1 and going.float().mean() < CROWDED:
+                writing = torch.arange(rows, device=ids.device)[writing][going]
+                decoder.keep(going)
+        scores = decoder(ids[writing, now : now + 1], now)
     # A sequence writes on after its end; that is thrown away here.
     written = ids[:, prompt_length:].reshape(cells, sequences, length)
     is_end = written == eos
     mask = is_end.cumsum(-1) - is_end.long() == 0
     return Completions(torch.where(mask, written, eos), mask, eos)
-
-
-def _all_ended(written: Tensor, eos: int) -> bool:
-    return bool((written == eos).any(1).all())
 
 
 def penalize(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
@@ -186,6 +196,10 @@ class Decoder:
             x = x.unflatten(-2, (-1, length))[..., -1, :]
         scores = self.multiply(self._unit(x), self.head)
         return scores.flatten(0, -2).float()
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some sequences of the one cell only: rows (B,) of booleans."""
+        self.cache = self.cache[:, :, rows.repeat_interleave(self.shape.kv_heads)]
 
     def _unit(self, x: Tensor) -> Tensor:
         """Root-mean-square norm without its gain: x / sqrt(|x|^2 + H eps), sqrt(H) being in the matrices."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, from_hf, logits
-from rewardgrid.lm.sampler import invert, keep_top, penalize, sample
+from rewardgrid.lm.sampler import CROWDED, LOOK_EVERY, invert, keep_top, penalize, sample
 
 EOS = IDS["[EOS]"]
 NEVER = SHAPE.vocabulary + 1
@@ -191,13 +191,15 @@ def test_an_end_at_the_last_place_counts_as_ended() -> None:
     assert (done.lengths.item(), done.ended.item()) == (2, True)
 
 
-def test_leaving_early_changes_nothing() -> None:
-    luck = draws(1, 4, 40)
-    prompts = PROMPTS.repeat(2, 1)[None]
-    early, late = (sample(SHAPE, WEIGHTS, prompts, luck, EOS, stop_early=each) for each in (True, False))
+@pytest.mark.parametrize("penalty", [None, torch.tensor([1.2])])
+def test_leaving_out_what_has_ended_changes_nothing(penalty: torch.Tensor | None) -> None:
+    luck = draws(1, 16, 40)
+    prompts = PROMPTS.repeat(8, 1)[None]
+    early, late = (sample(SHAPE, WEIGHTS, prompts, luck, EOS, penalty, stop_early=each) for each in (True, False))
     assert torch.equal(early.ids, late.ids)
     assert torch.equal(early.mask, late.mask)
-    assert early.ended.any()
+    left = (early.lengths[0] > LOOK_EVERY * torch.arange(1, 5)[:, None]).float().mean(1)
+    assert ((left > 0) & (left < CROWDED)).any(), "no row was left out while others went on"
 
 
 # Independence

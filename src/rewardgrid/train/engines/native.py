@@ -110,7 +110,7 @@ class Pack:
     def reference_logps(self, rollout: Rollout) -> Tensor:
         """Log-probabilities (C, B, L) of the completions under the frozen base, 0 where nothing is written."""
         prompt_length = self.like.prompt_length
-        logps = torch.zeros(rollout.completions.ids.shape, dtype=self.lr.dtype, device=self.device)
+        logps = self.lr.new_zeros(rollout.completions.ids.shape)
         for rows, length in self._portions(rollout.completions):
             ids = rollout.sequences[:, rows, : prompt_length + length]
             logps[:, rows, :length] = token_logps(self.shape, self.reference, ids, prompt_length)[0]
@@ -126,7 +126,8 @@ class Pack:
             assert policy.is_forget is not None
             reaches = reach(rollout.labels.flagged, policy.is_forget, cell.routing_mode == "exclusive")
         policy.gradient.zero_()
-        losses, kls, entropies = torch.zeros_like(advantage), torch.zeros_like(reference), torch.zeros_like(reference)
+        kls, entropies = torch.zeros_like(reference), torch.zeros_like(reference)
+        losses = kls.new_zeros(kls.shape[:-1])
         for rows, length in self._portions(rollout.completions):
             ids, part = rollout.sequences[:, rows, : cell.prompt_length + length], (slice(None), rows, slice(length))
             weights, project = policy.trainable(None if reaches is None else reaches[:, rows])
