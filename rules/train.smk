@@ -4,8 +4,10 @@
 rule train:
     """Train one cell. Its path is its identity: only a missing result trains it, whatever else has changed."""
     input:
-        # Even an ancient file takes trained cells with it when it is lost and made again: they ask for none.
-        ancient(needs_of_untrained),
+        # Nothing for a trained cell: not even `ancient` would keep it from being trained again when a file is lost and
+        # made anew. And of an untrained one nothing is ancient: Snakemake passes over a job, missing outputs or not,
+        # if all that it takes from a job that must run (here `study`, after an edit) is.
+        needs_of_untrained,
     output:
         spec="<results>/cells/{cell}/spec.json",
         train=directory("<results>/cells/{cell}/train"),

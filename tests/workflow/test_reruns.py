@@ -159,6 +159,15 @@ def test_another_hyper_parameter_is_another_path_and_trains_just_that(
         assert plan["base"] == plan["evaluate_base"] == 0
 
 
+def test_a_cell_that_has_just_been_added_is_trained_when_its_path_is_asked_for(project: Project, study: Study) -> None:
+    with configured(project, {"experiments": {"sweep": {"grids": [{"beta": [0.1, 0.3]}]}}}):
+        added = load_study([project.directory / "config/config.yaml"])
+        (name,) = set(added.cells) - set(study.cells)
+        train, metrics = str(added.layout.train(name)), str(added.layout.metrics(name))
+        assert project.plan(train) == {"study": 1, "train": 1}
+        assert project.plan(metrics) == {"study": 1, "train": 1, "evaluate": 1}
+
+
 def test_another_recipe_of_a_base_is_another_base_and_other_cells(project: Project) -> None:
     with configured(project, {"bases": {"tiny": {"seed": 1}}}):
         assert project.plan() == RENDER | MEASURE | {"base": 1, "train": 2}
