@@ -21,9 +21,12 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     On any error the temporary file is removed and what stood at ``path`` before is untouched.
 
     Raises:
-        UserError: the file system is full or does not allow the write (names the path and the system's reason).
+        UserError: the file system is full or does not allow the write (names the path and the system's reason), or
+            something other than a file stands there: renaming would replace a device like /dev/null.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: cannot write: it is there and is no ordinary file; name another one")
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"deep/a\.txt: cannot write: No space left"), atomic_write(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match="no ordinary file"):
+            write_text(place, "x")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_not_a_number_is_refused_before_anything_is_replaced(tmp_path: Path) -> None:
