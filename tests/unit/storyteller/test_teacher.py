@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import time
 
 import gguf
 import numpy as np
@@ -14,7 +16,7 @@ from rewardgrid.lm.model import Shape, from_hf, logits
 from rewardgrid.lm.sampler import Decoder
 from rewardgrid.storyteller import teacher as teacher_module
 from rewardgrid.storyteller.requests import request
-from rewardgrid.storyteller.teacher import Teacher, load_teacher, teacher_file
+from rewardgrid.storyteller.teacher import Teacher, fastest_type, load_teacher, teacher_file
 from rewardgrid.storyteller.telling import LONGEST, SHORTEST, SharedStart, tell
 from rewardgrid.study.errors import UserError
 
@@ -115,6 +117,13 @@ def test_a_story_begins_as_it_should_and_does_not_depend_on_its_neighbours(teach
         assert row.ended or said >= LONGEST
     alone = tell(teacher, 3, [4])
     assert alone["story"].tolist() == together["story"].tolist()[4:5]
+
+
+def test_it_speaks_bf16_on_a_gpu_and_whatever_is_faster_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fastest_type(torch.device("cuda")) is torch.bfloat16
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: 2.0 ** next(ticks))  # whoever comes later is slower
+    assert fastest_type(torch.device("cpu")) is torch.float32
 
 
 def test_without_its_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
