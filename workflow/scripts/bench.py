@@ -226,14 +226,13 @@ def measure(steps: int, device: torch.device, shapes: Sequence[str], batches: Se
 
 def packs(cell: Cell, method: str, base: Base, device: torch.device, steps: int) -> list[dict[str, Any]]:
     """Several cells side by side on one GPU, in each precision."""
-    rows = []
+    rows, shape = [], Shape.from_config(base.config)
     for precision in ("fp32", "tf32", "bf16"):
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         for width in PACKS:
             cells = [cell.model_copy(update={"seed": seed, "precision": precision}) for seed in range(width)]
             result = native(cells, base, device, steps)
             speed = width / result["step"]
-            shape = Shape.from_config(base.config)
             rows.append(
                 {"shape": "1.25M", "batch": 32, "method": method, "engine": f"native {precision}", "cells": width}
                 | result
