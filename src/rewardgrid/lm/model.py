@@ -337,37 +337,55 @@ def logits(shape: Shape, weights: Weights, ids: Tensor) -> Tensor:
 # --- log-probabilities ---------------------------------------------------------------------------------
 
 
+HEAD_TOKENS = 256
+"""Tokens whose scores over the vocabulary are worked on together on a CPU: they stay in its cache."""
+
+
 class _TokenLogProbabilities(torch.autograd.Function):
     """log softmax(h W^T)[target] and the entropy, keeping one (N, V) array instead of autograd's several."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        scores = multiply(h, weight)
-        scores = scores.float() if scores.dtype == torch.bfloat16 else scores
-        scores -= scores.amax(-1, keepdim=True)
-        chosen = scores.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        odds = scores.exp()  # probabilities, up to their total
-        total = odds.sum(-1)
-        log_total = total.log()
-        entropy = log_total - torch.linalg.vecdot(odds, scores) / total
-        ctx.save_for_backward(h, weight, targets, odds, total)
+        logps, entropies, kept = [], [], []
+        for h_n, target in zip(_portions(h), _portions(targets), strict=True):
+            scores = _wide(multiply(h_n, weight))
+            odds = scores.softmax(-1)
+            highest, likeliest = scores.amax(-1), odds.amax(-1).log()
+            logps.append(scores.gather(-1, target.unsqueeze(-1)).squeeze(-1) - highest + likeliest)
+            # -sum p log p with log p = score - highest + likeliest; a product of matrices sums fastest.
+            mean = torch.matmul(odds.unsqueeze(-2), scores.unsqueeze(-1)).flatten(-3)
+            entropies.append(highest - likeliest - mean)
+            kept.append(odds)
+        entropy = torch.cat(entropies, 1)
+        ctx.save_for_backward(h, weight, targets, *kept)
         ctx.mark_non_differentiable(entropy)
-        return chosen - log_total, entropy
+        return torch.cat(logps, 1), entropy
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        h, weight, targets, odds, total = ctx.saved_tensors
-        # d logp / d scores = onehot(target) - p; in place, because the odds are large and not needed again.
-        slope = odds.mul_((-gradient / total).unsqueeze(-1))
-        slope.scatter_add_(-1, targets.unsqueeze(-1), gradient.unsqueeze(-1))
-        slope = slope.to(h.dtype)
-        to_h = multiply(slope, weight.mT) if ctx.needs_input_grad[0] else None
-        to_weight = None
-        if ctx.needs_input_grad[1]:
-            to_weight = product(slope.mT, h)
-            if weight.shape[0] == 1 and len(h) > 1:  # shared by the cells
-                to_weight = to_weight.sum(0, keepdim=True)
-        return to_h, to_weight, None
+        h, weight, targets, *kept = ctx.saved_tensors
+        to_h, to_weight = [], None
+        for h_n, target, up, odds in zip(*map(_portions, (h, targets, gradient)), kept, strict=True):
+            # d logp / d scores = onehot(target) - p; in place, because the odds are large and not needed again.
+            slope = odds.mul_(-up.unsqueeze(-1))
+            slope = slope.scatter_add_(-1, target.unsqueeze(-1), up.unsqueeze(-1)).to(h.dtype)
+            if ctx.needs_input_grad[0]:
+                to_h.append(multiply(slope, weight.mT))
+            if ctx.needs_input_grad[1]:
+                own = product(slope.mT, h_n)
+                to_weight = own if to_weight is None else to_weight.add_(own)
+        if to_weight is not None and len(weight) < len(to_weight):  # shared by the cells
+            to_weight = to_weight.sum(0, keepdim=True)
+        return torch.cat(to_h, 1) if to_h else None, to_weight, None
+
+
+def _portions(tokens: Tensor) -> tuple[Tensor, ...]:
+    """Tokens (C, N, ...) in portions of :data:`HEAD_TOKENS` on a CPU, in one elsewhere."""
+    return tokens.split(HEAD_TOKENS if tokens.device.type == "cpu" else max(tokens.shape[1], 1), 1)
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores.float() if scores.dtype == torch.bfloat16 else scores
 
 
 def token_logps(
@@ -382,7 +400,26 @@ def token_logps(
     Returns:
         Two arrays (C, B, T - prompt_length), in nats. The entropy carries no gradient.
     """
+    h, targets = _written(shape, weights, ids, prompt_length, project)
+    logps, entropy = _TokenLogProbabilities.apply(h, head(weights), targets)
+    size = (*ids.shape[:2], -1)
+    return logps.reshape(size), entropy.reshape(size)
+
+
+@torch.no_grad()
+def fixed_logps(shape: Shape, weights: Weights, ids: Tensor, prompt_length: int) -> Tensor:
+    """The log-probabilities alone, without gradient: as :func:`token_logps`, and cheaper."""
+    h, targets = _written(shape, weights, ids, prompt_length)
+    logps = [
+        _wide(multiply(h_n, head(weights))).log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        for h_n, target in zip(_portions(h), _portions(targets), strict=True)
+    ]
+    return torch.cat(logps, 1).reshape(*ids.shape[:2], -1)
+
+
+def _written(
+    shape: Shape, weights: Weights, ids: Tensor, prompt_length: int, project: Project | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hidden states (C, N, H) that foretell the completions' tokens, and those tokens (C, N)."""
     h = hidden_states(shape, weights, ids, project)[:, :, prompt_length - 1 : -1]
-    targets = ids[:, :, prompt_length:]
-    logps, entropy = _TokenLogProbabilities.apply(h.flatten(1, 2), head(weights), targets.flatten(1))
-    return logps.reshape(targets.shape), entropy.reshape(targets.shape)
+    return h.flatten(1, 2), ids[:, :, prompt_length:].flatten(1)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.memory import keep_freed_memory
-from rewardgrid.lm.model import Weights, token_logps
+from rewardgrid.lm.model import Weights, fixed_logps, token_logps
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
@@ -113,7 +113,7 @@ class Pack:
         logps = self.lr.new_zeros(rollout.completions.ids.shape)
         for rows, length in self._portions(rollout.completions):
             ids = rollout.sequences[:, rows, : prompt_length + length]
-            logps[:, rows, :length] = token_logps(self.shape, self.reference, ids, prompt_length)[0]
+            logps[:, rows, :length] = fixed_logps(self.shape, self.reference, ids, prompt_length)
         return logps
 
     def update(self, rollout: Rollout, reference: Tensor) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ class Pack:
         self.alive &= torch.isfinite(norm) & torch.isfinite(kl) & (kl <= self.kl_cap)
         active = self.alive & (self.steps < self.max_steps)
         gradient = policy.gradient * clip_factor(norm, self.max_grad_norm).unsqueeze(1)
-        self.optimizer.update(policy.parameters, torch.where(active.unsqueeze(1), gradient, 0.0), lr, active)
+        self.optimizer.update(policy.parameters, gradient, lr, active)
         self.steps += 1
         return self.assessor.summary(rollout) | {
             "loss": losses.mean(-1),
