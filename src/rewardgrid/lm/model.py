@@ -213,7 +213,8 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         wide = x.float() if x.dtype == torch.bfloat16 else x
-        factor = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        factor = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = wide * factor
         ctx.save_for_backward(unit, gain, factor)
         return unit.to(x.dtype) * gain
@@ -236,18 +237,21 @@ class _GatedSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate) * up
+        sigmoid = gate.sigmoid()
+        ctx.save_for_backward(gate_up, sigmoid)
+        return (gate * sigmoid).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
+        gate_up, sigmoid = ctx.saved_tensors
         gate, up = gate_up.chunk(2, -1)
         slope = torch.empty_like(gate_up)
         to_gate, to_up = slope.chunk(2, -1)
-        torch.mul(gradient, F.silu(gate), out=to_up)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
+        silu = gate * sigmoid
+        torch.mul(gradient, silu, out=to_up)
+        bend = torch.addcmul(sigmoid + silu, silu, sigmoid, value=-1)  # d silu / d gate
+        torch.mul(bend.mul_(gradient), up, out=to_gate)
         return slope
 
 
@@ -337,51 +341,40 @@ def logits(shape: Shape, weights: Weights, ids: Tensor) -> Tensor:
 # --- log-probabilities ---------------------------------------------------------------------------------
 
 
-HEAD_TOKENS = 256
-"""Tokens whose scores over the vocabulary are worked on together on a CPU: they stay in its cache."""
-
-
 class _TokenLogProbabilities(torch.autograd.Function):
     """log softmax(h W^T)[target] and the entropy, keeping one (N, V) array instead of autograd's several."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logps, entropies, kept = [], [], []
-        for h_n, target in zip(_portions(h), _portions(targets), strict=True):
-            scores = _wide(multiply(h_n, weight))
-            odds = scores.softmax(-1)
-            highest, likeliest = scores.amax(-1), odds.amax(-1).log()
-            logps.append(scores.gather(-1, target.unsqueeze(-1)).squeeze(-1) - highest + likeliest)
-            # -sum p log p with log p = score - highest + likeliest; a product of matrices sums fastest.
-            mean = torch.matmul(odds.unsqueeze(-2), scores.unsqueeze(-1)).flatten(-3)
-            entropies.append(highest - likeliest - mean)
-            kept.append(odds)
-        entropy = torch.cat(entropies, 1)
-        ctx.save_for_backward(h, weight, targets, *kept)
+        scores = _wide(multiply(h, weight))
+        odds = scores.softmax(-1)
+        # log p = score - highest + likeliest, exact where p is near 1 and finite where it is near 0.
+        highest, likeliest = scores.amax(-1), odds.amax(-1).log()
+        logps = _at(targets, scores) - highest + likeliest
+        entropy = highest - likeliest - scores.mul_(odds).sum(-1)
+        ctx.save_for_backward(h, weight, targets, odds)
         ctx.mark_non_differentiable(entropy)
-        return torch.cat(logps, 1), entropy
+        return logps, entropy
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        h, weight, targets, *kept = ctx.saved_tensors
-        to_h, to_weight = [], None
-        for h_n, target, up, odds in zip(*map(_portions, (h, targets, gradient)), kept, strict=True):
-            # d logp / d scores = onehot(target) - p; in place, because the odds are large and not needed again.
-            slope = odds.mul_(-up.unsqueeze(-1))
-            slope = slope.scatter_add_(-1, target.unsqueeze(-1), up.unsqueeze(-1)).to(h.dtype)
-            if ctx.needs_input_grad[0]:
-                to_h.append(multiply(slope, weight.mT))
-            if ctx.needs_input_grad[1]:
-                own = product(slope.mT, h_n)
-                to_weight = own if to_weight is None else to_weight.add_(own)
-        if to_weight is not None and len(weight) < len(to_weight):  # shared by the cells
-            to_weight = to_weight.sum(0, keepdim=True)
-        return torch.cat(to_h, 1) if to_h else None, to_weight, None
+        h, weight, targets, odds = ctx.saved_tensors
+        # d logp / d scores = onehot(target) - p; in place, because the odds are large and not needed again.
+        slope = odds.mul_(-gradient.unsqueeze(-1))
+        slope.scatter_add_(-1, targets.unsqueeze(-1), gradient.unsqueeze(-1))
+        slope = slope.to(h.dtype)
+        to_h = multiply(slope, weight.mT) if ctx.needs_input_grad[0] else None
+        to_weight = None
+        if ctx.needs_input_grad[1]:
+            to_weight = product(slope.mT, h)
+            if weight.shape[0] == 1 and len(h) > 1:  # shared by the cells
+                to_weight = to_weight.sum(0, keepdim=True)
+        return to_h, to_weight, None
 
 
-def _portions(tokens: Tensor) -> tuple[Tensor, ...]:
-    """Tokens (C, N, ...) in portions of :data:`HEAD_TOKENS` on a CPU, in one elsewhere."""
-    return tokens.split(HEAD_TOKENS if tokens.device.type == "cpu" else max(tokens.shape[1], 1), 1)
+def _at(targets: Tensor, values: Tensor) -> Tensor:
+    """Of values (C, N, V) those of the targets (C, N)."""
+    return values.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
 def _wide(scores: Tensor) -> Tensor:
@@ -410,11 +403,8 @@ def token_logps(
 def fixed_logps(shape: Shape, weights: Weights, ids: Tensor, prompt_length: int) -> Tensor:
     """The log-probabilities alone, without gradient: as :func:`token_logps`, and cheaper."""
     h, targets = _written(shape, weights, ids, prompt_length)
-    logps = [
-        _wide(multiply(h_n, head(weights))).log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-        for h_n, target in zip(_portions(h), _portions(targets), strict=True)
-    ]
-    return torch.cat(logps, 1).reshape(*ids.shape[:2], -1)
+    logps = _at(targets, _wide(multiply(h, head(weights))).log_softmax(-1))
+    return logps.reshape(*ids.shape[:2], -1)
 
 
 def _written(
