@@ -171,10 +171,9 @@ class Decoder:
         self.head = arrange(head(weights), weights["norm"])
         wide = torch.promote_types(like.dtype, torch.float32)
         self.floor = torch.full((), (shape.hidden * shape.norm_eps) ** 0.5, dtype=wide, device=like.device)
-        # Queries and keys are turned, values are not: their factor is 1.
-        turns = rotations(shape, torch.arange(positions, device=like.device), like.dtype).unsqueeze(1)
-        turns = torch.cat([turns.expand(-1, self.group + 1, -1), torch.ones_like(turns)], 1)
-        self.turns = turns.repeat(1, shape.kv_heads, 1)
+        # Queries and keys are turned, values are not: their factor is 1. (positions, 1, g + 2, head_dim/2)
+        turns = rotations(shape, torch.arange(positions, device=like.device), like.dtype)[:, None, None]
+        self.turns = torch.cat([turns.expand(-1, -1, self.group + 1, -1), torch.ones_like(turns)], 2)
         size = (shape.layers, 2, cells * sequences * shape.kv_heads, positions, shape.head_dim)
         self.cache: Any = torch.empty(size, dtype=like.dtype, device=like.device)
 
@@ -189,7 +188,7 @@ class Decoder:
             x = x.unflatten(0, (self.cells, -1))
         for cache, (qkv, o, gate_up, down) in zip(self.cache, self.layers, strict=True):
             seen = self._attend(cache, self.multiply(self._unit(x), qkv), length, start)
-            x = self.multiply_add(x, seen.view(*x.shape[:-1], -1), o)
+            x = self.multiply_add(x, seen.reshape(*x.shape[:-1], -1), o)
             gate, up = self.multiply(self._unit(x), gate_up).chunk(2, -1)
             x = self.multiply_add(x, F.silu(gate) * up, down)
         if length > 1:
@@ -216,12 +215,16 @@ class Decoder:
             future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
             scores = scores.masked_fill(future.repeat_interleave(self.group, 0), -torch.inf)
         out = torch.bmm(scores.softmax(-1), values)
-        out = out.view(-1, self.shape.kv_heads, length, self.group * self.shape.head_dim)
-        return out.transpose(1, 2).flatten(2).flatten(0, 1)
+        if length == 1:
+            return out
+        return out.view(-1, self.shape.kv_heads, length, self.group * self.shape.head_dim).transpose(1, 2)
 
     def _turned(self, qkv: Tensor, length: int, start: int) -> tuple[Tensor, Tensor]:
         """Queries (C*B*kv_heads, T*g, head_dim), and keys and values (2, C*B*kv_heads, T, head_dim), of a product."""
-        parts = qkv.view(-1, length, self.turns.shape[1], self.shape.head_dim)
+        size = self.shape.head_dim
+        parts = qkv.view(-1, length, self.shape.kv_heads, self.group + 2, size)
         parts = rotate(parts, self.turns[start : start + length])
-        parts = parts.unflatten(2, (self.shape.kv_heads, -1)).transpose(1, 2).flatten(0, 1)
-        return parts[:, :, : self.group].flatten(1, 2), parts[:, :, self.group :].movedim(2, 0)
+        if length > 1:
+            parts = parts.transpose(1, 2)
+        parts = parts.reshape(-1, length, self.group + 2, size)
+        return parts[:, :, : self.group].reshape(-1, length * self.group, size), parts[:, :, self.group :].movedim(2, 0)
