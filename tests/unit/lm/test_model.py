@@ -9,7 +9,7 @@ import torch
 from tests.tiny import SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
 from torch import Tensor
 
-from rewardgrid.lm.model import Shape, from_hf, logits, to_hf, token_logps
+from rewardgrid.lm.model import Shape, fixed_logps, from_hf, logits, to_hf, token_logps
 from rewardgrid.study.errors import UserError
 
 SHAPES = {
@@ -151,6 +151,27 @@ def test_log_probabilities_entropy_and_gradient_are_those_of_a_plain_softmax(tie
     assert not entropy.requires_grad
     for key, weight in plain.items():
         torch.testing.assert_close(ours[key].grad, weight.grad, rtol=1e-9, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_log_probabilities_without_gradient_are_the_same(cells: int) -> None:
+    each = [from_hf(SHAPE, random_tensors(seed=seed, dtype=torch.float64)) for seed in range(cells)]
+    weights, ids = {key: torch.cat([one[key] for one in each]) for key in each[0]}, random_ids(cells, 3, 14)
+    torch.testing.assert_close(
+        fixed_logps(SHAPE, weights, ids, 5), token_logps(SHAPE, weights, ids, 5)[0], rtol=0, atol=1e-12
+    )
+
+
+def test_a_token_too_improbable_for_its_probability_to_be_a_number_has_a_log_probability_and_a_gradient() -> None:
+    weights = from_hf(SHAPE, {key: value * 40 for key, value in random_tensors().items()})
+    weights = {key: weight.requires_grad_() for key, weight in weights.items()}
+    ids = random_ids(1, 3, 14)
+    logps, entropy = token_logps(SHAPE, weights, ids, 5)
+    logps.mean().backward()
+    assert logps.min() < -200  # exp(-104) is zero in float32
+    torch.testing.assert_close(logps, fixed_logps(SHAPE, weights, ids, 5), rtol=1e-5, atol=1e-4)
+    assert entropy.isfinite().all()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in weights.values())
 
 
 def test_gradients_of_cells_with_their_own_weights_stay_apart() -> None:
