@@ -116,14 +116,15 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, in) -> (B, T, out)."""
+        scale: Tensor = self.scale  # type: ignore[assignment]
         if not torch.is_grad_enabled():  # a token at a time: cheaper than what `adapted` does for whole sequences
-            return F.linear(x, self.weight) + F.linear(F.linear(x, self.lora_A) * self.scale, self.lora_B)
+            return F.linear(x, self.weight) + F.linear(F.linear(x, self.lora_A) * scale, self.lora_B)
         out = adapted(
             x.reshape(1, -1, x.shape[-1]),
             self.weight.unsqueeze(0),
             self.lora_A.unsqueeze(0),
             self.lora_B.unsqueeze(0),
-            self.scale.unsqueeze(0),  # type: ignore[operator]
+            scale.unsqueeze(0),
             (self.weight.shape[0],),
             self.reach["rows"],
         )
