@@ -201,6 +201,11 @@ def product(x: Tensor, y: Tensor) -> Tensor:
     return torch.mm(x[0], y[0]).unsqueeze(0) if len(x) == 1 else torch.bmm(x, y)
 
 
+def widen(x: Tensor) -> Tensor:
+    """The same numbers in float32, if they are in bfloat16."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def normalize(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm: x (C, N, H), gain (C or 1, H)."""
     normal: Tensor = _Normalize.apply(x, gain.unsqueeze(1), eps)
@@ -212,7 +217,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        wide = x.float() if x.dtype == torch.bfloat16 else x
+        wide = widen(x)
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         factor = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = wide * factor
@@ -268,8 +273,7 @@ def rotations(shape: Shape, positions: Tensor, dtype: torch.dtype) -> Tensor:
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn neighbouring pairs of x (..., T, heads, head_dim) by the complex numbers (T, heads, head_dim/2)."""
-    wide = x.float() if x.dtype == torch.bfloat16 else x
-    turned = torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * turns
+    turned = torch.view_as_complex(widen(x).unflatten(-1, (-1, 2))) * turns
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
@@ -346,7 +350,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        scores = _wide(multiply(h, weight))
+        scores = widen(multiply(h, weight))
         odds = scores.softmax(-1)
         # log p = score - highest + likeliest, exact where p is near 1 and finite where it is near 0.
         highest, likeliest = scores.amax(-1), odds.amax(-1).log()
@@ -377,10 +381,6 @@ def _at(targets: Tensor, values: Tensor) -> Tensor:
     return values.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
-def _wide(scores: Tensor) -> Tensor:
-    return scores.float() if scores.dtype == torch.bfloat16 else scores
-
-
 def token_logps(
     shape: Shape, weights: Weights, ids: Tensor, prompt_length: int, project: Project | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -403,7 +403,7 @@ def token_logps(
 def fixed_logps(shape: Shape, weights: Weights, ids: Tensor, prompt_length: int) -> Tensor:
     """The log-probabilities alone, without gradient: as :func:`token_logps`, and cheaper."""
     h, targets = _written(shape, weights, ids, prompt_length)
-    logps = _at(targets, _wide(multiply(h, head(weights))).log_softmax(-1))
+    logps = _at(targets, widen(multiply(h, head(weights))).log_softmax(-1))
     return logps.reshape(*ids.shape[:2], -1)
 
 

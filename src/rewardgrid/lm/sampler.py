@@ -206,7 +206,10 @@ class Decoder:
         return (x / torch.hypot(length, self.floor)).to(x.dtype)
 
     def _attend(self, cache: Any, qkv: Tensor, length: int, start: int) -> Tensor:
-        """Attention of new positions to all so far: cache (2, C*B*kv_heads, positions, head_dim) -> (C*B*T, Q)."""
+        """Attention of new positions to all so far: cache (2, C*B*kv_heads, positions, head_dim).
+
+        Returns (C*B, T, kv_heads, g*head_dim), a view: Q numbers for each token.
+        """
         stop = start + length
         queries, cache[:, :, start:stop] = self._turned(qkv, length, start)
         keys, values = cache[:, :, :stop]
@@ -215,16 +218,12 @@ class Decoder:
             future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
             scores = scores.masked_fill(future.repeat_interleave(self.group, 0), -torch.inf)
         out = torch.bmm(scores.softmax(-1), values)
-        if length == 1:
-            return out
         return out.view(-1, self.shape.kv_heads, length, self.group * self.shape.head_dim).transpose(1, 2)
 
     def _turned(self, qkv: Tensor, length: int, start: int) -> tuple[Tensor, Tensor]:
         """Queries (C*B*kv_heads, T*g, head_dim), and keys and values (2, C*B*kv_heads, T, head_dim), of a product."""
         size = self.shape.head_dim
         parts = qkv.view(-1, length, self.shape.kv_heads, self.group + 2, size)
-        parts = rotate(parts, self.turns[start : start + length])
-        if length > 1:
-            parts = parts.transpose(1, 2)
+        parts = rotate(parts, self.turns[start : start + length]).transpose(1, 2)
         parts = parts.reshape(-1, length, self.group + 2, size)
         return parts[:, :, : self.group].reshape(-1, length * self.group, size), parts[:, :, self.group :].movedim(2, 0)

@@ -92,15 +92,16 @@ class AdamW:
     @torch.no_grad()
     def update(self, parameters: Tensor, gradient: Tensor, lr: Tensor, active: Tensor) -> None:
         """One update in place. Cells that are not ``active`` (C,) keep parameters and moments."""
+        idle = ~active
         self.count += active
         # lerp and addcmul in the reference implementation's order, so that results agree to the last bit or two.
         # Where a cell is not active, gradient and factors are those that change nothing.
-        gradient = torch.where(active.unsqueeze(1), gradient, 0.0)
-        rate = torch.full_like(lr, 1 - BETAS[0]).masked_fill(~active, 0).unsqueeze(1)
-        decay = torch.full_like(lr, BETAS[1]).masked_fill(~active, 1).unsqueeze(1)
+        gradient = gradient.masked_fill(idle.unsqueeze(1), 0)
+        rate = torch.full_like(lr, 1 - BETAS[0]).masked_fill(idle, 0).unsqueeze(1)
+        decay = torch.full_like(lr, BETAS[1]).masked_fill(idle, 1).unsqueeze(1)
         self.mean.lerp_(gradient, rate)
         self.square.mul_(decay).addcmul_(gradient, gradient, value=1 - BETAS[1])
         first, second = (1 - beta ** self.count.clamp(min=1) for beta in BETAS)
         root = (self.square.sqrt() / second.sqrt().to(parameters.dtype).unsqueeze(1)).add_(ADAM_EPSILON)
-        step = (lr / first).masked_fill(~active, 0).to(parameters.dtype).unsqueeze(1) * self.mean
+        step = (lr / first).masked_fill(idle, 0).to(parameters.dtype).unsqueeze(1) * self.mean
         parameters -= step.div_(root)

@@ -107,6 +107,8 @@ class AdaptedLinear(nn.Module):
     ``reach`` is shared by all layers of a model: (1, B, R), whose parameters each sequence's gradient reaches.
     """
 
+    scale: Tensor
+
     def __init__(self, linear: nn.Linear, a: Tensor, b: Tensor, scale: Tensor, reach: dict[str, Tensor | None]) -> None:
         super().__init__()
         self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
@@ -116,15 +118,14 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, in) -> (B, T, out)."""
-        scale: Tensor = self.scale  # type: ignore[assignment]
         if not torch.is_grad_enabled():  # a token at a time: cheaper than what `adapted` does for whole sequences
-            return F.linear(x, self.weight) + F.linear(F.linear(x, self.lora_A) * scale, self.lora_B)
+            return F.linear(x, self.weight) + F.linear(F.linear(x, self.lora_A) * self.scale, self.lora_B)
         out = adapted(
             x.reshape(1, -1, x.shape[-1]),
             self.weight.unsqueeze(0),
             self.lora_A.unsqueeze(0),
             self.lora_B.unsqueeze(0),
-            scale.unsqueeze(0),
+            self.scale.unsqueeze(0),
             (self.weight.shape[0],),
             self.reach["rows"],
         )
