@@ -16,6 +16,7 @@ rule base:
         base=bases_of("embedded"),
     conda:
         "../envs/base.yaml"
+    threads: 2
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 30 * attempt,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ MUON_LR = 0.02  # for matrices: the spectral norm of an update
 ADAMW_LR = 1.5e-2  # for embeddings and norm gains
 ADAMW_BETAS = (0.9, 0.95)
 MOMENTUM = 0.95
+SHARDS = 2  # that a batch is trained in, whatever the number of threads: the order of sums decides the bits
 WARMUP, DECAY = 0.02, 0.5  # shares of the steps in which the learning rates rise, and fall to zero
 
 
@@ -80,40 +82,57 @@ def train_weights(
 ) -> None:
     """Train the weights in place, ``batch`` rows a step, in the order of the rows (again from the first when they end).
 
-    Runs on one thread whatever the machine has: the order of sums, and so every bit, depends on their number.
+    The shards of a batch are spread over as many of PyTorch's threads as there are, one thread each, and their
+    gradients are summed in the order of the shards: the bits are the same on every number of threads.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     keep_freed_memory()
+    torch.set_num_threads(1)
     try:
-        for weight in weights.values():
-            weight.requires_grad_()
-        matrices = {name for name, weight in weights.items() if weight.ndim == 2 and ".layers." in name}
-        muon = Muon([weights[name] for name in weights if name in matrices], weight_decay)
-        adamw = torch.optim.AdamW(
-            [weights[name] for name in weights if name not in matrices], betas=ADAMW_BETAS, weight_decay=0.0
-        )
-        started = last = time.monotonic()
-        for step in range(steps):
-            loss = next_token_loss(shape, weights, rows[np.arange(step * batch, (step + 1) * batch) % len(rows)])
-            loss.backward()
-            share = learning_rate(step, steps)
-            muon.step(MUON_LR * share)
-            adamw.param_groups[0]["lr"] = ADAMW_LR * share
-            adamw.step()
-            adamw.zero_grad()
-            now = time.monotonic()
-            if now - last > 5 or step + 1 == steps:
-                last, rate = now, (step + 1) / (now - started)
-                print(
-                    f"step {step + 1}/{steps}  loss {loss.item():.3f}  {rate:.1f} steps/s  "
-                    f"{(steps - step - 1) / rate:.0f} s left",
-                    flush=True,
-                )
-        for weight in weights.values():
-            weight.requires_grad_(False)
+        # A new thread begins with the threads that the process was started with.
+        with ThreadPoolExecutor(min(threads, SHARDS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for weight in weights.values():
+                weight.requires_grad_()
+            matrices = {name for name, weight in weights.items() if weight.ndim == 2 and ".layers." in name}
+            muon = Muon([weights[name] for name in weights if name in matrices], weight_decay)
+            adamw = torch.optim.AdamW(
+                [weights[name] for name in weights if name not in matrices], betas=ADAMW_BETAS, weight_decay=0.0
+            )
+            started = last = time.monotonic()
+            for step in range(steps):
+                data = rows[np.arange(step * batch, (step + 1) * batch) % len(rows)]
+                loss = backward(shape, weights, data, pool)
+                share = learning_rate(step, steps)
+                muon.step(MUON_LR * share)
+                adamw.param_groups[0]["lr"] = ADAMW_LR * share
+                adamw.step()
+                adamw.zero_grad()
+                now = time.monotonic()
+                if now - last > 5 or step + 1 == steps:
+                    last, rate = now, (step + 1) / (now - started)
+                    print(
+                        f"step {step + 1}/{steps}  loss {loss.item():.3f}  {rate:.1f} steps/s  "
+                        f"{(steps - step - 1) / rate:.0f} s left",
+                        flush=True,
+                    )
+            for weight in weights.values():
+                weight.requires_grad_(False)
     finally:
         torch.set_num_threads(threads)
+
+
+def backward(shape: Shape, weights: dict[str, Tensor], data: np.ndarray, pool: ThreadPoolExecutor) -> Tensor:
+    """Set every weight's gradient of the batch's mean loss; gives the loss."""
+
+    def of_shard(rows: np.ndarray) -> tuple[Tensor, ...]:
+        loss = next_token_loss(shape, weights, rows) * (len(rows) / len(data))
+        return loss.detach(), *torch.autograd.grad(loss, list(weights.values()))
+
+    shards = pool.map(of_shard, np.array_split(data, min(SHARDS, len(data))))
+    loss, *gradients = (sum(parts[1:], parts[0]) for parts in zip(*shards, strict=True))
+    for weight, gradient in zip(weights.values(), gradients, strict=True):
+        weight.grad = gradient
+    return loss
 
 
 def learning_rate(step: int, steps: int) -> float:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,15 @@ from rewardgrid.base import build
 from rewardgrid.base.build import build_base
 from rewardgrid.base.embedded import config_of
 from rewardgrid.base.load import load_base
-from rewardgrid.base.pretrain import Muon, first_weights, learning_rate, next_token_loss, orthogonalize, rows_of
+from rewardgrid.base.pretrain import (
+    Muon,
+    backward,
+    first_weights,
+    learning_rate,
+    next_token_loss,
+    orthogonalize,
+    rows_of,
+)
 from rewardgrid.base.stories import story
 from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import EmbeddedBase, recipe_hash
@@ -109,6 +118,19 @@ def test_two_processes_build_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
 
     assert files(tiny) == files(tmp_path / "other")
     assert len(files(tiny)) == 8
+
+
+def test_the_shards_of_a_batch_add_up_to_the_gradient_of_its_mean_loss() -> None:
+    shape = Shape.from_config(config_of(TINY, 1))
+    rows = np.random.default_rng(0).integers(0, shape.vocabulary, (5, 12))  # shards of three and two sequences
+    weights = {name: weight.requires_grad_() for name, weight in first_weights(shape, 0).items()}
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        loss = backward(shape, weights, rows, pool)
+    whole = next_token_loss(shape, weights, rows)
+    assert torch.allclose(loss, whole)
+    for weight, gradient in zip(weights.values(), torch.autograd.grad(whole, list(weights.values())), strict=True):
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_pretraining_lowers_the_loss_of_stories_it_has_not_met(tiny: Path) -> None:
