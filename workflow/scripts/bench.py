@@ -207,15 +207,15 @@ def measure(steps: int, device: torch.device, shapes: Sequence[str], batches: Se
                 for method, values in METHODS.items():
                     cell = Cell(base=name, batch_size=batch, max_new_tokens=TOKENS, **values)
                     half = cell.model_copy(update={"precision": "bf16"})
-                    runs: dict[str, Callable[[], dict[str, float]]] = {
-                        "native": partial(native, [cell], base, device, steps),
-                        "native bf16": partial(native, [half], base, device, steps if device.type == "cuda" else 1),
-                        "trl": partial(trl, cell, base, device, steps),
-                    }
-                    if device.type == "cpu" and batch != batches[0]:
-                        del runs["native bf16"]  # slow there, and its ratio is that of the first batch
-                    for label, run in runs.items():
-                        row = {"shape": name, "batch": batch, "method": method, "engine": label, "cells": 1, **run()}
+                    own = partial(native, [cell], base, device, steps)
+                    before = own()  # and after TRL, for the machine's speed drifts
+                    other = trl(cell, base, device, steps)
+                    after = own()
+                    results = {"native": {key: (before[key] + after[key]) / 2 for key in before}, "trl": other}
+                    if device.type == "cuda" or batch == batches[0]:  # slow on a CPU, with the same ratio again
+                        results["native bf16"] = native([half], base, device, steps if device.type == "cuda" else 1)
+                    for label, result in results.items():
+                        row = {"shape": name, "batch": batch, "method": method, "engine": label, "cells": 1} | result
                         row["gflop"] = flop(Shape.from_config(base.config), cell) / 1e9
                         rows.append(row)
                         print(json.dumps(row), file=sys.stderr, flush=True)
@@ -331,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(arguments.out / f"bench-{device.type}.json", result)
     unit = "CPU-s a step" if device.type == "cpu" else "s a step"
     threads = "one thread, " if device.type == "cpu" else ""
-    how = f"{hardware()}, {threads}{arguments.steps} counted steps each, medians."
+    how = f"{hardware()}, {threads}{arguments.steps} counted steps each, medians; native before and after TRL."
     replace_between(arguments.page, START, END, f"{how}\n\n{table(rows, unit)}\n\n{start}")
     return 0
 
