@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -206,13 +205,12 @@ def measure(steps: int, device: torch.device, shapes: Sequence[str], batches: Se
             for batch in batches:
                 for method, values in METHODS.items():
                     cell = Cell(base=name, batch_size=batch, max_new_tokens=TOKENS, **values)
-                    half = cell.model_copy(update={"precision": "bf16"})
-                    own = partial(native, [cell], base, device, steps)
-                    before = own()  # and after TRL, for the machine's speed drifts
+                    before = native([cell], base, device, steps)  # and after TRL, for the machine's speed drifts
                     other = trl(cell, base, device, steps)
-                    after = own()
+                    after = native([cell], base, device, steps)
                     results = {"native": {key: (before[key] + after[key]) / 2 for key in before}, "trl": other}
                     if device.type == "cuda" or batch == batches[0]:  # slow on a CPU, with the same ratio again
+                        half = cell.model_copy(update={"precision": "bf16"})
                         results["native bf16"] = native([half], base, device, steps if device.type == "cuda" else 1)
                     for label, result in results.items():
                         row = {"shape": name, "batch": batch, "method": method, "engine": label, "cells": 1} | result

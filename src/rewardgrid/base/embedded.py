@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
-from tokenizers import Tokenizer
 
 from rewardgrid.base.corpus import Stories
 from rewardgrid.base.model_files import end_of_text
 from rewardgrid.base.pretrain import first_weights, next_token_loss, rows_of, train_weights
 from rewardgrid.base.stories import story
-from rewardgrid.base.tokenizer import save_tokenizer, train_tokenizer
+from rewardgrid.base.tokenizer import save_tokenizer, token_ids, train_tokenizer
 from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import EmbeddedBase, Pretrained
 from rewardgrid.study.errors import UserError
@@ -42,14 +41,14 @@ def make_embedded(recipe: EmbeddedBase, directory: Path) -> Stories:
     write_json(directory / "config.json", config)
     shape = Shape.from_config(config)
     weights = first_weights(shape, recipe.seed)
-    rows = rows_of(_encoded(train, tokenizer), recipe.length + 1)
+    rows = rows_of(token_ids(tokenizer, train), recipe.length + 1)
     if not len(rows):
         raise UserError(f"steps: read {recipe.steps} of {recipe.batch} sequences; write more: they fill no sequence")
     train_weights(shape, weights, rows, recipe.steps, recipe.batch)
     (directory / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
 
     unseen = _stories(recipe, HELD_OUT, HELD_OUT + 3 * HELD_OUT_ROWS)
-    held_out = rows_of(_encoded(unseen, tokenizer), recipe.length + 1)[:HELD_OUT_ROWS]
+    held_out = rows_of(token_ids(tokenizer, unseen), recipe.length + 1)[:HELD_OUT_ROWS]
     with torch.no_grad():
         losses = [next_token_loss(shape, weights, part).item() for part in np.array_split(held_out, 8)]
     return Stories(
@@ -64,11 +63,6 @@ def make_embedded(recipe: EmbeddedBase, directory: Path) -> Stories:
 
 def _stories(recipe: EmbeddedBase, first: int, end: int) -> Iterator[str]:
     return (story(recipe.seed, index) for index in range(first, end))
-
-
-def _encoded(stories: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """Token ids with the closing [EOS]."""
-    return (encoding.ids for encoding in tokenizer.encode_batch_fast(list(stories)))
 
 
 def config_of(recipe: Pretrained, eos: int) -> dict[str, Any]:

@@ -85,40 +85,40 @@ def train_weights(
     The shards of a batch are spread over as many of PyTorch's threads as there are, one thread each, and their
     gradients are summed in the order of the shards: the bits are the same on every number of threads.
     """
-    threads = torch.get_num_threads()
     keep_freed_memory()
+    for weight in weights.values():
+        weight.requires_grad_()
+    matrices = {name for name, weight in weights.items() if weight.ndim == 2 and ".layers." in name}
+    muon = Muon([weights[name] for name in weights if name in matrices], weight_decay)
+    adamw = torch.optim.AdamW(
+        [weights[name] for name in weights if name not in matrices], betas=ADAMW_BETAS, weight_decay=0.0
+    )
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    # A new thread begins with the threads that the process was started with.
+    pool = ThreadPoolExecutor(min(threads, SHARDS), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        # A new thread begins with the threads that the process was started with.
-        with ThreadPoolExecutor(min(threads, SHARDS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for weight in weights.values():
-                weight.requires_grad_()
-            matrices = {name for name, weight in weights.items() if weight.ndim == 2 and ".layers." in name}
-            muon = Muon([weights[name] for name in weights if name in matrices], weight_decay)
-            adamw = torch.optim.AdamW(
-                [weights[name] for name in weights if name not in matrices], betas=ADAMW_BETAS, weight_decay=0.0
-            )
-            started = last = time.monotonic()
-            for step in range(steps):
-                data = rows[np.arange(step * batch, (step + 1) * batch) % len(rows)]
-                loss = backward(shape, weights, data, pool)
-                share = learning_rate(step, steps)
-                muon.step(MUON_LR * share)
-                adamw.param_groups[0]["lr"] = ADAMW_LR * share
-                adamw.step()
-                adamw.zero_grad()
-                now = time.monotonic()
-                if now - last > 5 or step + 1 == steps:
-                    last, rate = now, (step + 1) / (now - started)
-                    print(
-                        f"step {step + 1}/{steps}  loss {loss.item():.3f}  {rate:.1f} steps/s  "
-                        f"{(steps - step - 1) / rate:.0f} s left",
-                        flush=True,
-                    )
-            for weight in weights.values():
-                weight.requires_grad_(False)
+        started = last = time.monotonic()
+        for step in range(steps):
+            data = rows[np.arange(step * batch, (step + 1) * batch) % len(rows)]
+            loss = backward(shape, weights, data, pool)
+            share = learning_rate(step, steps)
+            muon.step(MUON_LR * share)
+            adamw.param_groups[0]["lr"] = ADAMW_LR * share
+            adamw.step()
+            now = time.monotonic()
+            if now - last > 5 or step + 1 == steps:
+                last, rate = now, (step + 1) / (now - started)
+                print(
+                    f"step {step + 1}/{steps}  loss {loss.item():.3f}  {rate:.1f} steps/s  "
+                    f"{(steps - step - 1) / rate:.0f} s left",
+                    flush=True,
+                )
     finally:
+        pool.shutdown()
         torch.set_num_threads(threads)
+    for weight in weights.values():
+        weight.requires_grad_(False)
 
 
 def backward(shape: Shape, weights: dict[str, Tensor], data: np.ndarray, pool: ThreadPoolExecutor) -> Tensor:

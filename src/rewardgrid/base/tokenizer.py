@@ -6,7 +6,7 @@ Words that the stories never use are spelt in letters, so that any prompt can be
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -56,6 +56,11 @@ def _empty(model: models.Model, apostrophes: bool) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), marks])
     return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, stories: Iterable[str]) -> Iterator[list[int]]:
+    """Token ids of each story with the closing [EOS]."""
+    return (encoding.ids for encoding in tokenizer.encode_batch_fast(list(stories)))
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path, context: int) -> None:

@@ -20,7 +20,7 @@ from rewardgrid.base.corpus import Stories
 from rewardgrid.base.embedded import config_of
 from rewardgrid.base.model_files import end_of_text
 from rewardgrid.base.pretrain import first_weights, next_token_loss, rows_of, train_weights
-from rewardgrid.base.tokenizer import UNK, save_tokenizer, train_tokenizer
+from rewardgrid.base.tokenizer import UNK, save_tokenizer, token_ids, train_tokenizer
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.model import Shape
 from rewardgrid.storyteller.sifting import sentences
@@ -82,7 +82,7 @@ def _pretrain(
     shape = Shape.from_config(config)
 
     def rows(stories: Sequence[str]) -> np.ndarray:
-        return rows_of((encoding.ids for encoding in tokenizer.encode_batch(stories)), recipe.length + 1)
+        return rows_of(token_ids(tokenizer, stories), recipe.length + 1)
 
     # Each epoch reads the stories in another order, and so with other neighbours.
     epochs = [
@@ -102,7 +102,7 @@ def _pretrain(
     (directory / "model.safetensors").write_bytes(
         save({name: weight.cpu() for name, weight in weights.items()}, metadata={"format": "pt"})
     )
-    tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(train))
+    tokens = sum(map(len, token_ids(tokenizer, train)))
     return tokenizer, {
         "train_stories": len(train),
         "train_tokens": tokens,
