@@ -33,5 +33,5 @@ rule base:
 use rule base as base_import with:
     wildcard_constraints:
         base=bases_of("hub", "local", "packaged"),
-    threads: 1
     localrule: True
+    threads: 1
