@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.cli.cells import print_paths, print_table, select
+from rewardgrid.cli.program import run_program
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_text
@@ -153,4 +154,4 @@ def _schema(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

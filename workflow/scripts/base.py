@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.base.build import build_base
+from rewardgrid.cli.program import run_program
 from rewardgrid.study.bases import read_recipe
 from rewardgrid.study.errors import UserError
 
@@ -32,4 +33,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -24,6 +24,7 @@ import torch
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
+from rewardgrid.cli.program import run_program
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import EmbeddedBase
@@ -335,4 +336,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

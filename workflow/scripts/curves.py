@@ -7,7 +7,6 @@ a token differs sooner or later and a run goes another way from there; what must
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import load_base
+from rewardgrid.cli.program import run_program
 from rewardgrid.study.bases import EmbeddedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import replace_between, write_json
@@ -117,4 +117,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.base.load import load_base
+from rewardgrid.cli.program import run_program
 from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.study.cell import Cell, read_cell
@@ -60,4 +61,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rewardgrid.cli.program import run_program
 from rewardgrid.report.compare import compare
 from rewardgrid.report.evidence import load_evidence, read_study
 from rewardgrid.report.finding import Scope
@@ -53,4 +54,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from rewardgrid.cli.program import run_program
 from rewardgrid.study.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,4 +71,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

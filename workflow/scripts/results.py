@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rewardgrid.cli.program import run_program
 from rewardgrid.report.evidence import load_bases, read_study
 from rewardgrid.report.render import Results, render
 from rewardgrid.report.tables import read_experiment, rows_of
@@ -59,4 +60,4 @@ def commit(repository: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

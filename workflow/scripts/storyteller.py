@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rewardgrid.cli.program import run_program
 from rewardgrid.study.bases import StorytellerRecipe
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import SAMPLES, SIFTED, TOLD, read_table, write_table
@@ -70,4 +71,4 @@ def _make(source: Path, recipe: StorytellerRecipe, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rewardgrid.cli.program import run_program
 from rewardgrid.report.evidence import read_study
 from rewardgrid.report.tables import experiment_table, write_experiment
 from rewardgrid.study.errors import UserError
@@ -31,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

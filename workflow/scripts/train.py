@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rewardgrid.cli.program import run_program
 from rewardgrid.cli.run import train_cells
 from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.problems import validated
@@ -48,4 +49,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -41,8 +41,9 @@ from rewardgrid.train.routing import reach
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights, save_weights
 
-CPU_ROWS = 8
-"""Sequences per forward and backward pass on a CPU: their activations stay in the cache."""
+CPU_ROWS, CPU_ODDS = 8, 1 << 21
+"""Sequences per forward and backward pass on a CPU: so many at least; of a small model and short completions, as many as
+have so many probabilities over the vocabulary (8 MiB in fp32). Then what a pass keeps stays in the cache."""
 
 
 class Pack:
@@ -76,6 +77,7 @@ class Pack:
         self.penalty = each(penalties) if any(penalty != 1 for penalty in penalties) else None
         self.steps = torch.zeros(len(cells), dtype=dtype, device=device)
         self.alive = torch.ones(len(cells), dtype=torch.bool, device=device)
+        self.rows = max(CPU_ROWS, CPU_ODDS // (self.shape.vocabulary * like.max_new_tokens))
 
     def step(self, draws: Draws) -> tuple[Rollout, dict[str, Tensor]]:
         """One optimizer step of every cell that still trains.
@@ -165,7 +167,7 @@ class Pack:
         if self.device.type != "cpu":
             return [(slice(None), completions.ids.shape[-1])]
         lengths = completions.lengths.amax(0)
-        return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(CPU_ROWS)]
+        return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(self.rows)]
 
     # --- checkpoints -----------------------------------------------------------------------------------
 
