@@ -42,8 +42,8 @@ from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights, save_weights
 
 CPU_ROWS, CPU_ODDS = 8, 1 << 21
-"""Sequences per forward and backward pass on a CPU: so many at least, and with a small model and short completions more,
-up to so many probabilities over the vocabulary (8 MiB in fp32). What a pass keeps then stays in the cache."""
+"""Sequences per forward and backward pass on a CPU: so many at least; with a small model and short completions more, up
+to so many probabilities over the vocabulary (8 MiB in fp32). What a pass keeps then stays in the cache."""
 
 
 class Pack:
