@@ -77,7 +77,6 @@ class Pack:
         self.penalty = each(penalties) if any(penalty != 1 for penalty in penalties) else None
         self.steps = torch.zeros(len(cells), dtype=dtype, device=device)
         self.alive = torch.ones(len(cells), dtype=torch.bool, device=device)
-        self.rows = max(CPU_ROWS, CPU_ODDS // (self.shape.vocabulary * like.max_new_tokens))
 
     def step(self, draws: Draws) -> tuple[Rollout, dict[str, Tensor]]:
         """One optimizer step of every cell that still trains.
@@ -166,8 +165,9 @@ class Pack:
         """
         if self.device.type != "cpu":
             return [(slice(None), completions.ids.shape[-1])]
+        at_a_time = max(CPU_ROWS, CPU_ODDS // (self.shape.vocabulary * self.like.max_new_tokens))
         lengths = completions.lengths.amax(0)
-        return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(self.rows)]
+        return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(at_a_time)]
 
     # --- checkpoints -----------------------------------------------------------------------------------
 
