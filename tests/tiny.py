@@ -50,6 +50,7 @@ SHAPE = Shape(
     tied=True,
 )
 QWEN2 = dataclasses.replace(SHAPE, qkv_bias=True)
+FAMILIES = {"llama": SHAPE, "qwen2": QWEN2}
 PROMPT_TOKENS = 4
 
 
