@@ -35,8 +35,8 @@ def fetch_hub(recipe: HubBase, directory: Path) -> Stories:
     order of its file names, and only as far as the prompts reach.
 
     Raises:
-        UserError: no network, no such repository or revision, a truncated or altered file, no plain LLaMA with
-            safetensors weights, no such split or column.
+        UserError: no network, no such repository or revision, a truncated or altered file, no plain LLaMA
+            or Qwen2 with safetensors weights, no such split or column.
     """
     _settle_library()
     model = Repository.resolve("model", recipe.model, recipe.model_revision)

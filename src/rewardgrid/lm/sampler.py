@@ -133,11 +133,12 @@ def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
 
 
 class Decoder:
-    """A LLaMA arranged for a token at a time: few operations on small arrays, so each of them counts.
+    """A model arranged for a token at a time: few operations on small arrays, so each of them counts.
 
-    The gains of the norms and the scale of the queries are multiplied into the matrices that follow them. Those lie
-    transposed, (in, out), and without their cell axis where there is one cell only, because products of two
-    dimensions are faster than of three. A key-value head's part of ``qkv`` is its g queries, its key, its value.
+    The gains of the norms and the scale of the queries are multiplied into the matrices that follow them, that scale
+    into the queries' biases too. The matrices lie transposed, (in, out), and without their cell axis where there is one
+    cell only, because products of two dimensions are faster than of three. A key-value head's part of ``qkv`` is its g
+    queries, its key, its value.
     """
 
     def __init__(self, shape: Shape, weights: Weights, cells: int, sequences: int, positions: int) -> None:
@@ -158,10 +159,17 @@ class Decoder:
             split = [part.unflatten(1, (shape.kv_heads, -1)) for part in parts]
             return torch.cat(split, 2).flatten(1, 2)
 
+        def bias(layer: int) -> Tensor | None:
+            if not shape.qkv_bias:
+                return None
+            row = by_head(weights[f"{layer}.qkv_bias"])
+            return row[0] if cells == 1 else row.unsqueeze(1)
+
         self.embed = like.expand(cells, -1, -1).reshape(-1, shape.hidden)
         self.layers = [
             (
                 arrange(by_head(weights[f"{layer}.qkv"]), weights[f"{layer}.norm1"]),
+                bias(layer),
                 arrange(weights[f"{layer}.o"]),
                 arrange(weights[f"{layer}.gate_up"], weights[f"{layer}.norm2"]),
                 arrange(weights[f"{layer}.down"]),
@@ -186,8 +194,10 @@ class Decoder:
         x = F.embedding(ids.flatten(), self.embed)
         if self.cells > 1:
             x = x.unflatten(0, (self.cells, -1))
-        for cache, (qkv, o, gate_up, down) in zip(self.cache, self.layers, strict=True):
-            seen = self._attend(cache, self.multiply(self._unit(x), qkv), length, start)
+        for cache, (qkv, bias, o, gate_up, down) in zip(self.cache, self.layers, strict=True):
+            unit = self._unit(x)
+            product = self.multiply(unit, qkv) if bias is None else self.multiply_add(bias, unit, qkv)
+            seen = self._attend(cache, product, length, start)
             x = self.multiply_add(x, seen.reshape(*x.shape[:-1], -1), o)
             gate, up = self.multiply(self._unit(x), gate_up).chunk(2, -1)
             x = self.multiply_add(x, F.silu(gate) * up, down)

@@ -104,7 +104,7 @@ TOKENS_A_STORY = 105
 
 
 class HubBase(Prompted):
-    """A LLaMA and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
+    """A LLaMA or Qwen2 and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
 
     kind: Literal["hub"] = "hub"
     model: str = Field(default="SimpleStories/SimpleStories-1.25M", description="model repository")
@@ -117,7 +117,7 @@ class HubBase(Prompted):
 
 
 class LocalBase(Prompted):
-    """A LLaMA in a Hugging Face directory on this machine, and a file of stories."""
+    """A LLaMA or Qwen2 in a Hugging Face directory on this machine, and a file of stories."""
 
     kind: Literal["local"] = "local"
     model: str = Field(description="directory with config.json, tokenizer.json and *.safetensors")
