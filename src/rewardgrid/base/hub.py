@@ -193,7 +193,7 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
         yield
     except errors.OfflineModeIsEnabled:
         raise UserError(
-            f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job, or choose `base: embedded`, "
+            f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job, or choose `base: storyteller`, "
             "which needs no network"
         ) from None
     except errors.RevisionNotFoundError:
@@ -226,5 +226,5 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
 def _unreachable(what: str, hub: str) -> str:
     return (
         f"{what}: cannot reach {hub}; check the network and run again, set HF_ENDPOINT to a hub that can be reached, "
-        "or choose `base: embedded`, which needs no network"
+        "or choose `base: storyteller`, which needs no network"
     )

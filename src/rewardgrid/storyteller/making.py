@@ -64,7 +64,7 @@ def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Map
 def _pretrain(
     recipe: StorytellerRecipe, train: pd.DataFrame, held_out: pd.DataFrame, directory: Path
 ) -> tuple[Tokenizer, dict[str, Any]]:
-    tokenizer = train_tokenizer(train["story"], recipe.vocabulary, apostrophes=True)
+    tokenizer = train_tokenizer(train["story"], recipe.vocabulary)
     save_tokenizer(tokenizer, directory, recipe.context)
     config = config_of(recipe, end_of_text(directory, tokenizer))
     write_json(directory / "config.json", config)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rewardgrid.study.cell import Count, Strict
 from rewardgrid.study.errors import ConfigError, Problem
-from rewardgrid.study.files import sha256
+from rewardgrid.study.files import read_json, sha256
 from rewardgrid.study.problems import validated
 
 BASE_VERSION = 1
@@ -51,13 +51,6 @@ class Pretrained(Prompted):
         return self
 
 
-class EmbeddedBase(Pretrained):
-    """A LLaMA pretrained here, on stories that a grammar writes; needs no network."""
-
-    kind: Literal["embedded"] = "embedded"
-    steps: Count = Field(default=500, description="pretraining steps")
-
-
 class PackagedBase(Prompted):
     """A base that has been built before and lies in a directory, such as the storyteller that comes with rewardgrid."""
 
@@ -68,6 +61,11 @@ class PackagedBase(Prompted):
     def files(self) -> list[Path]:
         """The file that names the hashes of all others."""
         return [path for path in [Path(self.path) / "provenance.json"] if path.is_file()]
+
+    @property
+    def config(self) -> Path:
+        """The model's Hugging Face configuration."""
+        return Path(self.path) / "model" / "config.json"
 
 
 class StorytellerRecipe(Pretrained):
@@ -134,8 +132,25 @@ class LocalBase(Prompted):
         inside = [path for path in sorted(Path(self.model).glob("*")) if path.suffix in (".safetensors", ".json")]
         return [path for path in [*named, *inside] if path.is_file()]
 
+    @property
+    def config(self) -> Path:
+        """The model's Hugging Face configuration."""
+        return Path(self.model) / "config.json"
 
-Recipe = Annotated[EmbeddedBase | HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
+
+Recipe = Annotated[HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
+
+
+def model_config(recipe: Recipe) -> dict[str, Any]:
+    """The Hugging Face configuration of a recipe's model; empty where its files are not on this machine (yet).
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    if isinstance(recipe, HubBase) or not recipe.config.is_file():
+        return {}
+    config: dict[str, Any] = read_json(recipe.config)
+    return config
 
 
 def read_recipe(text: str, source: str) -> Recipe:
@@ -144,12 +159,7 @@ def read_recipe(text: str, source: str) -> Recipe:
     Raises:
         ConfigError: with every problem; ``source`` is named as the file.
     """
-    kinds: dict[str, type[Recipe]] = {
-        "embedded": EmbeddedBase,
-        "hub": HubBase,
-        "local": LocalBase,
-        "packaged": PackagedBase,
-    }
+    kinds: dict[str, type[Recipe]] = {"hub": HubBase, "local": LocalBase, "packaged": PackagedBase}
     try:
         kind = json.loads(text)["kind"]
         model = kinds[kind]
