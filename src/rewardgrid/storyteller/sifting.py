@@ -165,7 +165,7 @@ def copied_phrases(stories: Sequence[str], shown: Iterable[str]) -> frozenset[tu
     found = Counter(phrase for text in texts for phrase in _phrases(text) if phrase in theirs)
 
     def by_chance(phrase: tuple[str, ...]) -> float:
-        expected = float(pairs[phrase[:2]])
+        expected = float(pairs[phrase[0], phrase[1]])
         for one, other in itertools.pairwise(phrase[1:]):
             expected *= pairs[one, other] / words[one]
         return expected
