@@ -23,13 +23,8 @@ if not workflow.is_main_process:
 
 wildcard_constraints:
     cell="[^/]+",
-    base="[^/]+",
+    base="|".join(study.base_recipes),
     experiment="|".join(study.active),
-
-
-def bases_of(*kinds):
-    """A pattern of the bases of these kinds; one that matches nothing where there are none."""
-    return "|".join(base for base, (_, recipe) in study.base_recipes.items() if recipe.kind in kinds) or "(?!)"
 
 
 def recipe_of(wildcards):

@@ -47,7 +47,7 @@ ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
 
 @dataclass(frozen=True)
 class Shape:
-    """The architecture's sizes."""
+    """The architecture: its sizes, and whether queries, keys and values have biases (Qwen2)."""
 
     layers: int
     hidden: int

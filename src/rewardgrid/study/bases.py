@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rewardgrid.study.cell import Count, Strict
 from rewardgrid.study.errors import ConfigError, Problem
-from rewardgrid.study.files import sha256
+from rewardgrid.study.files import read_json, sha256
 from rewardgrid.study.problems import validated
 from rewardgrid.study.teachers import Teacher
 
@@ -53,13 +53,6 @@ class Pretrained(Prompted):
         return self
 
 
-class EmbeddedBase(Pretrained):
-    """A LLaMA pretrained here, on stories that a grammar writes; needs no network."""
-
-    kind: Literal["embedded"] = "embedded"
-    steps: Count = Field(default=500, description="pretraining steps")
-
-
 class PackagedBase(Prompted):
     """A base that has been built before and lies in a directory, such as the storyteller that comes with rewardgrid."""
 
@@ -70,6 +63,11 @@ class PackagedBase(Prompted):
     def files(self) -> list[Path]:
         """The file that names the hashes of all others."""
         return [path for path in [Path(self.path) / "provenance.json"] if path.is_file()]
+
+    @property
+    def config(self) -> Path:
+        """The model's Hugging Face configuration."""
+        return Path(self.path) / "model" / "config.json"
 
 
 class StorytellerRecipe(Pretrained):
@@ -112,7 +110,7 @@ TOKENS_A_STORY = 180
 
 
 class HubBase(Prompted):
-    """A LLaMA and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
+    """A LLaMA or Qwen2 and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
 
     kind: Literal["hub"] = "hub"
     model: str = Field(default="SimpleStories/SimpleStories-1.25M", description="model repository")
@@ -125,7 +123,7 @@ class HubBase(Prompted):
 
 
 class LocalBase(Prompted):
-    """A LLaMA in a Hugging Face directory on this machine, and a file of stories."""
+    """A LLaMA or Qwen2 in a Hugging Face directory on this machine, and a file of stories."""
 
     kind: Literal["local"] = "local"
     model: str = Field(description="directory with config.json, tokenizer.json and *.safetensors")
@@ -142,8 +140,25 @@ class LocalBase(Prompted):
         inside = [path for path in sorted(Path(self.model).glob("*")) if path.suffix in (".safetensors", ".json")]
         return [path for path in [*named, *inside] if path.is_file()]
 
+    @property
+    def config(self) -> Path:
+        """The model's Hugging Face configuration."""
+        return Path(self.model) / "config.json"
 
-Recipe = Annotated[EmbeddedBase | HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
+
+Recipe = Annotated[HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
+
+
+def model_config(recipe: Recipe) -> dict[str, Any]:
+    """The Hugging Face configuration of a recipe's model; empty where its files are not on this machine (yet).
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    if isinstance(recipe, HubBase) or not recipe.config.is_file():
+        return {}
+    config: dict[str, Any] = read_json(recipe.config)
+    return config
 
 
 def read_recipe(text: str, source: str) -> Recipe:
@@ -152,12 +167,7 @@ def read_recipe(text: str, source: str) -> Recipe:
     Raises:
         ConfigError: with every problem; ``source`` is named as the file.
     """
-    kinds: dict[str, type[Recipe]] = {
-        "embedded": EmbeddedBase,
-        "hub": HubBase,
-        "local": LocalBase,
-        "packaged": PackagedBase,
-    }
+    kinds: dict[str, type[Recipe]] = {"hub": HubBase, "local": LocalBase, "packaged": PackagedBase}
     try:
         kind = json.loads(text)["kind"]
         model = kinds[kind]

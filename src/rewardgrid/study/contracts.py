@@ -115,9 +115,11 @@ TOLD = _schema(
 SIFTED = _schema(
     "sifted: every story that was told, and what is left of it",
     ("number", _I, "of the request, from 0"),
+    ("seed", _I, "of requests and words"),
     ("told", _S, "the story as it was told, on one line"),
     ("story", _S, "the sentences that are left"),
-    ("cut", pa.list_(_S), "the sieve that cut each of the others"),
+    ("ended", _B, "what is left is whole and came to its own end"),
+    ("cut", _S, "the sieve that the story stops before; empty if it is whole"),
     ("held", _S, "the sieve that held the rest back; empty if it stays"),
 )
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from rewardgrid.study.bases import EmbeddedBase, Recipe, StorytellerRecipe, recipe_hash
+from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, recipe_hash
 from rewardgrid.study.cell import Cell, Count, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
@@ -336,10 +336,11 @@ def _check(
         fix = f"write {recipe.prompt_tokens}, the length of the prompts of base {base}, or change it there"
         found.append(("prompt_tokens", cell.prompt_tokens, fix))
     needed = cell.prompt_length + cell.max_new_tokens
-    if isinstance(recipe, EmbeddedBase) and needed > recipe.context:
+    context = model_config(recipe).get("max_position_embeddings", needed) if recipe else needed
+    if needed > context:
         fix = (
             f"prompt and completion need {needed} tokens, but the context of base {base} is "
-            f"{recipe.context}; write at most {recipe.context - cell.prompt_length}"
+            f"{context}; write at most {context - cell.prompt_length}"
         )
         found.append(("max_new_tokens", cell.max_new_tokens, fix))
     return cell, found

@@ -234,11 +234,7 @@ def test_a_model_of_pickles_only_is_refused_without_downloading_any(
     [
         ("config.json", None, "config.json: no such file"),
         ("tokenizer.json", None, "tokenizer.json: no such file"),
-        (
-            "config.json",
-            b'{"architectures": ["GPT2LMHeadModel"]}',
-            "config.json: architectures: read ['GPT2LMHeadModel']",
-        ),
+        ("config.json", b'{"model_type": "gpt2"}', "config.json: model_type: read 'gpt2'"),
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0garbage!", "model.safetensors: corrupt weights"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import QWEN2, SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
+from tests.tiny import FAMILIES, QWEN2, SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
 from torch import Tensor
 
 from rewardgrid.lm.model import Shape, fixed_logps, from_hf, logits, to_hf, token_logps
@@ -57,7 +57,7 @@ def test_logits_are_those_of_hugging_face_in_float64(shape: Shape) -> None:
     ],
     ids=["no key", "old key", "old key without scaling", "new key"],
 )
-@pytest.mark.parametrize("family", [SHAPE, QWEN2], ids=["llama", "qwen2"])
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, Any], family: Shape) -> None:
     config = {key: value for key, value in config_of(family).items() if key != "rope_parameters"} | rope
     shape = Shape.from_config(config)
@@ -120,7 +120,7 @@ def test_a_sliding_window_is_refused_where_hugging_face_would_use_it(
         assert Shape.from_config(config) == QWEN2
 
 
-@pytest.mark.parametrize("family", [SHAPE, QWEN2], ids=["llama", "qwen2"])
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("heads", [4, 64])
 def test_what_a_configuration_leaves_out_is_what_hugging_face_takes(family: Shape, heads: int) -> None:
     from transformers import AutoConfig
@@ -159,7 +159,7 @@ def test_to_hf_takes_the_cell_that_it_is_asked_for() -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [SHAPE, QWEN2], ids=["llama", "qwen2"])
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
 def test_cells_side_by_side_do_not_see_one_another(shape: Shape) -> None:
     weights = [from_hf(shape, random_tensors(shape, seed)) for seed in (1, 2, 3)]
     side_by_side = {key: torch.cat([each[key] for each in weights]) for key in weights[0]}
@@ -235,7 +235,7 @@ def test_a_token_too_improbable_for_its_probability_to_be_a_number_has_a_log_pro
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in weights.values())
 
 
-@pytest.mark.parametrize("shape", [SHAPE, QWEN2], ids=["llama", "qwen2"])
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
 def test_gradients_of_cells_with_their_own_weights_stay_apart(shape: Shape) -> None:
     pair = [from_hf(shape, random_tensors(shape, seed, torch.float64)) for seed in (1, 2)]
     weights = {key: torch.cat([each[key] for each in pair]).requires_grad_() for key in pair[0]}

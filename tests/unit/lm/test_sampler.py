@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tests.tiny import IDS, QWEN2, SHAPE, random_tensors, shape_with
+from tests.tiny import FAMILIES, IDS, QWEN2, SHAPE, random_tensors, shape_with
 from torch import Tensor
 
 from rewardgrid.lm.draws import uniforms
@@ -103,7 +103,7 @@ def test_every_step_of_the_cache_gives_the_distribution_of_the_whole_sequence(sh
     assert (luck[0] <= upper + 1e-6).all()
 
 
-@pytest.mark.parametrize("shape", [SHAPE, QWEN2], ids=["llama", "qwen2"])
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("cells", [1, 2])
 @torch.no_grad()
 def test_a_token_at_a_time_the_scores_are_those_of_the_whole_sequence(shape: Shape, cells: int) -> None:

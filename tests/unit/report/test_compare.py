@@ -14,17 +14,17 @@ from rewardgrid.report.tables import Row
 from .trees import history, replica, routing, row
 
 HAPPY = "sentence_length_10_smooth_with_happy"
-BASES = {"embedded-0000000000": {"sl10": 0.5}}
+BASES = {"storyteller-0000000000": {"sl10": 0.5}}
 
 
 def claim(published: Published, identity: str, tables: dict[str, list[Row]], **more: Any) -> ComparedStatement:
-    found = compare(published, Evidence(tables, bases=BASES, **more), "embedded")
+    found = compare(published, Evidence(tables, bases=BASES, **more), "storyteller")
     (one,) = [entry for entry in found["claims"] if entry["id"] == identity]
     return one
 
 
 def test_every_published_row_claim_and_relation_stands_in_the_comparison_once(published: Published) -> None:
-    found = compare(published, Evidence(replica(published)), "embedded")
+    found = compare(published, Evidence(replica(published)), "storyteller")
     rows = Counter((entry["table"], entry["number"]) for entry in found["rows"])
     assert rows == {(name, i + 1): 1 for name, lines in published.tables.items() for i in range(len(lines))}
     assert [entry["id"] for entry in found["claims"]] == [each.id for each in published.claims]
@@ -32,7 +32,7 @@ def test_every_published_row_claim_and_relation_stands_in_the_comparison_once(pu
 
 
 def test_a_study_that_got_the_published_figures_agrees_with_every_row_it_ran(published: Published) -> None:
-    found = compare(published, Evidence(replica(published)), "embedded")
+    found = compare(published, Evidence(replica(published)), "storyteller")
     ran = [entry for entry in found["rows"] if entry["table"] != "routing_asymmetric.csv"]
     assert {entry["outcome"] for entry in ran} == {"agrees"}
     rest = [entry for entry in found["rows"] if entry["table"] == "routing_asymmetric.csv"]
@@ -49,7 +49,7 @@ def test_a_study_that_got_the_published_figures_agrees_with_every_row_it_ran(pub
 
 
 def test_without_any_cell_everything_is_not_run(published: Published) -> None:
-    found = compare(published, Evidence({}), "embedded")
+    found = compare(published, Evidence({}), "storyteller")
     outcomes = {entry["outcome"] for part in ("rows", "claims", "relations") for entry in found[part]}  # type: ignore[literal-required]
     assert outcomes == {"not run"}
 
@@ -60,7 +60,7 @@ def test_a_missing_cell_is_not_run_and_a_diverged_one_differs(published: Publish
         row("reward_sweep", state="missing", seed=42, **settings),
         row("reward_sweep", state="diverged", seed=123, steps_done=77, **settings),
     ]
-    found = compare(published, Evidence({"reward_sweep": rows}), "embedded")
+    found = compare(published, Evidence({"reward_sweep": rows}), "storyteller")
     last_two = found["rows"][10:12]
     assert [entry["outcome"] for entry in last_two] == ["not run", "differs"]
     assert {item["ours"] for item in last_two[0]["items"]} == {"–"}
@@ -68,7 +68,7 @@ def test_a_missing_cell_is_not_run_and_a_diverged_one_differs(published: Publish
 
 
 @pytest.mark.parametrize(
-    ("other", "base"), [({"max_steps": 150}, "embedded"), ({"lr": 1e-3}, "embedded"), ({}, "simplestories")]
+    ("other", "base"), [({"max_steps": 150}, "storyteller"), ({"lr": 1e-3}, "storyteller"), ({}, "simplestories")]
 )
 def test_cells_of_other_settings_or_another_base_are_not_compared(
     published: Published, other: dict[str, Any], base: str
@@ -80,13 +80,13 @@ def test_cells_of_other_settings_or_another_base_are_not_compared(
 
 def test_figures_are_compared_wherever_the_cell_stands(published: Published) -> None:
     cell = row("mine", beta=0.02, repetition_penalty=1.1, seed=42, final_reward=0.9, final_kl=1.0, jaccard=0.136)
-    found = compare(published, Evidence({"mine": [cell]}), "embedded")
+    found = compare(published, Evidence({"mine": [cell]}), "storyteller")
     assert found["rows"][10]["outcome"] == "agrees"
 
 
 def test_one_figure_outside_its_tolerance_makes_the_row_differ(published: Published) -> None:
     cell = row("mine", beta=0.02, repetition_penalty=1.1, seed=42, final_reward=0.86, final_kl=1.25, jaccard=0.106)
-    found = compare(published, Evidence({"mine": [cell]}), "embedded")["rows"][10]
+    found = compare(published, Evidence({"mine": [cell]}), "storyteller")["rows"][10]
     assert {item["metric"]: item["outcome"] for item in found["items"]} == {
         "reward": "differs",
         "Jaccard": "agrees",
@@ -97,14 +97,14 @@ def test_one_figure_outside_its_tolerance_makes_the_row_differ(published: Publis
 
 
 def test_a_field_that_was_not_published_is_not_compared(published: Published) -> None:
-    found = compare(published, Evidence(replica(published)), "embedded")
+    found = compare(published, Evidence(replica(published)), "storyteller")
     fourth = [entry for entry in found["rows"] if entry["table"] == "lora_rank.csv"][3]
     assert [item["metric"] for item in fourth["items"]] == ["reward", "Jaccard", "verdict"]
 
 
 def test_a_threshold_that_is_never_reached_differs(published: Published) -> None:
     cell = row("batch_size", method="lora", rank=1, lr=3e-4, batch_size=64, final_reward=0.99, verdict="degenerate")
-    found = compare(published, Evidence({"batch_size": [cell]}), "embedded")
+    found = compare(published, Evidence({"batch_size": [cell]}), "storyteller")
     (entry,) = [entry for entry in found["rows"] if entry["outcome"] != "not run"]
     assert entry["items"][0] == {"metric": "s to 0.85", "published": "494", "ours": "never", "outcome": "differs"}
     assert entry["outcome"] == "differs"
@@ -115,7 +115,7 @@ def test_a_row_without_a_seed_is_compared_with_the_mean_over_seeds(published: Pu
         row("lora_rank", method="lora", rank=1, lr=3e-4, seed=seed, final_reward=reward, final_kl=1.1)
         for seed, reward in ((42, 0.93), (123, 0.99))
     ]
-    found = compare(published, Evidence({"lora_rank": cells}), "embedded")
+    found = compare(published, Evidence({"lora_rank": cells}), "storyteller")
     (entry,) = [e for e in found["rows"] if e["table"] == "lora_rank_summary.csv" and e["outcome"] != "not run"]
     assert entry["items"][0]["ours"] == "0.960"
     assert entry["outcome"] == "agrees"
@@ -255,7 +255,7 @@ def test_the_asymmetric_rows_and_the_claim_about_them(published: Published) -> N
     ]
     tables = {"routing_asymmetric": [cell for cell, _ in runs]}
     curves = {cell["cell"]: frame for cell, frame in runs}
-    found = compare(published, Evidence(tables, routing=curves, bases=BASES), "embedded")
+    found = compare(published, Evidence(tables, routing=curves, bases=BASES), "storyteller")
     rows = [entry for entry in found["rows"] if entry["table"] == "routing_asymmetric.csv"]
     assert [entry["outcome"] for entry in rows] == ["agrees", "not run", "differs", "differs", "not run", "agrees"]
     assert [item["outcome"] for item in rows[2]["items"]] == ["agrees", "differs", "agrees"]

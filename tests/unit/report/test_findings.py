@@ -15,7 +15,7 @@ from rewardgrid.study import study
 
 from .trees import history, replica, routing, row
 
-BASE = {"embedded-0000000000": {"sl10": 0.5}}
+BASE = {"storyteller-0000000000": {"sl10": 0.5}}
 
 
 def find(name: str, rows: list[Row], others: dict[str, list[Row]] | None = None, **more: Any) -> Finding:

@@ -23,7 +23,7 @@ def judge(published: Published, identity: str, rows: list[Row], curves: Curves |
     tables: dict[str, list[Row]] = {}
     for each in rows:
         tables.setdefault(each["experiment"], []).append(each)
-    bases = {"embedded-0000000000": {"sl10": 0.5}}
+    bases = {"storyteller-0000000000": {"sl10": 0.5}}
     return check_relation(relation, Evidence(tables, routing=curves or {}, bases=bases))
 
 

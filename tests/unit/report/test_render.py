@@ -84,7 +84,7 @@ def test_results_say_where_the_figures_come_from(filled: Tree, text: str) -> Non
     assert text.startswith("# A small study\n")
     (base_id,) = filled.study.base_recipes
     assert f"| Base | `{base_id}`: " in text
-    assert "hidden 64" in text
+    assert "kind packaged, path " in text
     assert "Its own samples: sl10 0.500, happy 0.10, unique/20 20, Jaccard 0.120" in text
     assert "| Cells | 10: 8 done, 1 diverged, 1 missing |" in text
     assert "| Hardware | 2 cores |" in text
@@ -152,7 +152,7 @@ def test_every_figure_that_the_page_links_exists(filled: Tree, text: str) -> Non
 
 def test_every_published_row_stands_on_the_page(filled: Tree, text: str) -> None:
     section = text.split("## Beside the published study")[1]
-    assert "base `embedded`" in section
+    assert "base `storyteller`" in section
     assert section.count("| rank 32, forget rank ") == 6
     assert section.count("| beta 0.0") == 12
     assert "0.896 → 0.860 ✗" in section

@@ -178,7 +178,7 @@ class Tree:
             )
 
 
-BASES = {"embedded": {"kind": "embedded"}}
+BASES = {"storyteller": {"kind": "packaged", "path": str(REPOSITORY / "resources/bases/storyteller")}}
 
 SWEEP = {
     "title": "Reward against KL",
@@ -192,13 +192,13 @@ SWEEP = {
 
 
 def make_study(results: Path, experiments: Mapping[str, Any], **defaults: Any) -> Study:
-    """A study of these experiments on the small embedded base, writing under ``results``."""
+    """A study of these experiments on the storyteller, writing under ``results``."""
     return Study.model_validate(
         {
             "results": str(results),
             "title": "A small study",
             "bases": BASES,
-            "defaults": {"base": "embedded", **defaults},
+            "defaults": {"base": "storyteller", **defaults},
             "published": str(REPOSITORY / "config" / "published"),
             "experiments": experiments,
         }
@@ -208,7 +208,7 @@ def make_study(results: Path, experiments: Mapping[str, Any], **defaults: Any) -
 def row(experiment: str, state: str = "done", **values: Any) -> Row:
     """A finished cell as a table row: a spec's fields from ``values``, every other figure None."""
     spec = {name: value for name, value in values.items() if name in Cell.model_fields}
-    cell = Cell(base="embedded", base_recipe="0" * 10, **spec)
+    cell = Cell(base="storyteller", base_recipe="0" * 10, **spec)
     fields = cell.model_dump(mode="json") | {"eval_modes": None}
     measured = {name: value for name, value in values.items() if name not in spec}
     defaults = {"verdict": "ok", "final_reward": 0.9, "final_kl": 1.0, "hardware": "2 cores"}
