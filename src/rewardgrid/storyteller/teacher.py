@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rewardgrid.base.hub import Repository, fetch_model
 from rewardgrid.base.model_files import KEPT
+from rewardgrid.lm.kernels import Packed
 from rewardgrid.lm.model import fused, weight_keys
-from rewardgrid.lm.products import Packed
 from rewardgrid.lm.sampler import Decoder
 from rewardgrid.storyteller.chat import Chat
 from rewardgrid.storyteller.gguf_file import open_gguf
@@ -150,8 +150,8 @@ def arranged(model: Model, device: torch.device, dtype: torch.dtype) -> Teacher:
         return rows.to(device, torch.float32)
 
     weights = Lazy({key: partial(weight, key) for key in [*weight_keys(model.shape), "head"]})
-    products = Packed(SHOWN_ALIKE) if Packed.work(dtype, device) else None
-    decoder = Decoder(model.shape, weights, 1, products)
+    kernels = Packed(SHOWN_ALIKE) if Packed.work(dtype, device) else None
+    decoder = Decoder(model.shape, weights, 1, kernels)
     return Teacher(decoder, model.tokenizer, model.chat, words.to(device), (*texts.values(), ""))
 
 

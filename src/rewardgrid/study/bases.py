@@ -83,7 +83,7 @@ class StorytellerRecipe(Pretrained):
     tokens: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kM]?$")] = Field(
         default="3M", description="of the teacher, that the stories have together before sifting: 200k, 3M, 40M"
     )
-    shard: Count = Field(default=224, description="stories told by one job")
+    shard: Count = Field(default=448, description="stories told by one job")
     layers: Count = Field(default=4, description="transformer blocks")
     hidden: Count = Field(default=128, description="width of the residual stream")
     mlp_width: Count = Field(default=341, description="width of the gated MLP")
