@@ -139,7 +139,7 @@ def arranged(model: Model, device: torch.device, dtype: torch.dtype) -> Teacher:
     texts = {
         number: text
         for token, number in sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        if number < COMMONEST and (text := _text(token)) is not None
+        if number < COMMONEST and (text := sayable(token)) is not None
     }
     words = torch.tensor([*texts, _end(model)])
 
@@ -155,7 +155,7 @@ def arranged(model: Model, device: torch.device, dtype: torch.dtype) -> Teacher:
     return Teacher(decoder, model.tokenizer, model.chat, words.to(device), (*texts.values(), ""))
 
 
-def _text(token: str) -> str | None:
+def sayable(token: str) -> str | None:
     """What a token adds to a story, if it may be said. Tokenizers write a leading space as one of two other letters."""
     text = token.replace("Ġ", " ").replace("▁", " ")
     return text if WORD.fullmatch(text) and not UNSAID.fullmatch(text.strip()) else None
