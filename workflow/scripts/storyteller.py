@@ -46,12 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sift(shards: Sequence[Path], out: Path) -> None:
     from rewardgrid.storyteller.shards import read_told
+    from rewardgrid.storyteller.shown import SHOWN
     from rewardgrid.storyteller.sifting import sift
 
-    sifted = sift(read_told(shards))
+    sifted = sift(read_told(shards), [story for _, story in SHOWN])
     write_table(out, sifted, SIFTED)
-    for what, reasons in (("sentences cut", sifted["cut"].explode().dropna()), ("stories", sifted["held"])):
-        print(f"{what}:\n{reasons.replace('', 'kept').value_counts().to_string()}")
+    for what, kept in (("cut", "whole"), ("held", "kept")):
+        print(f"{what}:\n{sifted[what].replace('', kept).value_counts().to_string()}")
 
 
 def _make(source: Path, recipe: StorytellerRecipe, out: Path) -> None:

@@ -78,6 +78,7 @@ SCRIPTS = {
     "train": ["train"],
     "evaluate": ["evaluate"],
     "report": ["study", "index", "table", "figures", "findings", "results"],
+    "storyteller": ["teacher", "tell", "storyteller"],
 }
 
 
