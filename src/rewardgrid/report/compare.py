@@ -30,7 +30,8 @@ from rewardgrid.report.published import (
 from rewardgrid.report.relations import Judged, check_relation
 from rewardgrid.report.reward_findings import batch_comparisons, lr_ratios, smallest_configuration
 from rewardgrid.report.routing_findings import asymmetric_figures, in_steps, over_steps
-from rewardgrid.report.tables import Row, mean_of
+from rewardgrid.report.statistics import mean_of
+from rewardgrid.report.tables import Row
 
 Outcome = Literal["agrees", "differs", "not run"]
 

@@ -59,7 +59,7 @@ _STYLE: Any = {
 }
 
 
-def draw(name: study.Figure, path: Path | str, scope: Scope, published: Published | None = None) -> None:
+def draw(name: study.FigureName, path: Path | str, scope: Scope, published: Published | None = None) -> None:
     """Draw one figure of an experiment into an SVG file.
 
     An experiment without anything to show gives a picture that says so.

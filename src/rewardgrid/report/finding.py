@@ -72,7 +72,7 @@ class Scope:
 
 def finding(
     scope: Scope,
-    name: study.Finding,
+    name: study.FindingName,
     conclusion: str,
     sentences: Sequence[str],
     cells: Sequence[Row],
@@ -93,7 +93,9 @@ def finding(
     )
 
 
-def not_enough(scope: Scope, name: study.Finding, needed: str, cells: Sequence[Row] = (), rule: str = "") -> Finding:
+def not_enough(
+    scope: Scope, name: study.FindingName, needed: str, cells: Sequence[Row] = (), rule: str = ""
+) -> Finding:
     """A finding that lacks data, and what it lacks."""
     return finding(scope, name, NOT_ENOUGH, [f"Not enough cells: {needed}."], cells, rule=rule)
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from rewardgrid.study.cell import Cell, EvalMode, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.problems import fixes
-from rewardgrid.study.study import Finding, read_yaml
+from rewardgrid.study.study import FindingName, read_yaml
 
 BASE = "SimpleStories-1.25M"
 """The base of the published runs."""
@@ -111,7 +111,7 @@ class Claim(Statement):
     zero_from_step: tuple[int, int] | None = None
     collapses_to: float | None = None
     by_step: int | None = None
-    finding: Finding | None = None
+    finding: FindingName | None = None
     threshold: float | None = None
     value: dict[str, Any] | None = None
     table: str | None = None
@@ -353,7 +353,7 @@ NAMED_RELATIONS = (
 ClaimKind = Literal["table", "finding", "verdict", "zero_from", "collapse", "value"]
 
 
-CLAIMED_FINDINGS: tuple[Finding, ...] = ("smallest_passing", "lr_ratio_to_full", "slower_than_baseline")
+CLAIMED_FINDINGS: tuple[FindingName, ...] = ("smallest_passing", "lr_ratio_to_full", "slower_than_baseline")
 """The findings that a claim can be about."""
 
 

@@ -12,7 +12,8 @@ from rewardgrid.report.finding import Scope, count, in_words, spread
 from rewardgrid.report.published import Check, Relation
 from rewardgrid.report.reward_findings import batch_comparisons, effect, matched, ordered
 from rewardgrid.report.routing_findings import conclude, separations
-from rewardgrid.report.tables import Configuration, Row, mean_of
+from rewardgrid.report.statistics import mean_of
+from rewardgrid.report.tables import Configuration, Row
 
 Judged = tuple[bool | None, str, Sequence[Row]]
 """Whether it holds (None: not run), ours in words, the cells behind it."""

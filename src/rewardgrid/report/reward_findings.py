@@ -18,7 +18,8 @@ from rewardgrid.report.finding import (
     not_enough,
     spread,
 )
-from rewardgrid.report.tables import Configuration, Row, configurations, mean_of, varying
+from rewardgrid.report.statistics import mean_of
+from rewardgrid.report.tables import Configuration, Row, configurations, varying
 from rewardgrid.study import study
 
 NEGLIGIBLE = 0.02
@@ -359,7 +360,7 @@ def slower_when_scaled(scope: Scope) -> Finding:
     return _larger_batch(scope, "slower_when_scaled", equal, scaled=True)
 
 
-def _larger_batch(scope: Scope, name: study.Finding, equal: str, scaled: bool) -> Finding:
+def _larger_batch(scope: Scope, name: study.FindingName, equal: str, scaled: bool) -> Finding:
     rule = (
         f"Each cell is set against the finished cell of the smallest batch that {equal}, in any "
         "experiment. Seconds compare only on the same hardware; never is later than any time."

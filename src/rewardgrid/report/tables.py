@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ from rewardgrid.report.columns import (
     known,
     settings,
 )
+from rewardgrid.report.statistics import Mean, mean_of
 from rewardgrid.study.cell import EVAL_MODES, Cell, read_cell
 from rewardgrid.study.contracts import HISTORY, read_table, write_table
 from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
@@ -182,45 +183,6 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
 
 
 # --- means over seeds ----------------------------------------------------------------------------------
-
-_T975 = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
-    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-)  # fmt: skip
-_Z975 = 1.959964
-
-
-def t_quantile(freedom: int) -> float:
-    """The 0.975 quantile of Student's t, to 4 digits: tabled to 20 degrees, then an expansion in 1/n."""
-    if freedom <= len(_T975):
-        return _T975[freedom - 1]
-    z, n = _Z975, freedom
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + terms[0] / n + terms[1] / n**2 + terms[2] / n**3
-
-
-class Mean(NamedTuple):
-    """A mean over n values; sd (n-1) and a t-based 95 % interval of the mean need two or more."""
-
-    n: int
-    mean: float | None
-    sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-def mean_of(values: Sequence[float | None]) -> Mean:
-    """Mean, sd and interval of the values that there are."""
-    present = [float(value) for value in values if value is not None and known(value)]
-    n = len(present)
-    if n == 0:
-        return Mean(0, None)
-    mean = math.fsum(present) / n
-    if n == 1:
-        return Mean(1, mean)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / (n - 1))
-    half = t_quantile(n - 1) * sd / math.sqrt(n)
-    return Mean(n, mean, sd, mean - half, mean + half)
 
 
 def varying(rows: Sequence[Row]) -> list[str]:

@@ -18,7 +18,7 @@ from rewardgrid.study.layout import Layout
 from rewardgrid.study.problems import fixes
 from rewardgrid.study.thresholds import Thresholds
 
-Finding = Literal[
+FindingName = Literal[
     "best_tradeoff",
     "penalty_effect",
     "beta_order",
@@ -32,7 +32,7 @@ Finding = Literal[
     "collapse",
     "asymmetric_table",
 ]
-Figure = Literal["learning_curves", "reward_kl", "routing_curves"]
+FigureName = Literal["learning_curves", "reward_kl", "routing_curves"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 """A name that is part of paths and of Snakemake targets."""
@@ -59,8 +59,8 @@ class Experiment(Strict):
     by: list[str] = Field(
         default_factory=list, description="spec fields that make a configuration; means are over its seeds"
     )
-    findings: list[Finding] = Field(default_factory=list, description="what to compute from its table")
-    figures: list[Figure] = Field(default_factory=list, description="pictures beside its table")
+    findings: list[FindingName] = Field(default_factory=list, description="what to compute from its table")
+    figures: list[FigureName] = Field(default_factory=list, description="pictures beside its table")
 
 
 class Evaluation(Strict):

@@ -49,11 +49,11 @@ DRAWN: dict[str, Callable[[], Scope]] = {
 
 
 def test_every_figure_that_a_configuration_can_ask_for_exists_and_has_a_caption() -> None:
-    assert set(FIGURES) == set(CAPTIONS) == set(DRAWN) == set(typing.get_args(study.Figure))
+    assert set(FIGURES) == set(CAPTIONS) == set(DRAWN) == set(typing.get_args(study.FigureName))
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_the_same_figures_give_the_same_bytes(name: study.Figure, tmp_path: Path, published: Published) -> None:
+def test_the_same_figures_give_the_same_bytes(name: study.FigureName, tmp_path: Path, published: Published) -> None:
     for number in (1, 2):
         draw(name, tmp_path / f"{number}.svg", DRAWN[name](), published)
     first, second = ((tmp_path / f"{number}.svg").read_bytes() for number in (1, 2))
@@ -63,7 +63,7 @@ def test_the_same_figures_give_the_same_bytes(name: study.Figure, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_without_a_finished_cell_a_figure_says_so(name: study.Figure, tmp_path: Path) -> None:
+def test_without_a_finished_cell_a_figure_says_so(name: study.FigureName, tmp_path: Path) -> None:
     draw(name, tmp_path / "empty.svg", scope([row("reward_sweep", state="missing")]))
     assert (tmp_path / "empty.svg").exists()
     (axes,) = FIGURES[name](scope([row("reward_sweep", state="diverged")]), None).axes

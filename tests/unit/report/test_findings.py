@@ -32,7 +32,7 @@ def sweep(figures: dict[tuple[float, float, int], tuple[float, float]], **more: 
 
 
 def test_every_finding_that_a_configuration_can_ask_for_exists() -> None:
-    assert set(FINDINGS) == set(typing.get_args(study.Finding))
+    assert set(FINDINGS) == set(typing.get_args(study.FindingName))
 
 
 @pytest.mark.parametrize("name", sorted(FINDINGS))

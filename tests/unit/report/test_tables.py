@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from scipy import stats
 
 from rewardgrid.report.tables import (
     check_columns,
     configurations,
     experiment_table,
-    mean_of,
     read_experiment,
     rows_of,
-    t_quantile,
     time_to_threshold,
     write_experiment,
 )
@@ -152,23 +149,6 @@ def test_modes_of_a_routing_cell_become_columns(tree: Make) -> None:
     assert found["retain_only_happy"] == 0.2
     assert found["forget_only_sl10_se"] == 0.01
     assert found["eval_modes"] == "both, retain_only, forget_only"
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 5, 20, 21, 30, 100])
-def test_the_t_quantile_is_students(freedom: int) -> None:
-    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-4)
-
-
-def test_an_interval_of_three_seeds_is_wider_than_their_standard_error_by_4_3() -> None:
-    found = mean_of([0.8, 0.9, 1.0, None])
-    assert (found.n, found.mean, found.sd) == (3, pytest.approx(0.9), pytest.approx(0.1))
-    assert found.high == pytest.approx(0.9 + 4.3027 * 0.1 / math.sqrt(3), abs=1e-6)
-    assert found.low == pytest.approx(0.9 - 4.3027 * 0.1 / math.sqrt(3), abs=1e-6)
-
-
-def test_one_seed_has_no_interval() -> None:
-    assert mean_of([0.8]) == (1, 0.8, None, None, None)
-    assert mean_of([None]) == (0, None, None, None, None)
 
 
 def test_a_configuration_averages_finished_seeds_and_counts_the_others() -> None:

@@ -20,7 +20,7 @@ BELOW = {
     "evaluate": {"study", "lm", "base", "train"},
     "report": {"study"},
 }
-HEAVY = {"transformers", "trl", "peft", "datasets", "huggingface_hub", "matplotlib", "jinja2", "snakemake"}
+HEAVY = {"transformers", "trl", "peft", "datasets", "huggingface_hub", "matplotlib", "jinja2", "scipy", "snakemake"}
 
 
 def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
