@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal, get_args, get_origin
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow as pa
 from rewardgrid.study.cell import EVAL_MODES, Cell, format_number
 
 FINAL_STEPS = 50
-"""A run's reward and KL are means over this many last steps, as in the published tables."""
+"""A run's reward and KL are means over this many last steps."""
 SMOOTHING_STEPS = 10
 """A threshold counts as reached by the mean of this many steps; curves are smoothed over as many."""
 PASSING = 0.85
@@ -195,6 +196,12 @@ def decimals(value: float | None, digits: int = 3) -> str:
     if digits and abs(value) >= _SCIENTIFIC_FROM:
         return f"{value:.2e}"
     return f"{value:.{digits}f}"
+
+
+def rounded(value: float, digits: int = 2) -> float:
+    """A figure at the decimals at which rewards are compared; a half is rounded up, as by hand."""
+    step = Decimal(1).scaleb(-digits)
+    return float(Decimal(f"{value:.9f}").quantize(step, ROUND_HALF_UP))
 
 
 def setting(name: str, value: object) -> str:

@@ -38,6 +38,11 @@ class Mean(NamedTuple):
     low: float | None = None
     high: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval, if there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 def mean_of(values: Sequence[float | None]) -> Mean:
     """Mean, sd and interval of the values that there are."""

@@ -23,6 +23,7 @@ from rewardgrid.report.columns import (
     TABLE,
     THRESHOLDS,
     known,
+    rounded,
     settings,
 )
 from rewardgrid.report.statistics import Mean, mean_of
@@ -182,6 +183,11 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
     ]
 
 
+def base_of(row: Row) -> str:
+    """Name of the base that a cell started from, as its directory has it."""
+    return f"{row['base']}-{row['base_recipe']}"
+
+
 # --- means over seeds ----------------------------------------------------------------------------------
 
 
@@ -240,8 +246,8 @@ class Configuration:
         return mean_of([row[column] for row in self.finished])
 
     def passes(self, threshold: float = PASSING) -> bool:
-        """Non-degenerate, with a mean reward of at least the threshold."""
-        return self.non_degenerate and (self.reward.mean or 0.0) >= threshold
+        """Ok in every seed, with a mean reward that is, at two decimals, at least the threshold."""
+        return self.all_ok and rounded(self.reward.mean or 0.0) >= threshold
 
     def figures(self) -> dict[str, Any]:
         """Its row behind a finding."""

@@ -57,6 +57,10 @@ class Layout:
         """The same measurements of the base itself."""
         return self.root / "base" / base_id / "evaluation" / "metrics.json"
 
+    def base_samples(self, base_id: str) -> Path:
+        """The base's own completions."""
+        return self.root / "base" / base_id / "evaluation" / "samples.parquet"
+
     def table(self, experiment: str) -> Path:
         """One tidy row per cell of an experiment."""
         return self.root / "tables" / f"{experiment}.parquet"

@@ -98,7 +98,9 @@ class Study(Strict):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     recording: Recording = Field(default_factory=Recording)
-    published: str = Field(default="config/published", description="directory of the published figures")
+    published: str | None = Field(
+        default="config/published", description="directory of the published figures to compare with; null: with none"
+    )
     experiments: dict[Name, Experiment | None] = Field(
         min_length=1, description="the tables of RESULTS.md; null leaves one out"
     )

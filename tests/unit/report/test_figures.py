@@ -3,19 +3,18 @@ from __future__ import annotations
 import typing
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.trees import history, routing, row
 
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.figures import CAPTIONS, FIGURES, draw, learning_curves, reward_kl, routing_curves, spaced
-from rewardgrid.report.finding import Scope
-from rewardgrid.report.published import Published
+from rewardgrid.report.finding import Reference, Scope
 from rewardgrid.report.tables import Row
 from rewardgrid.study import study
-
-from .trees import history, routing, row
 
 HAPPY = "sentence_length_10_smooth_with_happy"
 
@@ -53,9 +52,9 @@ def test_every_figure_that_a_configuration_can_ask_for_exists_and_has_a_caption(
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_the_same_figures_give_the_same_bytes(name: study.FigureName, tmp_path: Path, published: Published) -> None:
+def test_the_same_figures_give_the_same_bytes(name: study.FigureName, tmp_path: Path) -> None:
     for number in (1, 2):
-        draw(name, tmp_path / f"{number}.svg", DRAWN[name](), published)
+        draw(name, tmp_path / f"{number}.svg", DRAWN[name]())
     first, second = ((tmp_path / f"{number}.svg").read_bytes() for number in (1, 2))
     assert first == second
     assert b"<dc:date>" not in first
@@ -66,7 +65,7 @@ def test_the_same_figures_give_the_same_bytes(name: study.FigureName, tmp_path: 
 def test_without_a_finished_cell_a_figure_says_so(name: study.FigureName, tmp_path: Path) -> None:
     draw(name, tmp_path / "empty.svg", scope([row("reward_sweep", state="missing")]))
     assert (tmp_path / "empty.svg").exists()
-    (axes,) = FIGURES[name](scope([row("reward_sweep", state="diverged")]), None).axes
+    (axes,) = FIGURES[name](scope([row("reward_sweep", state="diverged")])).axes
     assert "yet" in axes.texts[0].get_text()
 
 
@@ -89,14 +88,19 @@ def test_many_configurations_are_spread_over_panels_in_the_order_of_the_first_fi
     assert {text.get_text() for text in shown[0].texts} == {"lr 1e-5", "lr 1e-4", "lr 3e-4"}
 
 
-def test_published_points_are_hollow_and_only_beside_cells_of_the_published_settings(published: Published) -> None:
-    (axes,) = reward_kl(sweep(), published).axes
-    hollow = [points for points in axes.collections if len(points.get_facecolor()) == 0]
-    assert len(axes.collections) == 8
-    assert sorted(float(points.get_offsets()[0][0]) for points in hollow) == [1.0, 1.0, 2.94, 3.02]
-    quick = scope([row("reward_sweep", beta=0.02, max_steps=100)])
-    (axes,) = reward_kl(quick, published).axes
-    assert len(axes.collections) == 1
+def test_points_of_another_study_are_hollow_and_have_the_colour_of_our_cell() -> None:
+    ours = sweep()
+    point = Reference(ours.rows[0], kl=2.94, reward=0.998, verdict="ok", study="published")
+    (axes,) = reward_kl(replace(ours, references=(point,))).axes
+    *_, hollow = axes.collections
+    assert len(hollow.get_facecolor()) == 0
+    assert hollow.get_edgecolor()[0][:3].tolist() == axes.collections[0].get_facecolor()[0][:3].tolist()
+    assert hollow.get_offsets().tolist() == [[2.94, 0.998]]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()][-1] == "published"
+    (axes,) = reward_kl(ours).axes
+    assert len(axes.collections) == 4
 
 
 def test_axes_say_what_they_show_in_which_unit() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tests.trees import SWEEP, Tree, make_study, row
 
 from rewardgrid.report.tables import (
     check_columns,
@@ -18,8 +19,6 @@ from rewardgrid.report.tables import (
 )
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json
-
-from .trees import SWEEP, Tree, make_study, row
 
 Make = Callable[..., Tree]
 
@@ -182,14 +181,18 @@ def test_a_label_leaves_out_what_all_configurations_share() -> None:
     assert [found.label for found in configurations(rows, ["rank", "lr"])] == ["lr 1e-4", "lr 3e-4"]
 
 
-def test_borderline_passes_and_degenerate_does_not() -> None:
-    def one(verdict: str, reward: float) -> bool:
-        (found,) = configurations([row("e", final_reward=reward, verdict=verdict)])
+def test_a_configuration_passes_if_it_is_ok_and_its_reward_high_enough_at_two_decimals() -> None:
+    def one(verdict: str, *rewards: float) -> bool:
+        rows = [row("e", seed=seed, final_reward=reward, verdict=verdict) for seed, reward in enumerate(rewards)]
+        (found,) = configurations(rows, ["beta"])
         return found.passes()
 
-    assert one("borderline", 0.85)
+    assert one("ok", 0.85)
+    # The published rank 2 at 1e-4: 0.8495.
+    assert one("ok", 0.848, 0.851)
+    assert not one("ok", 0.8449)
+    assert not one("borderline", 0.99)
     assert not one("degenerate", 0.99)
-    assert not one("ok", 0.849)
 
 
 def test_an_unknown_column_is_named_with_a_hint(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from rewardgrid.published.comparison import Published
 from rewardgrid.report.columns import COLUMNS
-from rewardgrid.report.published import Published
 from rewardgrid.report.tables import Row
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.study import Study
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[1]
 
 FULL = {
     "samples": 256,
@@ -67,6 +67,19 @@ def routing(curves: Mapping[tuple[str, str], Sequence[float]], every: int = 10) 
     return pd.DataFrame(list(rows.values()), columns=ROUTING.names)
 
 
+def samples(
+    happy: Mapping[str, float | Sequence[float]], sl10: Mapping[str, float] | None = None, number: int = 20
+) -> pd.DataFrame:
+    """Samples of the full protocol by mode: "happy" of each prompt (or of all alike), sl10 0.5 if not told."""
+    frames = []
+    for mode, counts in happy.items():
+        frame = pd.DataFrame({name: [0.0] * number for name in SAMPLES.names})
+        frame = frame.assign(protocol="full", mode=mode, prompt=[f"prompt {i}" for i in range(number)])
+        frame = frame.assign(completion="she ran.", tokens=8, ended=True, sl10=(sl10 or {}).get(mode, 0.5))
+        frames.append(frame.assign(happy=counts))
+    return pd.concat(frames)
+
+
 @dataclass
 class Tree:
     """The results directory of a study, to be filled cell by cell."""
@@ -95,6 +108,7 @@ class Tree:
         full: Mapping[str, Any] | None = None,
         curves: pd.DataFrame | None = None,
         text: str = "once upon a time there was a cat.",
+        happy: Mapping[str, float] | None = None,
     ) -> None:
         """Write everything that training and evaluation leave of a finished cell."""
         layout, name = self.study.layout, cell.name
@@ -120,14 +134,9 @@ class Tree:
                 "evidence": [] if verdict == "ok" else ["skeleton_share 0.9 (base 0.04)"],
             },
         )
-        samples = [
-            {"protocol": protocol, "mode": mode, "prompt": "one day", "completion": text, "tokens": 8}
-            for protocol in ("published", "full")
-            for mode in (modes or ("both",))
-        ]
-        frame = pd.DataFrame(samples).reindex(columns=SAMPLES.names)
-        frame["ended"] = True
-        write_table(layout.samples(name), frame, SAMPLES)
+        counts = happy or dict.fromkeys(modes or ("both",), 0.2)
+        full = samples(counts).assign(completion=text)
+        write_table(layout.samples(name), pd.concat([full.assign(protocol="published"), full]), SAMPLES)
 
     def diverge(self, cell: Cell, steps: int, reason: str = "KL 2000 above kl_cap 1000") -> None:
         """Write what a diverged cell leaves."""
@@ -176,6 +185,7 @@ class Tree:
                     "evidence": [],
                 },
             )
+            write_table(self.study.layout.base_samples(base_id), samples({"both": 0.2}, {"both": sl10}), SAMPLES)
 
 
 BASES = {"embedded": {"kind": "embedded"}}
@@ -191,7 +201,12 @@ SWEEP = {
 }
 
 
-def make_study(results: Path, experiments: Mapping[str, Any], **defaults: Any) -> Study:
+def make_study(
+    results: Path,
+    experiments: Mapping[str, Any],
+    published: str | None = str(REPOSITORY / "config" / "published"),
+    **defaults: Any,
+) -> Study:
     """A study of these experiments on the small embedded base, writing under ``results``."""
     return Study.model_validate(
         {
@@ -199,7 +214,7 @@ def make_study(results: Path, experiments: Mapping[str, Any], **defaults: Any) -
             "title": "A small study",
             "bases": BASES,
             "defaults": {"base": "embedded", **defaults},
-            "published": str(REPOSITORY / "config" / "published"),
+            "published": published,
             "experiments": experiments,
         }
     )
