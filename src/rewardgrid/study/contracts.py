@@ -49,6 +49,7 @@ ROLLOUTS = _schema(
     ("step", _I, "optimizer step, from 1"),
     ("prompt", _S, "text"),
     ("completion", _S, "text"),
+    ("ids", pa.list_(pa.int32()), "token ids of prompt and completion, [EOS] included"),
     ("reward", _F, "what it was paid"),
     ("sl10", _F, "sentence_length_10_smooth"),
     ("happy", _F, 'count of "happy"'),

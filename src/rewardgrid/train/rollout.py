@@ -182,14 +182,16 @@ def completion_rows(
 
 
 def rollout_rows(step: int, index: int, rollout: Rollout, cell: Cell, base: Base) -> list[dict[str, Any]]:
-    """Rows of the rollouts table: text, what it was paid, and its labels."""
+    """Rows of the rollouts table: text and tokens, what it was paid, and its labels."""
     prompts = rollout.sequences[index, :, : cell.prompt_length].cpu().numpy()
     paid = Scores(rollout.rewards, rollout.full.sl10, rollout.full.happy)
     rows = completion_rows(prompts, rollout.completions, paid, index, base)
+    lengths = (cell.prompt_length + rollout.completions.lengths[index]).tolist()
+    ids = [row[:length] for row, length in zip(rollout.sequences[index].tolist(), lengths, strict=True)]
     labels = {
         name: getattr(rollout.labels, name)[index].tolist() for name in ("eligible", "routed", "noise", "flagged")
     }
     return [
-        row | {"step": step} | {name: values[place] for name, values in labels.items()}
+        row | {"step": step, "ids": ids[place]} | {name: labels[name][place] for name in labels}
         for place, row in enumerate(rows)
     ]
