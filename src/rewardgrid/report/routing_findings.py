@@ -48,7 +48,7 @@ def baseline_climb(scope: Scope) -> Finding:
         )
     final = spread([row["final_reward"] for row in cells])
     kl = spread([row["final_kl"] for row in cells])
-    hacked = spread([row["hack_share"] for row in cells])
+    hacked = spread([row["hacked"] for row in cells])
     rows += [
         {"metric": "reward", "steps": f"last {FINAL_STEPS}", "value": final},
         {"metric": "kl", "steps": f"last {FINAL_STEPS}", "value": kl},

@@ -61,9 +61,6 @@ class Rollout:
     rewards: Tensor
 
 
-HACK_THRESHOLD = 3
-
-
 class Assessor:
     """Pays and labels the completions of C cells that agree in reward and detector."""
 
@@ -72,7 +69,7 @@ class Assessor:
     ) -> None:
         vocabulary = base.vocabulary
         self.reward = cells[0].reward
-        self.threshold = cells[0].hack_threshold or HACK_THRESHOLD
+        self.threshold = cells[0].hacked_from
         self.tables: TextTables = text_tables(vocabulary.surfaces, vocabulary.delimiters, vocabulary.eos).to(device)
         self.dtype = dtype
 

@@ -304,7 +304,7 @@ def test_the_baselines_climb_is_read_at_the_published_steps() -> None:
         Claim(id="b", experiment="e", steps=(4, 5), metric="kl", range=(0, 1)),
         Claim(id="c", experiment="e", steps=(9, 9), metric="kl", range=(0, 1)),
     )
-    cells = [lora(64, 3e-4, 0.9, seed=seed, hack_share=0.8) for seed in (1, 2)]
+    cells = [lora(64, 3e-4, 0.9, seed=seed, hacked=0.8) for seed in (1, 2)]
     histories = {
         cells[0]["cell"]: history([0.1, 0.2, 0.3, 0.4, 0.5], kl=0.6),
         cells[1]["cell"]: history([0.1, 0.2, 0.5, 0.4, 0.5], kl=0.8),
