@@ -21,7 +21,6 @@ REPOSITORY = Path(__file__).parents[1]
 
 FULL = {
     "samples": 256,
-    "unique_first_sentences": 17.5,
     "unique_openings": 16.0,
     "jaccard": 0.131,
     "sentence_words": 9.5,
@@ -35,15 +34,19 @@ FULL = {
     "reward_se": 0.004,
     "sl10": 0.5,
     "happy": 0.1,
-    "hack_share": 0.01,
+    "hacked": 0.01,
     "kl_k3": 1.02,
     "kl_exact": 0.97,
     "base_nll": 2.1,
+    "unlikely_windows": 0.31,
+    "unlikely_ends": 0.06,
     "completion_length": 101.5,
     "ended": 0.4,
     "sl10_se": 0.01,
     "happy_se": 0.02,
 }
+TOP_K = {"unlikely_windows": 0.27, "unlikely_ends": 0.05}
+ONSET = {"degeneration_onset": 150, "hack_onset": None}
 VERSIONS = {"torch": "2.13.0", "rewardgrid": "0.1.0"}
 
 
@@ -76,8 +79,17 @@ def samples(
         frame = pd.DataFrame({name: [0.0] * number for name in SAMPLES.names})
         frame = frame.assign(protocol="full", mode=mode, prompt=[f"prompt {i}" for i in range(number)])
         frame = frame.assign(completion="she ran.", tokens=8, ended=True, sl10=(sl10 or {}).get(mode, 0.5))
+        frame = frame.assign(windows=[[]] * number, ends=[[0.5]] * number)
         frames.append(frame.assign(happy=counts))
     return pd.concat(frames)
+
+
+def judged(
+    signal: str, value: float, base: float, borderline: float, degenerate: float, label: str = "ok"
+) -> dict[str, Any]:
+    """A signal as metrics.json has it among the evidence."""
+    limits = {"borderline": borderline, "degenerate": degenerate}
+    return {"signal": signal, "value": value, "base": base, "label": label} | limits
 
 
 @dataclass
@@ -118,7 +130,7 @@ class Tree:
         modes = {}
         if cell.is_routing:
             figures = {"reward": 0.6, "reward_se": 0.01, "sl10": 0.5, "sl10_se": 0.01}
-            figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12, "hack_share": 0.0}
+            figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12, "hacked": 0.0}
             modes = dict.fromkeys(("both", "retain_only", "forget_only"), figures)
             write_table(layout.routing(name), routing({}) if curves is None else curves, ROUTING)
         write_json(
@@ -126,12 +138,16 @@ class Tree:
             {
                 "cell": name,
                 "state": "done",
-                "published": {"unique_first_sentences": unique, "jaccard": jaccard},
+                "published": {"prompts": 5, "unique_first_sentences": unique, "jaccard": jaccard},
                 "full": {**FULL, **(full or {})},
+                "top_k": TOP_K,
                 "modes": modes,
+                "onset": ONSET,
                 "verdict": verdict,
                 "reasons": [] if verdict == "ok" else ["template"],
-                "evidence": [] if verdict == "ok" else ["skeleton_share 0.9 (base 0.04)"],
+                "evidence": [judged("comma_rate", 0.12, 0.05, 0.12, 0.22, "ok")]
+                if verdict == "ok"
+                else [judged("jaccard", 0.3, 0.12, 0.156, 0.264, verdict), judged("comma_rate", 0, 0.05, 0.12, 0.22)],
             },
         )
         counts = happy or dict.fromkeys(modes or ("both",), 0.2)
@@ -146,7 +162,7 @@ class Tree:
         write_table(layout.train(name) / "history.parquet", history([0.4] * steps), HISTORY)
         write_json(
             layout.metrics(name),
-            {"cell": name, "state": "diverged", "published": {}, "full": dict.fromkeys(FULL), "modes": {}}
+            {"cell": name, "state": "diverged", "published": {}, "full": {}, "top_k": {}, "modes": {}, "onset": {}}
             | {"verdict": None, "reasons": [], "evidence": []},
         )
 
@@ -177,9 +193,13 @@ class Tree:
                 {
                     "cell": base_id,
                     "state": "base",
-                    "published": {"unique_first_sentences": 20, "jaccard": 0.12},
+                    "published": {"prompts": 5, "unique_first_sentences": 20, "jaccard": 0.12},
                     "full": {**FULL, "sl10": sl10, "kl_exact": 0.0},
+                    "top_k": TOP_K,
+                    "usual": {"full": {"windows": 3.1, "ends": 1.5}, "top_k": {"windows": 2.7, "ends": 1.8}},
+                    "other_draws": [{"verdict": "ok"}, {"verdict": "ok"}, {"verdict": "borderline"}],
                     "modes": {},
+                    "onset": {},
                     "verdict": None,
                     "reasons": [],
                     "evidence": [],

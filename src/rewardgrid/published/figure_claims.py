@@ -128,7 +128,7 @@ class Reason(Statement):
     """Most cells show a kind of degeneracy."""
 
     kind: Literal["reason"]
-    reason: Literal["fragments", "comma stuffing", "template", "gibberish"]
+    reason: Literal["gibberish", "chopped sentences", "fragments", "comma stuffing", "template"]
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
         hits = sum(self.reason in str(row["reasons"]) for row in cells)
@@ -219,7 +219,7 @@ class Together(Statement):
         parts = [ours.judged[each] for each in self.of]
         answers = [part.answer for part in parts]
         answer: Answer = next(
-            (each for each in ("not run", "differs", "cannot be told") if each in answers),  # type: ignore[misc]
+            (each for each in ("not run", "differs", "cannot be told") if each in answers),
             "agrees",
         )
         text = "; ".join(f"{each}: {part.answer}" for each, part in zip(self.of, parts, strict=True))

@@ -24,7 +24,7 @@ from rewardgrid.published.judging import (
     within,
 )
 from rewardgrid.published.statement import WORDS, Metric, Statement, either, subject
-from rewardgrid.report.columns import PASSING, SMOOTHING_STEPS, SPEC_COLUMNS, decimals, setting, show
+from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, decimals, setting, show
 from rewardgrid.report.reward_findings import (
     Effect,
     batch_pairs,
@@ -45,6 +45,7 @@ from rewardgrid.report.statistics import (
 from rewardgrid.report.tables import Configuration, Row, configurations
 from rewardgrid.report.words import change_in_words, count, in_words, spread, times_in_words
 from rewardgrid.study.cell import EvalMode
+from rewardgrid.study.steps import SMOOTHING_STEPS
 
 
 def _figures(ours: Ours, cells: Sequence[Row], metric: str, mode: EvalMode | None = None) -> list[float]:

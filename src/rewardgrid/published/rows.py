@@ -118,7 +118,7 @@ class ComparedRow(TypedDict):
     notes: list[str]
 
 
-def compare_rows(tables: Tables, ours: Evidence, spreads: Mapping[str, SeedSpread] | None = None) -> list[ComparedRow]:
+def compare_rows(tables: Tables, ours: Evidence, spreads: Mapping[str, SeedSpread]) -> list[ComparedRow]:
     """Every configuration of every published table beside ours.
 
     Args:

@@ -11,11 +11,10 @@ from typing import Any, Literal, get_args, get_origin
 import pyarrow as pa
 
 from rewardgrid.study.cell import EVAL_MODES, Cell, format_number
+from rewardgrid.study.steps import SMOOTHING_STEPS
 
 FINAL_STEPS = 50
 """A run's reward and KL are means over this many last steps."""
-SMOOTHING_STEPS = 10
-"""A threshold counts as reached by the mean of this many steps; curves are smoothed over as many."""
 PASSING = 0.85
 THRESHOLDS = {"085": PASSING, "095": 0.95}
 """The rewards whose first passing is timed, by the suffix of their columns."""
@@ -26,7 +25,8 @@ NOTHING = "–"
 _SCIENTIFIC_FROM = 1e4
 
 FULL = "full protocol (256 samples, temperature 1)"
-PUBLISHED = "published protocol (20 samples, top-k 50)"
+TOP_K = "256 samples, temperature 1, top-k 50"
+PUBLISHED = "published protocol (20 samples, 4 for each of 5 prompts, top-k 50; prompts included)"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,19 @@ SPEC_COLUMNS: dict[str, Column] = {
 }
 """Every field of a cell's spec."""
 
+_UNLIKELY: dict[str, tuple[str, str, int]] = {
+    "unlikely_windows": (
+        "unlikely windows",
+        "share of windows of 16 tokens that the base finds less likely than 95 % of its own",
+        2,
+    ),
+    "unlikely_ends": (
+        "unlikely ends",
+        "share of sentence ends that the base finds less likely than 95 % of its own",
+        2,
+    ),
+}
+
 _FULL: dict[str, tuple[str, str, int]] = {
     "samples": ("samples", "completions measured", 0),
     "reward_256": ("reward (samples)", "mean of the cell's own reward", 3),
@@ -78,14 +91,18 @@ _FULL: dict[str, tuple[str, str, int]] = {
     "sl10_se": ("sl10 SE", "standard error of sl10", 3),
     "happy": ("happy", 'mean count of "happy" per completion', 2),
     "happy_se": ("happy SE", "standard error of happy", 2),
-    "hack_share": ("hacked", "share of completions that the hack detector flags", 3),
+    "hacked": ("hacked", 'share of completions with at least hack_threshold "happy"', 3),
     "kl_k3": ("KL (k3, samples)", "mean k3 estimate of KL(policy || base), nats per token", 3),
     "kl_exact": ("KL (exact)", "mean KL(policy || base) summed over the vocabulary, nats per token", 3),
     "base_nll": ("base NLL", "mean negative log-likelihood under the base, nats per token", 3),
+    **_UNLIKELY,
     "completion_length": ("length", "mean tokens per completion, [EOS] included", 1),
     "ended": ("ended", "share of completions that ended with [EOS]", 3),
-    "unique_first_sentences_256": ("unique/20 (256)", "distinct first sentences expected among 20", 1),
-    "unique_openings": ("openings/20", "distinct first sentences of the completions alone, among 20", 1),
+    "unique_openings": (
+        "openings/20",
+        "distinct first sentences of the completions without their prompts, expected among 20",
+        1,
+    ),
     "jaccard_256": ("Jaccard (256)", "mean pairwise word overlap of the completions", 3),
     "sentence_words": ("words/sentence", "mean words per sentence", 1),
     "fragment_share": ("fragments", "share of sentences of at most 3 words", 3),
@@ -100,7 +117,6 @@ RENAMED = {
     "reward": "reward_256",
     "reward_se": "reward_256_se",
     "jaccard": "jaccard_256",
-    "unique_first_sentences": "unique_first_sentences_256",
 }
 """Keys of the full protocol whose names are taken by a spec field or by the published protocol."""
 
@@ -112,7 +128,7 @@ _MODES: dict[str, tuple[str, str, int]] = {
     "sl10_se": ("sl10 SE", "standard error of sl10", 3),
     "happy": ("happy", 'mean count of "happy" per completion', 2),
     "happy_se": ("happy SE", "standard error of happy", 2),
-    "hack_share": ("hacked", "share of completions that the hack detector flags", 3),
+    "hacked": ("hacked", 'share of completions with at least hack_threshold "happy"', 3),
     "unique": ("unique", "share of distinct completions", 3),
     "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", 3),
 }
@@ -142,6 +158,18 @@ MEASURED_COLUMNS: dict[str, Column] = {
     "unique_first_sentences": Column("unique/20", f"distinct first sentences, {PUBLISHED}", _F, 0),
     "jaccard": Column("Jaccard", f"mean pairwise word overlap of the completions, {PUBLISHED}", _F, 3),
     **{name: Column(label, f"{unit}, {FULL}", _F, digits) for name, (label, unit, digits) in _FULL.items()},
+    **{
+        f"{name}_top_k": Column(f"{label} (top-k)", f"{unit}, {TOP_K}", _F, digits)
+        for name, (label, unit, digits) in _UNLIKELY.items()
+    },
+    "degeneration_onset": Column(
+        "degenerates from", "first of two recorded steps in a row whose rollouts are not ok", _I
+    ),
+    "hack_onset": Column(
+        "hacks from",
+        f"first step at which {SMOOTHING_STEPS} steps' share of hacked completions is far above the base's",
+        _I,
+    ),
     **{
         f"{mode}_{metric}": Column(f"{mode.replace('_', ' ')} {label}", f"{unit}, {FULL}, adapters: {mode}", _F, digits)
         for mode in EVAL_MODES

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rewardgrid.report.columns import FINAL_STEPS, SMOOTHING_STEPS, settings
+from rewardgrid.report.columns import FINAL_STEPS, settings
 from rewardgrid.report.curves import mode_curve, smoothed
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
 from rewardgrid.report.tables import Configuration, Row
 from rewardgrid.study import study
 from rewardgrid.study.files import atomic_write
+from rewardgrid.study.steps import SMOOTHING_STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

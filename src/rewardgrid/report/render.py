@@ -23,8 +23,10 @@ from rewardgrid.report.finding import Scope
 from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
 from rewardgrid.report.tables import Configuration, Row, base_of
+from rewardgrid.report.verdicts import evidence_table, other_draws
 from rewardgrid.report.words import count, in_words
 from rewardgrid.study.contracts import SAMPLES, read_table
+from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
 
 if TYPE_CHECKING:
@@ -154,6 +156,8 @@ def _base(results: Results, base_id: str) -> Markup:
     if row is not None:
         wanted = ("sl10", "happy", "unique_first_sentences", "jaccard", "completion_length", "base_nll")
         figures = ", ".join(f"{COLUMNS[name].label} {show(name, row[name])}" for name in wanted)
+        further = other_draws(read_json(results.study.layout.base_metrics(base_id)))
+        figures += f"; the verdict on further draws of it: {further}"
     return Markup(f"{code(base_id)}: {md(described)}.<br>Its own samples: {md(figures)}.")
 
 
@@ -187,6 +191,7 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         ],
         "configurations": configuration_table(scope, experiment),
         "cells": cell_table(rows, experiment, _bases_of(results, rows)),
+        "evidence": evidence_table(results.study.layout, rows),
         "passing": passing_table(scope),
         "findings": [_finding(finding) for finding in results.findings if finding["experiment"] == name],
         "samples": list(_samples(results, scope)),

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rewardgrid.report.columns import FINAL_STEPS, SMOOTHING_STEPS, decimals
+from rewardgrid.report.columns import FINAL_STEPS, decimals
 from rewardgrid.report.curves import COLLAPSED, LAST_EVALUATIONS, at_end, mode_curve, within
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Finding, Scope, finding, not_enough
 from rewardgrid.report.separation import ENDING_RULE, Estimate, Run, Separation, gone_from, run_of, separate
 from rewardgrid.report.tables import Row, base_of
 from rewardgrid.report.words import Spread, count, in_words, sentence_case, spread
+from rewardgrid.study.steps import SMOOTHING_STEPS
 
 ASYMMETRIC_FROM = 0.7
 """The asymmetric table looks at the steps from this share of a run on."""
@@ -38,7 +39,7 @@ def baseline_climb(scope: Scope) -> Finding:
         )
     final = spread([row["final_reward"] for row in cells])
     kl = spread([row["final_kl"] for row in cells])
-    hacked = spread([row["hack_share"] for row in cells])
+    hacked = spread([row["hacked"] for row in cells])
     rows += [
         {"metric": "reward", "steps": f"last {FINAL_STEPS}", "value": final},
         {"metric": "kl", "steps": f"last {FINAL_STEPS}", "value": kl},

@@ -94,12 +94,14 @@ def run_of(samples: pd.DataFrame, routing: pd.DataFrame, base: pd.DataFrame) -> 
         {mode: frames[mode][column].to_numpy(dtype=np.float64) for mode in wanted} for column in ("happy", "sl10")
     )
     return Run(
-        *(happy[mode] for mode in wanted),
-        base["happy"].to_numpy(dtype=np.float64),
-        sl10["retain_only"],
-        sl10["forget_only"],
-        base["sl10"].to_numpy(dtype=np.float64),
-        stays_below(*mode_curve(routing, "retain_only", "sl10"), COLLAPSED),
+        both=happy["both"],
+        retain=happy["retain_only"],
+        forget=happy["forget_only"],
+        base=base["happy"].to_numpy(dtype=np.float64),
+        retain_sl10=sl10["retain_only"],
+        forget_sl10=sl10["forget_only"],
+        base_sl10=base["sl10"].to_numpy(dtype=np.float64),
+        collapsed_from=stays_below(*mode_curve(routing, "retain_only", "sl10"), COLLAPSED),
     )
 
 

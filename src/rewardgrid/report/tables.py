@@ -18,7 +18,6 @@ from rewardgrid.report.columns import (
     MEASURED_COLUMNS,
     PASSING,
     RENAMED,
-    SMOOTHING_STEPS,
     SPEC_COLUMNS,
     TABLE,
     THRESHOLDS,
@@ -32,6 +31,7 @@ from rewardgrid.study.contracts import HISTORY, read_table, write_table
 from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
 from rewardgrid.study.files import read_json
 from rewardgrid.study.layout import Layout, done
+from rewardgrid.study.steps import first_reaching
 from rewardgrid.study.study import Study
 
 Row = Mapping[str, Any]
@@ -52,13 +52,10 @@ def time_to_threshold(
 ) -> tuple[int | None, float | None]:
     """First step (from 1) at which the mean of 10 rewards is at least the threshold, and the seconds spent.
 
-    Steps before the tenth have no such mean. (None, None) if the threshold is never reached.
+    (None, None) if the threshold is never reached.
     """
-    for step in range(SMOOTHING_STEPS, len(rewards) + 1):
-        # fsum, because ten rewards of 0.85 must count as reaching 0.85.
-        if math.fsum(rewards[step - SMOOTHING_STEPS : step]) / SMOOTHING_STEPS >= threshold - 1e-12:
-            return step, math.fsum(seconds[:step])
-    return None, None
+    step = first_reaching(rewards, threshold)
+    return step, None if step is None else math.fsum(seconds[:step])
 
 
 def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
@@ -125,15 +122,15 @@ def _from_history(history: pd.DataFrame) -> dict[str, Any]:
 def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     row = {key: metrics["published"].get(key) for key in ("unique_first_sentences", "jaccard")}
     row |= {RENAMED.get(key, key): value for key, value in metrics["full"].items()}
+    row |= {f"{key}_top_k": value for key, value in metrics["top_k"].items()}
+    row |= metrics["onset"]
     row |= {
         f"{mode}_{metric}": value for mode in EVAL_MODES for metric, value in (metrics["modes"].get(mode) or {}).items()
     }
     unknown = sorted(set(row) - set(MEASURED_COLUMNS))
     if unknown:
         raise ValueError(f"metrics without a documented column: {', '.join(unknown)}")
-    # A saturated reward alone makes a cell borderline without any kind of degeneracy to name.
-    reasons = metrics["reasons"] or metrics["evidence"][:1]
-    return row | {"verdict": metrics["verdict"], "reasons": ", ".join(reasons)}
+    return row | {"verdict": metrics["verdict"], "reasons": ", ".join(metrics["reasons"])}
 
 
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

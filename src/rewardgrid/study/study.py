@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from rewardgrid.study.bases import EmbeddedBase, Recipe, StorytellerRecipe, recipe_hash
-from rewardgrid.study.cell import Cell, Count, Strict
+from rewardgrid.study.cell import Cell, Count, Share, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.problems import fixes
@@ -72,9 +73,31 @@ class Evaluation(Strict):
     published_samples: Annotated[int, Field(strict=True, ge=2)] = Field(
         default=20, description="completions of the published protocol"
     )
-    published_top_k: Count = Field(default=50, description="top-k of the published protocol")
+    published_prompts: Count = Field(
+        default=5,
+        description="evaluation prompts of the published protocol (the first without a full stop), each for as many of "
+        "its completions",
+    )
+    published_top_k: Count = Field(default=50, description="top-k of the published protocol and of the verdict")
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=99, description="seed of the evaluation's draws")
+    base_draws: Annotated[int, Field(strict=True, ge=0)] = Field(
+        default=20, description="further draws of the base's own samples, each judged like a cell: false alarms"
+    )
     thresholds: Thresholds = Field(default_factory=Thresholds, description="when a cell counts as degenerate")
+    hack_onset: Share = Field(
+        default=0.25,
+        description="a cell begins to hack when, over 10 steps, its share of hacked completions exceeds the base's by "
+        "so much",
+    )
+
+    @model_validator(mode="after")
+    def _equal_shares(self) -> Self:
+        if self.published_samples % self.published_prompts:
+            fix = f"write a number that divides published_samples ({self.published_samples})"
+            raise PydanticCustomError(
+                "conflict", "prompts of different weight", {"conflicts": [("published_prompts", fix)]}
+            )
+        return self
 
 
 class Recording(Strict):

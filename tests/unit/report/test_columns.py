@@ -32,8 +32,10 @@ def test_no_measured_column_hides_a_spec_field() -> None:
 def test_everything_that_evaluation_measures_has_a_column() -> None:
     samples = pd.DataFrame({name: [1.0] * 20 for name in SAMPLES.names})
     samples = samples.assign(prompt="one day", completion="she ran. he sat, and slept.", tokens=9, ended=True)
-    assert {RENAMED.get(name, name) for name in summary(samples)} <= set(MEASURED_COLUMNS)
-    assert {f"{mode}_{name}" for mode in EVAL_MODES for name in by_mode(samples)} <= set(MEASURED_COLUMNS)
+    samples = samples.assign(windows=[[]] * 20, ends=[[0.1, 0.4]] * 20)
+    full = summary(samples, 3, {"windows": 3.0, "ends": 0.2})
+    assert {RENAMED.get(name, name) for name in full} <= set(MEASURED_COLUMNS)
+    assert {f"{mode}_{name}" for mode in EVAL_MODES for name in by_mode(samples, 3)} <= set(MEASURED_COLUMNS)
 
 
 @pytest.mark.parametrize(

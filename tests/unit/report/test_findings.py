@@ -353,7 +353,7 @@ def test_ranges_near_the_end_are_those_of_the_last_three_tenths() -> None:
 
 
 def test_a_single_step_of_training_stands_for_the_ten_around_it() -> None:
-    cells = [lora(64, 3e-4, 0.9, seed=seed, hack_share=0.8) for seed in (1, 2)]
+    cells = [lora(64, 3e-4, 0.9, seed=seed, hacked=0.8) for seed in (1, 2)]
     rising = [0.01 * step for step in range(1, 41)]
     histories = {cells[0]["cell"]: history(rising, kl=0.6), cells[1]["cell"]: history(rising, kl=0.8)}
     asked = (Window("reward", 30, 30), Window("kl", 35, 40), Window("kl", 90, 90))
