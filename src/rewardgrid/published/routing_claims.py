@@ -76,7 +76,7 @@ class Collapse(Statement):
         )
 
     def words(self) -> str:
-        return f"retain_only sl10 falls to {self.level:g} by step {self.by_step}"
+        return f"sl10 of retain_only falls to {self.level:g} by step {self.by_step}"
 
 
 class Works(Statement):

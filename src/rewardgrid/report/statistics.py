@@ -110,14 +110,16 @@ def difference(differences: Sequence[float]) -> Difference:
 
 
 def _t_test(values: Sequence[float], limit: float = 0.0, alternative: str = "two-sided") -> float:
-    """P of Student's one-sample test; where all values are equal, 0 or 1 by the side on which they lie."""
+    """P of Student's one-sample test; of equal values the limit of what it is as they approach one another."""
     from scipy import stats
 
-    if len(set(values)) == 1:
-        gap = values[0] - limit
-        beyond = {"two-sided": gap != 0, "less": gap < 0, "greater": gap > 0}[alternative]
-        return 0.0 if beyond else 1.0
-    return float(stats.ttest_1samp(values, limit, alternative=alternative).pvalue)
+    gap = math.fsum(values) / len(values) - limit
+    if max(values) - min(values) > 1e-12 * max(1.0, abs(limit), abs(gap)):
+        return float(stats.ttest_1samp(values, limit, alternative=alternative).pvalue)
+    if abs(gap) <= 1e-12:
+        return 1.0 if alternative == "two-sided" else 0.5
+    beyond = {"two-sided": True, "less": gap < 0, "greater": gap > 0}[alternative]
+    return 0.0 if beyond else 1.0
 
 
 def _sign_test(values: Sequence[float]) -> float:

@@ -74,7 +74,10 @@ def test_equal_differences_are_certain() -> None:
     assert difference([0.0, 0.0]).p == 1.0
     assert difference([0.1, 0.1]).p == 0.0
     assert difference([0.1, 0.1]).effect is None
-    assert below([0.1, 0.1], 0.1) == 1.0
+    assert below([0.1, 0.1], 0.2) == 0.0
+    assert below([0.1, 0.1], 0.0) == 1.0
+    # At the limit itself nothing speaks for either side.
+    assert below([0.1, 0.1], 0.1) == 0.5
 
 
 def test_being_below_a_limit_is_one_sided() -> None:
