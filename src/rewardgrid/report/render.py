@@ -371,7 +371,7 @@ def _glossary(results: Results) -> Markup:
         used += [*experiment.by, *experiment.columns]
     chosen = [name for name in COLUMNS if name in set(used) and name not in ("cell", "experiment", "state")]
     return grid(
-        ["heading", "column", "meaning"],
-        [[COLUMNS[name].label, code(name), COLUMNS[name].unit] for name in chosen],
-        [False, False, False],
+        ["heading", "column", "meaning", "unit"],
+        [[COLUMNS[name].label, code(name), COLUMNS[name].meaning, COLUMNS[name].unit] for name in chosen],
+        [False] * 4,
     )

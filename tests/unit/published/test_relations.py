@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tests.trees import replica, row
+
 from rewardgrid.published.comparison import Published, compare
 from rewardgrid.published.judging import Judgement
 from rewardgrid.published.relations import judge_relations
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.tables import Row
-from tests.trees import replica, row
 
 
 def sweep(*rewards: float, **more: object) -> list[Row]:

@@ -128,9 +128,9 @@ def test_a_table_comes_back_from_its_file_as_it_was(tree: Make, tmp_path: Path) 
     ranks = [r["rank"] for r in rows_of(read_experiment(tmp_path / "table.parquet"))]
     assert ranks == [1, 2, None]
     assert isinstance(ranks[0], int)
-    unit = pq.read_schema(tmp_path / "table.parquet").field("final_kl").metadata[b"unit"].decode()
-    assert "nats per token" in unit
-    assert "last 50 steps" in unit
+    written = pq.read_schema(tmp_path / "table.parquet").field("final_kl").metadata
+    assert written[b"unit"].decode() == "nats per token"
+    assert "last 50 steps" in written[b"meaning"].decode()
 
 
 def test_modes_of_a_routing_cell_become_columns(tree: Make) -> None:
