@@ -20,6 +20,7 @@ from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
 from rewardgrid.report.tables import Configuration, Row
 from rewardgrid.study import study
+from rewardgrid.study.cell import format_number
 from rewardgrid.study.files import atomic_write
 from rewardgrid.study.steps import SMOOTHING_STEPS
 
@@ -228,12 +229,21 @@ def reward_kl(scope: Scope) -> Figure:
         axes.scatter(point.kl, point.reward, s=42, marker=MARKERS[point.verdict], facecolors="none", edgecolors=colour)
     every = [row["final_kl"] for row in rows] + [point.kl for point in scope.references]
     if max(every) > 30 * min(every) > 0:
-        axes.set_xscale("log")
+        _logarithmic(axes)
     axes.set_xlabel(f"KL to the base, k3 (nats per token, mean of the last {FINAL_STEPS} steps)")
     axes.set_ylabel(f"reward (mean of the last {FINAL_STEPS} steps)")
     verdicts = {row["verdict"] for row in rows} | {point.verdict for point in scope.references}
     _legend(axes, colours, verdicts, dict.fromkeys(point.study for point in scope.references))
     return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic horizontal axis, its powers of ten written as numbers are everywhere else."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_number(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Axes, colours: Mapping[str, str], verdicts: set[str], others: Iterable[str]) -> None:

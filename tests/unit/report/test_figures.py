@@ -103,6 +103,23 @@ def test_points_of_another_study_are_hollow_and_have_the_colour_of_our_cell() ->
     assert len(axes.collections) == 4
 
 
+def test_a_logarithmic_axis_is_labelled_with_plain_numbers(tmp_path: Path) -> None:
+    rows = [row("reward_sweep", beta=beta, final_kl=kl) for beta, kl in ((0.003, 1.2), (0.01, 0.03), (0.02, 0.0008))]
+    figure = reward_kl(scope(rows))
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert {"0.001", "0.01", "0.1", "1"} <= set(labels)
+    draw("reward_kl", tmp_path / "log.svg", scope(rows))
+    assert "$" not in (tmp_path / "log.svg").read_text()
+
+
+def test_no_committed_picture_shows_raw_mathtext(root: Path) -> None:
+    pictures = sorted((root / "docs").rglob("*.svg"))
+    assert pictures
+    assert [path.name for path in pictures if "mathdefault" in path.read_text()] == []
+
+
 def test_axes_say_what_they_show_in_which_unit() -> None:
     (axes,) = reward_kl(sweep()).axes
     assert "nats per token" in axes.get_xlabel()
