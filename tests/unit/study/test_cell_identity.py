@@ -199,6 +199,16 @@ def test_a_routing_cell_that_spells_out_its_defaults_is_the_same_cell() -> None:
     assert short.eval_modes == ("both", "retain_only", "forget_only")
 
 
+def test_a_baseline_may_name_the_threshold_that_its_routing_sibling_trains_with() -> None:
+    baseline: dict[str, Any] = {"method": "lora", "rank": 4, "reward": "happy_count"}
+    assert Cell(**baseline, hack_threshold=1).hacked_from == 1
+    assert "_hack1_" in Cell(**baseline, hack_threshold=1).name
+    assert Cell(**baseline).hacked_from == 3
+    assert Cell(**baseline, hack_threshold=3).name == Cell(**baseline).name
+    routing = Cell(method="routing", rank=4, reward="happy_count")
+    assert (routing.hack_threshold, routing.hacked_from) == (3, 3)
+
+
 def test_a_torn_spec_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"results/spec\.json.*write JSON"):
         read_cell('{"lr": ', "results/spec.json")
