@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,7 @@ from rewardgrid.study.cell import Count, Strict
 from rewardgrid.study.errors import ConfigError, Problem
 from rewardgrid.study.files import read_json, sha256
 from rewardgrid.study.problems import validated
+from rewardgrid.study.teachers import Teacher
 
 BASE_VERSION = 1
 """Bumped by hand when an edit changes what a recipe makes: bases, and cells on them, then have new paths."""
@@ -72,10 +74,16 @@ class StorytellerRecipe(Pretrained):
     """How the storyteller is made: stories that a larger model tells, sifted, and a LLaMA pretrained on them."""
 
     kind: Literal["storyteller"] = "storyteller"
-    tokens: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kM]?$")] = Field(
-        default="3M", description="tokens that the teacher tells, before sifting: 200k, 3M, 40M"
+    teacher: Teacher | None = Field(
+        default=None, description="the model that tells what is missing of the stories; null: those of `told` must do"
     )
-    shard: Count = Field(default=512, description="stories told by one job")
+    told: str | None = Field(
+        default=None, description="directory of shards that were told before, SEED-SHARD.parquet; all of them are used"
+    )
+    tokens: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kM]?$")] = Field(
+        default="3M", description="of the teacher, that the stories have together before sifting: 200k, 3M, 40M"
+    )
+    shard: Count = Field(default=224, description="stories told by one job")
     layers: Count = Field(default=4, description="transformer blocks")
     hidden: Count = Field(default=128, description="width of the residual stream")
     mlp_width: Count = Field(default=341, description="width of the gated MLP")
@@ -91,13 +99,13 @@ class StorytellerRecipe(Pretrained):
     )
 
     @property
-    def shards(self) -> int:
-        """Jobs that the teacher's work is cut into."""
+    def stories(self) -> int:
+        """How many stories have so many tokens."""
         number = float(self.tokens.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(self.tokens[-1], 1)
-        return max(1, round(number / (self.shard * TOKENS_A_STORY)))
+        return max(1, math.ceil(number / TOKENS_A_STORY))
 
 
-TOKENS_A_STORY = 105
+TOKENS_A_STORY = 180
 """Mean length of what the teacher tells."""
 
 

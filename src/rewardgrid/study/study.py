@@ -280,8 +280,8 @@ def _sound(block: object, kind: Any) -> dict[str, Any]:
 
 
 def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A location without what pydantic adds to it: the kind of a base, the mark of a key."""
-    if location[:1] == ("bases",) and len(location) > 3:
+    """A location without what pydantic adds to it: the kind of a base or teacher, the mark of a key."""
+    if (location[:1] == ("bases",) or location[:2] == ("storyteller", "teacher")) and len(location) > 3:
         location = location[:2] + location[3:]
     return location[:-1] if location[-1] == "[key]" else location
 
