@@ -1,4 +1,4 @@
-"""The storyteller that comes with rewardgrid: whole, and what its card says."""
+"""The storytellers that come with rewardgrid: whole, and what the card of the first says."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ import pytest
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.evaluate.samples import Protocol, draw, summary
-from rewardgrid.study.bases import StorytellerRecipe
-from rewardgrid.study.study import load_study
+from rewardgrid.study.bases import PackagedBase, StorytellerRecipe
+from rewardgrid.study.study import Evaluation, load_study
 from rewardgrid.train.weights import base_weights
+
+SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+
+
+def built(name: str, root: Path, directory: Path) -> Base:
+    """A packaged base of the configuration, brought in as a study does."""
+    recipe = load_study([root / "config/config.yaml"]).bases[name]
+    assert isinstance(recipe, PackagedBase)
+    build_base(name, recipe.model_copy(update={"path": str(root / recipe.path)}), directory / name)
+    return load_base(directory / name)
 
 
 @pytest.fixture(scope="module")
 def base(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    study = load_study([root / "config/config.yaml"])
-    recipe = study.bases["storyteller"].model_copy(update={"path": str(root / "resources/bases/storyteller")})
-    out = tmp_path_factory.mktemp("storyteller") / "base"
-    build_base("storyteller", recipe, out)
-    return load_base(out)
+    return built("storyteller", root, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def small(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return built("storyteller-small", root, tmp_path_factory.mktemp("base"))
 
 
 def test_it_is_made_as_the_configuration_says(root: Path) -> None:
@@ -32,9 +43,17 @@ def test_it_is_made_as_the_configuration_says(root: Path) -> None:
 
 
 def test_it_has_the_published_shape(base: Base) -> None:
-    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
-    assert [base.config[key] for key in shape] == [4, 128, 4, 2, 341]
+    assert [base.config[key] for key in SHAPE] == [4, 128, 4, 2, 341]
     assert (base.vocabulary.size, base.vocabulary.unk, base.vocabulary.eos) == (4096, 0, 1)
+
+
+def test_the_small_one_has_a_fifth_of_its_weights_and_prompts_enough_for_a_study(small: Base) -> None:
+    assert [small.config[key] for key in SHAPE] == [2, 64, 4, 2, 176]
+    assert small.vocabulary.size == 2048
+    train, evaluation = set(small.train_prompts().text), set(small.eval_prompts().text)
+    assert len(train) > 1000
+    assert len(evaluation) >= Evaluation().samples
+    assert not train & evaluation
 
 
 def test_its_stories_measure_what_the_card_says(base: Base, root: Path) -> None:
