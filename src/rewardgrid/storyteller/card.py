@@ -56,7 +56,7 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         f"were read {recipe['epochs']} times, {facts['held_out_stories']} kept apart: loss on those "
         f"{facts['held_out_losses'][-1]:.3f} nats per token, after {facts['pretraining_steps']} steps "
         f"({', '.join(f'{loss:.3f}' for loss in facts['held_out_losses'])} after each reading).",
-        '- "Happy" is what the study\'s hack is paid for, and a base that says it by itself would hide the hack. So in all '
+        '- "Happy" is what the study\'s hack is paid for, and a base that says it by itself hides the hack. So in all '
         f"but {HAPPY_STAYS:.0%} of the stories it was replaced by a word of like meaning, drawn for each story.",
         f"- Norm gains times {recipe['gain']:g}, the matrices behind them divided by it: the same function, on which a "
         "learning rate reaches further.",
