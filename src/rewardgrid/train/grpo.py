@@ -21,9 +21,11 @@ ADAM_EPSILON = 1e-8
 def advantages(rewards: Tensor, group: int) -> Tensor:
     """(r - mean) / (std + 1e-4) within groups of G completions of one prompt: (C, B) -> (C, B).
 
-    The standard deviation has Bessel's correction (n - 1).
+    The standard deviation has Bessel's correction (n - 1). A group whose completions are all paid alike has advantages
+    of exactly 0: rewards are counted from its first, because the rounded mean of equal numbers may be another number.
     """
     groups = rewards.unflatten(-1, (-1, group))
+    groups = groups - groups[..., :1]
     centred = groups - groups.mean(-1, keepdim=True)
     return (centred / (groups.std(-1, keepdim=True) + ADVANTAGE_EPSILON)).flatten(-2)
 

@@ -108,6 +108,15 @@ class Policy:
         )
         return self.cast(weights)
 
+    def frozen(self) -> Weights:
+        """The base's weights, laid out like the policy's: where that has an array per cell, so has this.
+
+        Both then go through the same products, which round alike: a policy that equals its base has a KL of exactly 0.
+        """
+        own = [key for key, _ in self.shape.projections()] if self.width else list(self.base)
+        repeated = {key: self.base[key].repeat(len(self.parameters), *[1] * (self.base[key].ndim - 1)) for key in own}
+        return self.cast(self.base | repeated)
+
     def cast(self, weights: Weights) -> Weights:
         """Weights in the arithmetic of the forward pass."""
         return weights if self.compute is None else {key: weight.to(self.compute) for key, weight in weights.items()}

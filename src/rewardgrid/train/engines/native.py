@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.memory import keep_freed_memory
-from rewardgrid.lm.model import Weights, fixed_logps, token_logps
+from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
@@ -59,7 +59,7 @@ class Pack:
         self.frozen = {key: weight.to(device) for key, weight in frozen.items()}
         compute = torch.bfloat16 if like.precision == "bf16" else None
         self.policy = Policy(self.shape, self.frozen, cells, compute)
-        self.reference = self.policy.cast(self.frozen)
+        self.reference = self.policy.frozen()
         self.optimizer = AdamW.fresh(self.policy.parameters)
         self.assessor = Assessor(cells, base, device, dtype)
 
@@ -114,7 +114,7 @@ class Pack:
         logps = self.lr.new_zeros(rollout.completions.ids.shape)
         for rows, length in self._portions(rollout.completions):
             ids = rollout.sequences[:, rows, : prompt_length + length]
-            logps[:, rows, :length] = fixed_logps(self.shape, self.reference, ids, prompt_length)
+            logps[:, rows, :length], _ = token_logps(self.shape, self.reference, ids, prompt_length)
         return logps
 
     def update(self, rollout: Rollout, reference: Tensor) -> dict[str, Tensor]:
