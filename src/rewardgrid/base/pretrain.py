@@ -69,7 +69,7 @@ def rows_of(stories: Iterable[Sequence[int]], length: int) -> np.ndarray:
 def next_token_loss(shape: Shape, weights: dict[str, Tensor], rows: np.ndarray) -> Tensor:
     """Mean negative log-likelihood, nats per token, of all tokens of each row but its first."""
     ids = torch.from_numpy(rows).unsqueeze(0).to(weights["model.norm.weight"].device)
-    return -token_logps(shape, from_hf(shape, weights), ids, prompt_length=1)[0].mean()
+    return -token_logps(shape, from_hf(shape, weights), ids, prompt_length=1).mean()
 
 
 def train_weights(

@@ -57,6 +57,22 @@ def sequence_losses(logps: Tensor, reference: Tensor, advantage: Tensor, mask: T
     return mean_over(per_token, mask)
 
 
+def logp_grads(logps: Tensor, reference: Tensor, advantage: Tensor, share: Tensor, beta: Tensor) -> Tensor:
+    """Derivative of the step's loss with respect to log-probabilities, at a ratio of 1 (see :func:`sequence_losses`).
+
+    Args:
+        logps, reference, advantage: (C, n), one for each token.
+        share: (C, n) what the token's loss counts for in the step's.
+        beta: (C,).
+    """
+    return share * (beta.unsqueeze(1) * (1 - (reference - logps).exp()) - advantage)
+
+
+def token_shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What each token's loss counts for in the step's, the mean over tokens and then over completions: (C, B, L)."""
+    return mask.to(dtype) / (mask.sum(-1, keepdim=True).clamp(min=1) * mask.shape[1])
+
+
 def mean_over(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of values (..., L) over the True places of the mask; 0 where there are none."""
     return torch.where(mask, values, 0).sum(-1) / mask.sum(-1).clamp(min=1)

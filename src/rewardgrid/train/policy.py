@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.lm.adapters import Adapter, adapted, channel_scale, initial, merge, to_peft, total_rank
-from rewardgrid.lm.model import Project, Shape, Weights, multiply, to_hf
+from rewardgrid.lm.model import Project, Shape, Weights, head, multiply, to_hf
 from rewardgrid.study.cell import Cell
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of
 
@@ -24,6 +24,7 @@ class Policy:
         parameters: (C, P) flat trained values.
         gradient: (C, P) their gradient, accumulated by ``backward``.
         views: the same memory by name, each (C, ...), requiring gradients.
+        head: the output matrix (C, V, H) among them, if it is trained.
     """
 
     def __init__(self, shape: Shape, base: Weights, cells: Sequence[Cell], compute: torch.dtype | None = None) -> None:
@@ -57,6 +58,7 @@ class Policy:
             view.grad = self.gradient[:, place : place + size].view(value.shape)
             self.views[key] = view
             place += size
+        self.head = None if self.width else head(self.views)
         self.scale = self.scale_of(None) if self.width else None
         self.is_forget = self._channels_of(FORGET) if self.width else None
 
