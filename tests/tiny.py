@@ -97,7 +97,7 @@ def config_of(shape: Shape = SHAPE) -> dict[str, Any]:
 
 
 def make_tokenizer() -> Tokenizer:
-    """WordPiece over :data:`TOKENS`, like the embedded base's: a plain encode appends [EOS]."""
+    """WordPiece over :data:`TOKENS`, like the storyteller's: a plain encode appends [EOS]."""
     tokenizer = Tokenizer(models.WordPiece(IDS, unk_token=UNK))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -109,15 +109,20 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def make_model(directory: Path, shape: Shape = SHAPE, seed: int = 0) -> None:
+    """Write a Hugging Face directory: tokenizer, configuration, random weights."""
+    directory.mkdir(parents=True)
+    save_tokenizer(make_tokenizer(), directory, shape.context)
+    write_json(directory / "config.json", config_of(shape))
+    write_json(directory / "generation_config.json", {"eos_token_id": IDS[EOS], "pad_token_id": IDS[EOS]})
+    save_file(random_tensors(shape, seed), directory / "model.safetensors", metadata={"format": "pt"})
+
+
 def make_base(directory: Path, shape: Shape = SHAPE, prompts: int = 24, seed: int = 0) -> Base:
     """Write a base and load it. Its prompts are whole words, so that they survive decoding and encoding."""
     model = directory / "model"
-    model.mkdir(parents=True)
+    make_model(model, shape, seed)
     tokenizer = make_tokenizer()
-    save_tokenizer(tokenizer, model, shape.context)
-    write_json(model / "config.json", config_of(shape))
-    write_json(model / "generation_config.json", {"eos_token_id": IDS[EOS], "pad_token_id": IDS[EOS]})
-    save_file(random_tensors(shape, seed), model / "model.safetensors", metadata={"format": "pt"})
     words = [IDS[word] for word in WORDS]
     for place, split in enumerate(("train", "eval")):
         ids = np.random.default_rng(place).choice(words, size=(prompts, PROMPT_TOKENS))

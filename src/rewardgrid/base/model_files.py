@@ -13,7 +13,7 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 
 INDEX = "model.safetensors.index.json"
-KEPT = (".safetensors", ".json", ".txt")  # never code, never pickles
+KEPT = (".safetensors", ".json", ".txt", ".jinja")  # never code (a chat template is for a sandbox), never pickles
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
@@ -81,7 +81,7 @@ def check_model(directory: Path) -> None:
     """
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
-            raise UserError(f"{directory / name}: no such file; a base is a Hugging Face directory with {name}")
+            raise UserError(f"{directory / name}: no such file; a model is a Hugging Face directory with {name}")
     config = read_json(directory / "config.json")
     try:
         shape = Shape.from_config(config, str(directory / "config.json"))
@@ -91,7 +91,7 @@ def check_model(directory: Path) -> None:
     named = config.get("architectures") or [fitting]
     if named != [fitting]:
         raise UserError(
-            f"{directory / 'config.json'}: architectures: read {named!r}; choose a base that is a {fitting}"
+            f"{directory / 'config.json'}: architectures: read {named!r}; choose a model that is a {fitting}"
         )
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):

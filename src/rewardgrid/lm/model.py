@@ -36,13 +36,19 @@ PROJECTIONS: dict[str, tuple[str, ...]] = {
 }
 """Our fused projections and the Hugging Face modules that they hold, in order."""
 
+WHOLE = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
+"""Our weights that no layer owns, and their Hugging Face names."""
+
+NORMS = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
+"""Our norms of a layer, and the Hugging Face modules that they are."""
+
 ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
 """Modules whose outputs the rotary embedding turns."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The architecture's sizes."""
+    """The architecture: its sizes, and whether queries, keys and values have biases (Qwen2)."""
 
     layers: int
     hidden: int
@@ -111,7 +117,7 @@ class Shape:
             if is_odd:
                 raise UserError(
                     f"{source}: {key}: read {config.get(key)!r}; rewardgrid trains plain LLaMA and Qwen2 models only: "
-                    "choose a base with model_type llama (without biases) or qwen2 (without a sliding window), silu "
+                    "choose a model with model_type llama (without biases) or qwen2 (without a sliding window), silu "
                     "and unscaled RoPE"
                 )
         heads = int(config["num_attention_heads"])
@@ -160,27 +166,37 @@ def unpair(shape: Shape, rows: Tensor) -> Tensor:
 
 def from_hf(shape: Shape, tensors: Mapping[str, Tensor]) -> Weights:
     """Fuse and pad a Hugging Face state dict (``model.layers.0.self_attn.q_proj.weight`` ...); each gets C = 1."""
-    weights = {"embed": tensors["model.embed_tokens.weight"], "norm": tensors["model.norm.weight"]}
-    if not shape.tied:
-        weights["head"] = tensors["lm_head.weight"]
-    extra = shape.mlp_padded - shape.mlp_width
+    return {key: fused(shape, tensors, key) for key in weight_keys(shape)}
+
+
+def weight_keys(shape: Shape) -> Iterator[str]:
+    """The name of every weight in our form."""
+    yield from ("embed", "norm", *([] if shape.tied else ["head"]))
     for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}."
-        weights[f"{layer}.norm1"] = tensors[prefix + "input_layernorm.weight"]
-        weights[f"{layer}.norm2"] = tensors[prefix + "post_attention_layernorm.weight"]
-        if shape.qkv_bias:
-            parts = [tensors[f"{prefix}{module}.bias"] for module in PROJECTIONS["qkv"]]
-            weights[f"{layer}.qkv_bias"] = torch.cat(_paired(shape, parts))
-        for kind, modules in PROJECTIONS.items():
-            parts = [tensors[f"{prefix}{module}.weight"] for module in modules]
-            if kind == "qkv":
-                parts = _paired(shape, parts)
-            if kind == "gate_up":
-                parts = [F.pad(part, (0, 0, 0, extra)) for part in parts]
-            if kind == "down":
-                parts = [F.pad(parts[0], (0, extra))]
-            weights[f"{layer}.{kind}"] = torch.cat(parts)
-    return {key: weight.unsqueeze(0) for key, weight in weights.items()}
+        kinds = ("norm1", "norm2", *(["qkv_bias"] if shape.qkv_bias else []), *PROJECTIONS)
+        yield from (f"{layer}.{kind}" for kind in kinds)
+
+
+def fused(shape: Shape, tensors: Mapping[str, Tensor], key: str) -> Tensor:
+    """One weight in our form, with C = 1, of the Hugging Face tensors that it holds."""
+    if key in WHOLE:
+        return tensors[WHOLE[key]].unsqueeze(0)
+    layer, kind = key.split(".")
+    prefix = f"model.layers.{layer}."
+    if kind in NORMS:
+        return tensors[f"{prefix}{NORMS[kind]}.weight"].unsqueeze(0)
+    if kind == "qkv_bias":
+        parts = [tensors[f"{prefix}{module}.bias"] for module in PROJECTIONS["qkv"]]
+    else:
+        parts = [tensors[f"{prefix}{module}.weight"] for module in PROJECTIONS[kind]]
+    extra = shape.mlp_padded - shape.mlp_width
+    if kind in ("qkv", "qkv_bias"):
+        parts = _paired(shape, parts)
+    if kind == "gate_up":
+        parts = [F.pad(part, (0, 0, 0, extra)) for part in parts]
+    if kind == "down":
+        parts = [F.pad(parts[0], (0, extra))]
+    return torch.cat(parts).unsqueeze(0)
 
 
 def _paired(shape: Shape, qkv: Sequence[Tensor]) -> list[Tensor]:
@@ -336,9 +352,9 @@ def embed(weights: Weights, ids: Tensor) -> Tensor:
     return F.embedding(flat + offset, table.reshape(cells * vocabulary, hidden))
 
 
-def head(weights: Weights) -> Tensor:
+def head(weights: Mapping[str, Tensor]) -> Tensor:
     """The output matrix (C or 1, V, H): its own, or the embeddings where they are tied."""
-    return weights.get("head", weights["embed"])
+    return weights["head" if "head" in weights else "embed"]
 
 
 def causal(shape: Shape, sequences: int, length: int, like: Tensor) -> Callable[[Tensor], Tensor]:

@@ -49,6 +49,7 @@ ROLLOUTS = _schema(
     ("step", _I, "optimizer step, from 1"),
     ("prompt", _S, "text"),
     ("completion", _S, "text"),
+    ("ids", pa.list_(pa.int32()), "token ids of prompt and completion, [EOS] included"),
     ("reward", _F, "what it was paid"),
     ("sl10", _F, "sentence_length_10_smooth"),
     ("happy", _F, 'count of "happy"'),
@@ -83,7 +84,7 @@ MODE_SAMPLES = _schema(
 
 SAMPLES = _schema(
     "samples: the completions that an evaluation measured",
-    ("protocol", _S, "published (20 samples, top-k) or full (256 samples)"),
+    ("protocol", _S, "published (4 for each of 5 prompts, top-k), full or top_k (256 samples, each another prompt)"),
     ("mode", _S, "both, retain_only or forget_only; both where there is one policy"),
     ("prompt", _S, "text"),
     ("completion", _S, "text"),
@@ -95,6 +96,20 @@ SAMPLES = _schema(
     ("kl_k3", _F, "mean k3 KL to the base, nats per token"),
     ("kl_exact", _F, "mean exact KL to the base, nats per token"),
     ("base_nll", _F, "mean negative log-likelihood under the base, nats per token"),
+    ("windows", pa.list_(_F), "the same of each whole window of 16 tokens among the first 64"),
+    ("ends", pa.list_(_F), "negative log-likelihood under the base of each delimiter that closes a sentence, nats"),
+)
+
+COURSE = _schema(
+    "course: the verdict's signals of a cell's recorded rollouts, one row per recorded step",
+    ("step", _I, "optimizer step, from 1"),
+    ("unlikely_windows", _F, "share of windows less likely than 95 % of the base's own, drawn with the same penalty"),
+    ("unlikely_ends", _F, "share of sentence ends less likely than 95 % of the base's own, drawn likewise"),
+    ("fragment_share", _F, "share of sentences of at most 3 words"),
+    ("completion_length", _F, "mean tokens per completion, [EOS] included"),
+    ("comma_rate", _F, "commas by words and commas"),
+    ("skeleton_share", _F, "share of the commonest sentence skeleton among all sentences"),
+    ("verdict", _S, "ok, borderline or degenerate, by these signals alone"),
 )
 
 PROMPTS = _schema(
@@ -105,9 +120,9 @@ PROMPTS = _schema(
 
 TOLD = _schema(
     "told: what the teacher of the storyteller base was asked for, and told",
-    ("number", _I, "of the request, from 0"),
+    ("number", _I, "of the request, from 0; no seed has one twice"),
     ("seed", _I, "of requests and words"),
-    ("prompt", _S, "the request, after the examples"),
+    ("prompt", _S, "what the teacher was asked for"),
     ("story", _S, "its first words, which were given, and what the teacher made of them"),
     ("ended", _B, "came to its own end"),
 )
@@ -115,9 +130,11 @@ TOLD = _schema(
 SIFTED = _schema(
     "sifted: every story that was told, and what is left of it",
     ("number", _I, "of the request, from 0"),
+    ("seed", _I, "of requests and words"),
     ("told", _S, "the story as it was told, on one line"),
     ("story", _S, "the sentences that are left"),
-    ("cut", pa.list_(_S), "the sieve that cut each of the others"),
+    ("ended", _B, "what is left is whole and came to its own end"),
+    ("cut", _S, "the sieve that the story stops before; empty if it is whole"),
     ("held", _S, "the sieve that held the rest back; empty if it stays"),
 )
 
@@ -137,19 +154,28 @@ def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> Non
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_table(path: Path | str, schema: pa.Schema) -> pd.DataFrame:
-    """Read a table and check that it has the schema's columns.
+def read_table(path: Path | str, schema: pa.Schema, remedy: str = "delete it and run again") -> pd.DataFrame:
+    """Read a table and check that it has the schema's columns and types.
+
+    Args:
+        remedy: what to do about a file that cannot be used.
 
     Raises:
-        UserError: the file is missing, torn, or has other columns.
+        UserError: the file is missing, torn, or has other columns or types.
     """
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot read ({error}); delete it and run again") from None
+        raise UserError(f"{path}: cannot read ({error}); {remedy}") from None
     if table.schema.names != schema.names:
         odd = sorted(set(table.schema.names) ^ set(schema.names))
-        raise UserError(f"{path}: columns differ from this version's ({', '.join(odd)}); delete it and run again")
+        what = ", ".join(odd) or "in another order"
+        raise UserError(f"{path}: columns differ from this version's ({what}); {remedy}")
+    for name, found, wanted in zip(schema.names, table.schema.types, schema.types, strict=True):
+        if pa.types.is_large_string(found):  # as pandas writes text by itself
+            found = pa.string()
+        if found != wanted:
+            raise UserError(f"{path}: the column {name} has the type {found}, not {wanted}; {remedy}")
     return table.to_pandas()

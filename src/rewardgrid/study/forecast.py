@@ -7,17 +7,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from statistics import fmean
 
-from rewardgrid.study.bases import EmbeddedBase, Recipe
+from rewardgrid.study.bases import Recipe, model_config
 from rewardgrid.study.cell import Cell, Engine
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.study import Study
 
-Shape = tuple[object, ...]
+Workload = tuple[object, ...]
 
 STATES = ("done", "trained", "started", "waiting")
 
 RULE_OF_THUMB: dict[Engine, tuple[float, float]] = {"trl": (0.25, 1.25), "native": (0.1, 1.1)}
 """Seconds of a step of 32 completions of 128 tokens on one CPU thread: (fixed, per million parameters)."""
+
+SIZES = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size"),
+)
+"""Of a model, in its Hugging Face configuration."""
 
 
 def forecast(study: Study) -> str:
@@ -29,8 +35,8 @@ def forecast(study: Study) -> str:
     lines = [f"{study.title}: {len(states)} cells ({shown})."]
     if left:
         known = measured(study.layout, study.cells.values())
-        seconds = sum(cell.max_steps * known.get(shape(cell), rule_of_thumb(study, cell)) for cell in left)
-        seen = sum(shape(cell) in known for cell in left)
+        seconds = sum(cell.max_steps * known.get(workload(cell), rule_of_thumb(study, cell)) for cell in left)
+        seen = sum(workload(cell) in known for cell in left)
         parts = []
         if seen:
             parts.append(f"{seen} by the mean seconds per step of finished cells of their shape")
@@ -43,7 +49,7 @@ def forecast(study: Study) -> str:
     return "\n".join(lines)
 
 
-def shape(cell: Cell) -> Shape:
+def workload(cell: Cell) -> Workload:
     """What decides the time of a step, as far as it can be told beforehand."""
     return (
         *(cell.base_id, cell.engine, cell.precision, cell.method),
@@ -51,16 +57,16 @@ def shape(cell: Cell) -> Shape:
     )
 
 
-def measured(layout: Layout, cells: Iterable[Cell]) -> dict[Shape, float]:
-    """Mean seconds per step of the finished cells of each shape; what cannot be read is left out."""
-    times: dict[Shape, list[float]] = defaultdict(list)
+def measured(layout: Layout, cells: Iterable[Cell]) -> dict[Workload, float]:
+    """Mean seconds per step of the finished cells of each workload; what cannot be read is left out."""
+    times: dict[Workload, list[float]] = defaultdict(list)
     for cell in cells:
         try:
             status = json.loads((layout.train(cell.name) / "status.json").read_text(encoding="utf-8"))
             seconds = status["seconds"] / status["steps_done"]
         except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
             continue
-        times[shape(cell)].append(seconds)
+        times[workload(cell)].append(seconds)
     return {key: fmean(values) for key, values in times.items()}
 
 
@@ -72,12 +78,15 @@ def rule_of_thumb(study: Study, cell: Cell) -> float:
 
 
 def megaparameters(recipe: Recipe) -> float:
-    """Size of a base in millions of parameters; one that is not made here counts like the published one."""
-    if not isinstance(recipe, EmbeddedBase):
+    """Size of a base in millions of parameters; one whose files are not here yet counts like the published one."""
+    config = model_config(recipe)
+    try:
+        layers, hidden, heads, kv_heads, mlp_width, vocabulary = (config[key] for key in SIZES)
+    except KeyError:
         return 1.25
-    attention = 2 * recipe.hidden**2 * (1 + recipe.kv_heads / recipe.heads)
-    block = attention + 3 * recipe.hidden * recipe.mlp_width + 2 * recipe.hidden
-    return (recipe.layers * block + (recipe.vocabulary + 1) * recipe.hidden) / 1e6
+    attention = 2 * hidden**2 * (1 + kv_heads / heads)
+    block = attention + 3 * hidden * mlp_width + 2 * hidden
+    return float(layers * block + (vocabulary + 1) * hidden) / 1e6
 
 
 def duration(seconds: float) -> str:

@@ -125,7 +125,7 @@ def pickled(model: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lose("config.json"), r"config\.json: no such file; a base is a Hugging Face directory"),
+        (lose("config.json"), r"config\.json: no such file; a model is a Hugging Face directory"),
         (lose("tokenizer.json"), r"tokenizer\.json: no such file"),
         (tear("tokenizer.json", 200), r"tokenizer\.json: no readable tokenizer"),
         (lose(WEIGHTS), r"model\.safetensors: no such weights file"),

@@ -110,7 +110,8 @@ def test_a_token_at_a_time_the_scores_are_those_of_the_whole_sequence(shape: Sha
     each = [from_hf(shape, random_tensors(shape, seed)) for seed in range(cells)]
     weights = {key: torch.cat([one[key] for one in each]) for key in each[0]}
     ids = torch.randint(0, shape.vocabulary, (cells, 3, 12), generator=torch.Generator().manual_seed(0))
-    decoder, rows = Decoder(shape, weights, cells, 3, 12), ids.flatten(0, 1)
+    decoder, rows = Decoder(shape, weights, cells), ids.flatten(0, 1)
+    decoder.begin(3, 12)
     steps = [decoder(rows[:, :5], 0), *(decoder(rows[:, place : place + 1], place) for place in range(5, 12))]
     whole = logits(shape, weights, ids)[:, :, 4:].flatten(0, 1)
     torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=0, atol=1e-5)

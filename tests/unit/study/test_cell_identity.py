@@ -26,7 +26,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     generations = draw(st.integers(2, 64))
     engine = draw(st.sampled_from(["trl", "native"]))
     values: dict[str, Any] = {
-        "base": draw(st.sampled_from(["embedded", "simplestories"])),
+        "base": draw(st.sampled_from(["storyteller", "simplestories"])),
         "base_recipe": draw(st.sampled_from(["", "0123456789"])),
         "method": method,
         "reward": draw(
@@ -197,6 +197,16 @@ def test_a_routing_cell_that_spells_out_its_defaults_is_the_same_cell() -> None:
     assert short.name == long.name
     assert short.forget_rank == 4
     assert short.eval_modes == ("both", "retain_only", "forget_only")
+
+
+def test_a_baseline_may_name_the_threshold_that_its_routing_sibling_trains_with() -> None:
+    baseline: dict[str, Any] = {"method": "lora", "rank": 4, "reward": "happy_count"}
+    assert Cell(**baseline, hack_threshold=1).hacked_from == 1
+    assert "_hack1_" in Cell(**baseline, hack_threshold=1).name
+    assert Cell(**baseline).hacked_from == 3
+    assert Cell(**baseline, hack_threshold=3).name == Cell(**baseline).name
+    routing = Cell(method="routing", rank=4, reward="happy_count")
+    assert (routing.hack_threshold, routing.hacked_from) == (3, 3)
 
 
 def test_a_torn_spec_is_one_clear_error() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rewardgrid.study.bases import EmbeddedBase, HubBase
+from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import write_json, write_text
-from rewardgrid.study.forecast import duration, forecast, measured, megaparameters, rule_of_thumb, shape
+from rewardgrid.study.forecast import duration, forecast, measured, megaparameters, rule_of_thumb, workload
 from rewardgrid.study.layout import done
 from rewardgrid.study.study import Experiment, Study
 
@@ -19,7 +19,7 @@ def study(tmp_path: Path, **values: object) -> Study:
     return Study(
         results=str(tmp_path),
         title="Small",
-        bases={"embedded": EmbeddedBase()},
+        bases={"storyteller": HubBase()},
         experiments={"one": experiment},
     )
 
@@ -55,7 +55,7 @@ def test_time_left_is_measured_on_finished_cells_of_the_same_shape(tmp_path: Pat
 def test_a_diverged_cell_counts_the_steps_it_made(tmp_path: Path) -> None:
     some = study(tmp_path)
     cell = finish(some, 0, 50, steps=10)
-    assert measured(some.layout, some.cells.values()) == {shape(cell): 5.0}
+    assert measured(some.layout, some.cells.values()) == {workload(cell): 5.0}
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"seconds": 1, "steps_done": 0}', '{"seconds": null, "steps_done": 3}'])
@@ -82,21 +82,28 @@ def test_a_finished_study_has_no_time_left(tmp_path: Path) -> None:
 
 def test_only_what_changes_the_time_of_a_step_changes_the_shape() -> None:
     cell = Cell()
-    assert shape(cell) == shape(Cell(seed=1, lr=1e-3, beta=0.1, max_steps=7, repetition_penalty=1))
+    assert workload(cell) == workload(Cell(seed=1, lr=1e-3, beta=0.1, max_steps=7, repetition_penalty=1))
     for other in (
         Cell(batch_size=64),
         Cell(max_new_tokens=64),
         Cell(method="lora", rank=1),
         Cell(engine="trl"),
     ):
-        assert shape(cell) != shape(other)
+        assert workload(cell) != workload(other)
 
 
-def test_the_size_of_the_published_shape_is_known() -> None:
+def test_the_size_of_a_base_is_read_where_its_files_are_here(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 4, "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    write_json(tmp_path / "model/config.json", sizes | {"intermediate_size": 341, "vocab_size": 4096})
     # 4 x (128*(128 + 64 + 64 + 128) + 3*128*341 + 2*128) + 4096*128 + 128, tied embeddings
-    published = EmbeddedBase(layers=4, hidden=128, heads=4, kv_heads=2, mlp_width=341, vocabulary=4096)
-    assert megaparameters(published) == pytest.approx(1.245824)
-    assert megaparameters(HubBase(kind="hub")) == 1.25
+    assert megaparameters(PackagedBase(path=str(tmp_path))) == pytest.approx(1.245824)
+    assert megaparameters(LocalBase(model=str(tmp_path / "model"), stories="s.txt")) == pytest.approx(1.245824)
+
+
+def test_a_base_whose_size_cannot_be_read_counts_like_the_published_one(tmp_path: Path) -> None:
+    assert megaparameters(HubBase()) == megaparameters(PackagedBase(path=str(tmp_path / "nowhere"))) == 1.25
+    write_json(tmp_path / "config.json", {"model_type": "another", "n_embd": 128})
+    assert megaparameters(LocalBase(model=str(tmp_path), stories="s.txt")) == 1.25
 
 
 @pytest.mark.parametrize(
