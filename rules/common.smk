@@ -84,8 +84,8 @@ def metrics_for_table(wildcards):
 
 
 def published_files(wildcards):
-    """The figures that the published study reports."""
-    return sorted(str(path) for path in Path(study.published).glob("*.*"))
+    """What the published study reports; nothing where there is none to compare with."""
+    return sorted(str(path) for path in Path(study.published).glob("*.*")) if study.published else []
 
 
 def evaluation_settings(wildcards):

@@ -41,6 +41,7 @@ rule evaluate:
         metrics="<results>/cells/{cell}/evaluation/metrics.json",
         samples="<results>/cells/{cell}/evaluation/samples.parquet",
         routing="<results>/cells/{cell}/evaluation/routing.parquet",
+        course="<results>/cells/{cell}/evaluation/course.parquet",
     log:
         "<logs>/evaluate/{cell}.log",
     benchmark:

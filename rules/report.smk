@@ -89,11 +89,29 @@ rule findings:
         "--out {output:q} > {log:q} 2>&1"
 
 
+rule published:
+    """Set every figure and claim of the published study beside ours."""
+    input:
+        tables=expand("<results>/tables/{experiment}.parquet", experiment=study.active),
+        published=published_files,
+        study="<results>/study.json",
+    output:
+        "<results>/published.json",
+    log:
+        "<logs>/report/published.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    shell:
+        'python workflow/scripts/published.py --study {input.study:q} --tables "$(dirname {input.study:q})/tables" '
+        "--out {output:q} > {log:q} 2>&1"
+
+
 rule results:
     """Render RESULTS.md."""
     input:
         figures=expand("<results>/figures/{experiment}", experiment=study.active),
-        published=published_files,
+        published="<results>/published.json" if study.published else [],
         findings="<results>/findings.json",
         study="<results>/study.json",
     output:
@@ -105,7 +123,8 @@ rule results:
         "../envs/report.yaml"
     shell:
         "python workflow/scripts/results.py --study {input.study:q} --findings {input.findings:q} "
-        "--out {output:q} > {log:q} 2>&1"
+        + ("--published {input.published:q} " if study.published else "")
+        + "--out {output:q} > {log:q} 2>&1"
 
 
 rule publish:

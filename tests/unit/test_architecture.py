@@ -17,6 +17,7 @@ BELOW: dict[str, set[str]] = {
     "train": {"study", "lm", "base"},
     "evaluate": {"study", "lm", "base", "train"},
     "report": {"study"},
+    "published": {"study", "report"},
     "cli": {"study", "lm", "base", "train", "evaluate", "report"},
 }
 """What each wing may import besides itself."""

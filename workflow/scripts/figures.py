@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.cli.program import run_program
+from rewardgrid.published.data import load_tables
+from rewardgrid.published.replica import references
 from rewardgrid.report.evidence import load_evidence, read_study
 from rewardgrid.report.figures import draw
 from rewardgrid.report.finding import Scope
-from rewardgrid.report.published import load_published
 from rewardgrid.study.errors import UserError, did_you_mean
 
 
@@ -29,10 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"experiment {name}: unknown or left out;{did_you_mean(name, study.active)}")
         experiment = study.active[name]
         evidence = load_evidence(study, study.layout.table(name).parent, [name])
-        published = load_published(study.published)
+        points = references(load_tables(study.published), name, evidence.tables[name]) if study.published else ()
         out.mkdir(parents=True, exist_ok=True)
+        scope = Scope(evidence, name, tuple(experiment.by), references=points)
         for figure in experiment.figures:
-            draw(figure, out / f"{figure}.svg", Scope(evidence, name, tuple(experiment.by)), published)
+            draw(figure, out / f"{figure}.svg", scope)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Compute every finding, and set the published study beside ours."""
+"""Compute every finding."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.cli.program import run_program
-from rewardgrid.report.compare import compare
+from rewardgrid.published.claims import load_claims, windows
 from rewardgrid.report.evidence import load_evidence, read_study
 from rewardgrid.report.finding import Scope
 from rewardgrid.report.findings import compute
-from rewardgrid.report.published import load_published
-from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
 
@@ -27,24 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         study = read_study(arguments.study)
-        published = load_published(study.published)
+        claims = load_claims(study.published).claims if study.published else ()
         evidence = load_evidence(study, arguments.tables, study.active)
         findings = [
             finding
             for name, experiment in study.active.items()
             for finding in compute(
-                Scope(
-                    evidence,
-                    name,
-                    tuple(experiment.by),
-                    tuple(claim for claim in published.claims if claim.experiment == name),
-                ),
-                experiment.findings,
+                Scope(evidence, name, tuple(experiment.by), windows(claims, name)), experiment.findings
             )
         ]
-        base = study.defaults.get("base", Cell.model_fields["base"].default)
-        comparison = compare(published, evidence, base)
-        write_json(arguments.out, {"findings": findings, "published": comparison})
+        write_json(arguments.out, findings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Render RESULTS.md from tables, findings, figures and samples."""
+"""Render RESULTS.md from tables, findings, figures, samples and the comparison with the published study."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.cli.program import run_program
+from rewardgrid.published.section import section
 from rewardgrid.report.evidence import load_bases, read_study
 from rewardgrid.report.render import Results, render
 from rewardgrid.report.tables import read_experiment, rows_of
@@ -23,20 +24,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", type=Path, required=True, help="the checked configuration (study.json)")
     parser.add_argument("--findings", type=Path, required=True, help="what the findings script wrote")
+    parser.add_argument("--published", type=Path, help="what the published script wrote (default: no such section)")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     arguments = parser.parse_args(argv)
     try:
         study = read_study(arguments.study)
-        findings = read_json(arguments.findings)
+        templates = REPOSITORY / "workflow" / "templates"
+        published = arguments.published
         results = Results(
             study=study,
             tables={name: rows_of(read_experiment(study.layout.table(name))) for name in study.active},
-            findings=findings["findings"],
-            comparison=findings["published"],
+            findings=read_json(arguments.findings),
             bases=load_bases(study),
             commit=commit(REPOSITORY),
+            sections=[section(read_json(published), templates)] if published else [],
         )
-        write_text(arguments.out, render(results, REPOSITORY / "workflow" / "templates"))
+        write_text(arguments.out, render(results, templates))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,55 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rewardgrid.base.load import Base
+from rewardgrid.evaluate.course import base_rollouts, course, degeneration_onset
+from rewardgrid.evaluate.diversity import published
 from rewardgrid.evaluate.samples import Protocol, by_mode, draw, summary
-from rewardgrid.evaluate.verdict import verdict
+from rewardgrid.evaluate.surprise import Usual, unlikely, usual
+from rewardgrid.evaluate.verdict import Signals, verdict
+from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.contracts import MODE_SAMPLES, ROUTING, SAMPLES, read_table, write_table
+from rewardgrid.study.contracts import (
+    COURSE,
+    HISTORY,
+    MODE_SAMPLES,
+    ROLLOUTS,
+    ROUTING,
+    SAMPLES,
+    read_table,
+    write_table,
+)
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json
+from rewardgrid.study.steps import first_reaching
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.weights import base_weights, load_policy
 
 
-def protocols(settings: Evaluation, max_new_tokens: int) -> tuple[Protocol, Protocol]:
-    """The published protocol (few samples, top-k) and the full one (error bars, no truncation)."""
-    published = Protocol(
-        "published", settings.published_samples, max_new_tokens, settings.seed, settings.published_top_k
-    )
-    return published, Protocol("full", settings.samples, max_new_tokens, settings.seed)
+def protocols(settings: Evaluation, max_new_tokens: int, other: int = 0) -> list[Protocol]:
+    """Published (few samples for few prompts), full (nothing cut off), and as many with the published top-k.
+
+    ``other`` counts further draws: the same protocols, other luck.
+    """
+    seed, top_k = settings.seed + other, settings.published_top_k
+    return [
+        Protocol(
+            "published",
+            settings.published_samples,
+            settings.published_prompts,
+            max_new_tokens,
+            seed,
+            top_k=top_k,
+            open_only=True,
+        ),
+        Protocol("full", settings.samples, settings.samples, max_new_tokens, seed),
+        Protocol("top_k", settings.samples, settings.samples, max_new_tokens, seed, top_k=top_k),
+    ]
+
+
+def sample_all(
+    shape: Shape, policy: Weights, reference: Weights, base: Base, cell: Cell, wanted: list[Protocol]
+) -> dict[str, pd.DataFrame]:
+    """The samples of each protocol, by its name."""
+    return {each.name: draw(shape, policy, reference, base, each, cell.reward) for each in wanted}
+
+
+def measurements(
+    samples: Mapping[str, pd.DataFrame], limits: Mapping[str, Usual], hacked_from: int
+) -> dict[str, dict[str, float | int | None]]:
+    """Figures by protocol; ``limits`` are what is usual for the base under it."""
+    few, full, top_k = (samples[name] for name in ("published", "full", "top_k"))
+    return {
+        "published": published(list(few["prompt"]), list(few["completion"])),
+        "full": summary(full, hacked_from, limits["full"]),
+        "top_k": unlikely(top_k, limits["top_k"]),
+    }
+
+
+def signals(figures: Mapping[str, Any]) -> Signals:
+    """What the verdict looks at, of a cell's or a base's figures by protocol."""
+    return {
+        **figures["full"],
+        **{f"{name}_top_k": value for name, value in figures["top_k"].items()},
+        **{name: figures["published"][name] for name in ("unique_first_sentences", "prompts")},
+    }
 
 
 def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Path) -> None:
-    """Measure a base's own samples, the reference of every verdict; writes metrics.json and samples.parquet."""
+    """Measure a base's own samples, the reference of every verdict; writes metrics.json and samples.parquet.
+
+    ``usual`` holds the quantiles that cells are compared with; ``other_draws`` the verdicts on further draws of the
+    same base, which should all be ok.
+    """
     shape, weights = base_weights(base)
-    reward = Cell.model_fields["reward"].default
-    frames = [draw(shape, weights, weights, base, each, reward) for each in protocols(settings, max_new_tokens)]
-    write_table(out / "samples.parquet", pd.concat(frames), SAMPLES)
-    figures = {
+    cell = Cell(max_new_tokens=max_new_tokens)
+
+    def drawn(other: int) -> dict[str, pd.DataFrame]:
+        return sample_all(shape, weights, weights, base, cell, protocols(settings, max_new_tokens, other))
+
+    samples = drawn(0)
+    write_table(out / "samples.parquet", pd.concat(samples.values()), SAMPLES)
+    limits = {name: usual(samples[name]) for name in ("full", "top_k")}
+    figures: dict[str, Any] = {
         "cell": base.directory.name,
         "state": "base",
         "max_new_tokens": max_new_tokens,
-        "published": summary(frames[0]),
-        "full": summary(frames[1]),
+        **measurements(samples, limits, cell.hacked_from),
+        "usual": limits,
         "modes": {},
+        "onset": {},
         "verdict": None,
         "reasons": [],
         "evidence": [],
     }
+    figures["other_draws"] = [
+        judge(measurements(drawn(other), limits, cell.hacked_from), figures, cell, settings)
+        for other in range(1, settings.base_draws + 1)
+    ]
     write_json(out / "metrics.json", figures)
 
 
 def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path, settings: Evaluation) -> None:
     """Measure a trained cell and judge it against its base.
 
-    Writes below ``directory/evaluation``: samples.parquet, routing.parquet and, last, metrics.json. A diverged cell
-    gets metrics that say so and hold no figures.
+    Writes below ``directory/evaluation``: samples.parquet, routing.parquet, course.parquet and, last, metrics.json. A
+    diverged cell gets metrics that say so and hold no figures.
 
     Raises:
         UserError: training has not finished, a file is corrupt, or there are too few evaluation prompts.
@@ -66,52 +136,71 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
         "max_new_tokens": cell.max_new_tokens,
         "published": {},
         "full": {},
+        "top_k": {},
         "modes": {},
+        "onset": {},
         "verdict": None,
         "reasons": [],
         "evidence": [],
     }
-    frames: list[pd.DataFrame] = []
+    frames = [pd.DataFrame(columns=SAMPLES.names)]
+    steps = pd.DataFrame(columns=COURSE.names)
     if status["state"] == "done":
-        frozen = base_weights(base)[1]
-        shape, policy = load_policy(train / "weights", cell, base)
-        published, full = (
-            draw(shape, policy, frozen, base, each, cell.reward) for each in protocols(settings, cell.max_new_tokens)
-        )
-        frames += [published, full]
-        figures |= {"published": summary(published), "full": summary(full)}
+        reference = read_json(reference_file)
+        shape, frozen = base_weights(base)
+        policy = load_policy(train / "weights", cell, base)[1]
+        wanted = protocols(settings, cell.max_new_tokens)
+        samples = sample_all(shape, policy, frozen, base, cell, wanted)
+        frames = list(samples.values())
+        figures |= measurements(samples, reference["usual"], cell.hacked_from)
         if cell.is_routing:
-            figures["modes"]["both"] = by_mode(full)
+            figures["modes"]["both"] = by_mode(samples["full"], cell.hacked_from)
             for mode in ("retain_only", "forget_only"):
                 alone = load_policy(train / "weights", cell, base, mode)[1]
-                protocol = protocols(settings, cell.max_new_tokens)[1]
-                frames.append(draw(shape, alone, frozen, base, protocol, cell.reward, mode))
-                figures["modes"][mode] = by_mode(frames[-1])
-        figures |= judge(figures["full"], read_json(reference_file), cell, settings)
-    samples = pd.concat(frames) if frames else pd.DataFrame(columns=SAMPLES.names)
-    write_table(out / "samples.parquet", samples, SAMPLES)
-    write_table(
-        out / "routing.parquet", routing_table(read_table(train / "mode_samples.parquet", MODE_SAMPLES)), ROUTING
-    )
+                (full,) = (each for each in wanted if each.name == "full")
+                frames.append(draw(shape, alone, frozen, base, full, cell.reward, mode))
+                figures["modes"][mode] = by_mode(frames[-1], cell.hacked_from)
+        figures |= judge(figures, reference, cell, settings)
+        steps, figures["onset"] = course_of(train, cell, base, settings)
+    write_table(out / "samples.parquet", pd.concat(frames), SAMPLES)
+    write_table(out / "course.parquet", steps, COURSE)
+    mode_samples = read_table(train / "mode_samples.parquet", MODE_SAMPLES)
+    write_table(out / "routing.parquet", routing_table(mode_samples, cell.hacked_from), ROUTING)
     write_json(out / "metrics.json", figures)
 
 
-def judge(
-    full: Mapping[str, float | int | None], reference: Mapping[str, Any], cell: Cell, settings: Evaluation
-) -> dict[str, Any]:
-    """The verdict with its reasons and evidence, from the full samples of cell and base."""
-    base = dict(reference["full"])
+def judge(figures: Mapping[str, Any], reference: Mapping[str, Any], cell: Cell, settings: Evaluation) -> dict[str, Any]:
+    """The verdict with its reasons and evidence, from the figures of cell and base by protocol."""
+    base = dict(signals(reference))
     if reference["max_new_tokens"] != cell.max_new_tokens:
         # The base was sampled to another length: what depends on length cannot be compared.
-        base = {key: value for key, value in base.items() if key not in ("completion_length", "compression_ratio")}
-    found = verdict(full, base, settings.thresholds)
-    return {"verdict": found.label, "reasons": list(found.reasons), "evidence": list(found.evidence)}
+        base |= {"completion_length": None, "compression_ratio": None}
+    found = verdict(signals(figures), base, settings.thresholds)
+    return {
+        "verdict": found.label,
+        "reasons": list(found.reasons),
+        "evidence": [asdict(judged) for judged in found.evidence],
+    }
 
 
-def routing_table(samples: pd.DataFrame) -> pd.DataFrame:
+def course_of(train: Path, cell: Cell, base: Base, settings: Evaluation) -> tuple[pd.DataFrame, dict[str, int | None]]:
+    """A run's course (schema COURSE), and the steps at which it began to degenerate and to hack."""
+    shape, weights = base_weights(base)
+    own = base_rollouts(shape, weights, base, cell, settings)
+    rollouts = read_table(train / "rollouts.parquet", ROLLOUTS)
+    steps = course(rollouts, own, shape, weights, base, cell.prompt_length, settings.thresholds)
+    hacked = read_table(train / "history.parquet", HISTORY)["hacked"].tolist()
+    usual_share = float((own["happy"] >= cell.hacked_from).mean())
+    return steps, {
+        "degeneration_onset": degeneration_onset(steps["step"].tolist(), steps["verdict"].tolist()),
+        "hack_onset": first_reaching(hacked, usual_share + settings.hack_onset),
+    }
+
+
+def routing_table(samples: pd.DataFrame, hacked_from: int) -> pd.DataFrame:
     """Figures by step and mode (:data:`rewardgrid.study.contracts.ROUTING`) of a run's evaluations."""
-    rows = [
-        {"step": step, "mode": mode, **{key: value for key, value in by_mode(group).items() if key in ROUTING.names}}
-        for (step, mode), group in samples.groupby(["step", "mode"], sort=True)
-    ]
+    rows = []
+    for (step, mode), group in samples.groupby(["step", "mode"], sort=True):
+        figures = by_mode(group, hacked_from)
+        rows.append({"step": step, "mode": mode} | {name: figures[name] for name in ROUTING.names if name in figures})
     return pd.DataFrame(rows, columns=ROUTING.names)

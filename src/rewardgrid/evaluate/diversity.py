@@ -18,7 +18,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import numpy as np
 
 JACCARD_DECIMALS = 3
-"""Digits that ``measure`` reports, as the published tables do; ``jaccard`` itself does not round."""
+"""Digits that are reported, as in the published tables; ``jaccard`` itself does not round."""
 
 FRAGMENT_WORDS = 3
 """A sentence of at most this many words counts as a fragment ("once upon a.")."""
@@ -45,14 +45,14 @@ _PIECE = re.compile(r"\w+(?:['’]\w+)*|,")
 _DELIMITER = re.compile(r"[.?!]")
 
 
-def first_sentence(prompt: str, completion: str) -> str:
-    """Text of prompt, a space and completion up to the first ``.``, stripped (the published definition)."""
-    return f"{prompt} {completion}".partition(".")[0].strip()
+def first_sentence(text: str) -> str:
+    """The text up to its first ``.``, stripped (the published definition)."""
+    return text.partition(".")[0].strip()
 
 
 def unique_first_sentences(texts: Iterable[str]) -> int:
     """Distinct first sentences among whole texts."""
-    return len({first_sentence("", text) for text in texts})
+    return len({first_sentence(text) for text in texts})
 
 
 def expected_unique(values: Sequence[Hashable], k: int = 20) -> float | None:
@@ -87,6 +87,11 @@ def jaccard(texts: Sequence[str]) -> float | None:
     union = sizes[a] + sizes[b] - both
     kept = union > 0
     return float(np.mean(both[kept] / union[kept])) if kept.any() else None
+
+
+def rounded(overlap: float | None) -> float | None:
+    """A Jaccard index with the digits that are reported."""
+    return None if overlap is None else round(overlap, JACCARD_DECIMALS)
 
 
 def pieces(text: str) -> list[str]:
@@ -177,24 +182,32 @@ def compression_ratio(texts: Iterable[str]) -> float | None:
     return sum(len(zlib.compress(block, 9)) for block in whole) / sum(map(len, whole)) if whole else None
 
 
-def measure(prompts: Sequence[str], completions: Sequence[str]) -> dict[str, float | int | None]:
-    """Every text signal of a set of samples, under the names that the verdict and the tables use.
+def published(prompts: Sequence[str], completions: Sequence[str]) -> dict[str, float | int | None]:
+    """The two figures that the published study gives of its samples, whose texts include the prompts.
 
-    Only ``unique_first_sentences`` looks at the prompts. It is the expected count among 20, and with 20
-    samples the published count itself. ``unique_openings`` is the same for the completions alone, so that
-    distinct prompts cannot hide one repeated continuation.
+    So ``unique_first_sentences`` never falls below the number of distinct ``prompts``, as in the published tables.
 
     Raises:
         ValueError: not one prompt for each completion.
     """
-    openings = [first_sentence("", completion) for completion in completions]
-    starts = [first_sentence(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
-    overlap = jaccard(completions)
+    texts = [f"{prompt} {completion}" for prompt, completion in zip(prompts, completions, strict=True)]
+    return {
+        "prompts": len(set(prompts)),
+        "unique_first_sentences": unique_first_sentences(texts),
+        "jaccard": rounded(jaccard(texts)),
+    }
+
+
+def measure(completions: Sequence[str]) -> dict[str, float | int | None]:
+    """Every text signal of a set of completions, without their prompts, under the names that verdict and tables use.
+
+    ``unique_openings`` is the expected number of distinct first sentences among 20: with so many distinct prompts that
+    every text is another, the completions alone show whether they begin alike.
+    """
     return {
         "samples": len(completions),
-        "unique_first_sentences": expected_unique(starts),
-        "unique_openings": expected_unique(openings),
-        "jaccard": None if overlap is None else round(overlap, JACCARD_DECIMALS),
+        "unique_openings": expected_unique([first_sentence(completion) for completion in completions]),
+        "jaccard": rounded(jaccard(completions)),
         "sentence_words": sentence_words(completions),
         "fragment_share": fragment_share(completions),
         "comma_rate": comma_rate(completions),

@@ -12,29 +12,53 @@ import torch
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.divergence import divergence
-from rewardgrid.evaluate.diversity import measure
+from rewardgrid.evaluate.diversity import jaccard, measure, rounded
+from rewardgrid.evaluate.surprise import Usual, surprises, unlikely
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Reward
 from rewardgrid.study.errors import UserError
 from rewardgrid.train.grpo import mean_over
-from rewardgrid.train.rewards import score, text_tables
+from rewardgrid.train.rewards import TextTables, score, text_tables
 
-HACK_THRESHOLD = 3
 ROWS = 64
 """Completions sampled together."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How samples are drawn: how many, from which truncation, how long."""
+    """How samples are drawn: how many, for how many prompts, how long, and what is done to the distribution.
+
+    ``open_only``: only for prompts that hold no full stop. After one, the first sentence is the prompt's own.
+    """
 
     name: str
     samples: int
+    prompts: int
     max_new_tokens: int
     seed: int
     top_k: int | None = None
+    penalty: float | None = None
+    open_only: bool = False
+
+
+def evaluation_prompts(base: Base, protocol: Protocol) -> np.ndarray:
+    """The first evaluation prompts (protocol.prompts, P) that suit a protocol, the same for every cell.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    pool = base.eval_prompts()
+    suits = [not (protocol.open_only and "." in text) for text in pool.text]
+    prompts = pool.ids[suits][: protocol.prompts]
+    if len(prompts) < protocol.prompts:
+        key, kind = ("published_prompts", " without a full stop") if protocol.open_only else ("samples", "")
+        raise UserError(
+            f"{base.directory / 'eval_prompts.parquet'}: has {len(prompts)} prompts{kind}, the evaluation needs "
+            f"{protocol.prompts}; write evaluation.{key}: {len(prompts)} or give the base more eval_prompts"
+        )
+    return prompts
 
 
 def draw(
@@ -45,31 +69,31 @@ def draw(
     protocol: Protocol,
     reward: Reward,
     mode: str = "both",
+    prompts: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Sample and score one completion for each of the first evaluation prompts, at temperature 1, without penalty.
+    """Sample and score as many completions for each prompt, at temperature 1.
 
     The draws depend on the protocol alone, so every cell and mode meets the same prompts and the same luck.
+
+    Args:
+        prompts: (protocol.prompts, P) token ids; None: the first evaluation prompts that suit.
 
     Returns:
         rows of the samples table (:data:`rewardgrid.study.contracts.SAMPLES`).
 
     Raises:
-        UserError: there are fewer evaluation prompts than samples.
+        UserError: there are too few evaluation prompts.
     """
-    prompts = base.eval_prompts().ids
-    if len(prompts) < protocol.samples:
-        raise UserError(
-            f"{base.directory / 'eval_prompts.parquet'}: has {len(prompts)} prompts, the evaluation needs "
-            f"{protocol.samples}; write evaluation.samples: {len(prompts)} or give the base more eval_prompts"
-        )
-    prompts = prompts[: protocol.samples]
+    starts = evaluation_prompts(base, protocol) if prompts is None else prompts
+    starts = np.repeat(starts, protocol.samples // protocol.prompts, axis=0)
     random = uniforms(protocol.seed, f"{protocol.name} samples", 0, (protocol.samples, protocol.max_new_tokens))
+    penalty = None if protocol.penalty is None else torch.tensor([protocol.penalty])
     tables = text_tables(base.vocabulary.surfaces, base.vocabulary.delimiters, base.vocabulary.eos)
     rows: list[dict[str, Any]] = []
     for start in range(0, protocol.samples, ROWS):
-        chunk = torch.from_numpy(prompts[start : start + ROWS]).unsqueeze(0)
+        chunk = torch.from_numpy(starts[start : start + ROWS]).unsqueeze(0)
         luck = torch.from_numpy(random[start : start + ROWS]).unsqueeze(0)
-        done = sample(shape, policy, chunk, luck, base.vocabulary.eos, top_k=protocol.top_k)
+        done = sample(shape, policy, chunk, luck, base.vocabulary.eos, penalty, protocol.top_k)
         rows += _rows(shape, policy, reference, base, chunk, done, reward, tables)
     return pd.DataFrame(rows).assign(protocol=protocol.name, mode=mode)
 
@@ -82,7 +106,7 @@ def _rows(
     prompts: torch.Tensor,
     done: Completions,
     reward: Reward,
-    tables: Any,
+    tables: TextTables,
 ) -> list[dict[str, Any]]:
     scores = score(reward, done.ids, done.mask, tables)
     sequences = torch.cat([prompts, done.ids], -1)[0]
@@ -99,6 +123,7 @@ def _rows(
         "base_nll": mean_over(apart.base_nll, mask),
     }
     values = {name: column.tolist() for name, column in columns.items()}
+    values |= surprises(apart.base_nll, done.ids[0], mask, tables)
     return [
         {
             "prompt": base.decode(prompt),
@@ -116,22 +141,24 @@ def standard_error(values: pd.Series[float]) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def summary(samples: pd.DataFrame) -> dict[str, float | int | None]:
+def summary(samples: pd.DataFrame, hacked_from: int, limits: Usual) -> dict[str, float | int | None]:
     """Text signals and means of a set of samples, with standard errors of the scores.
 
     Divergences are means over tokens (every token of every sample weighs the same), like those in the logs.
+
+    Args:
+        hacked_from: a completion with at least this many "happy" is hacked.
+        limits: what is usual for the base under the same protocol.
     """
     tokens = samples["tokens"].to_numpy()
 
     def per_token(column: str) -> float:
         return float(np.average(samples[column].to_numpy(), weights=tokens))
 
-    figures: dict[str, float | int | None] = dict(measure(list(samples["prompt"]), list(samples["completion"])))
-    for name in ("reward", "sl10", "happy"):
-        figures[name] = float(samples[name].mean())
-        figures[f"{name}_se"] = standard_error(samples[name])
-    return figures | {
-        "hack_share": float((samples["happy"] >= HACK_THRESHOLD).mean()),
+    return {
+        **measure(list(samples["completion"])),
+        **unlikely(samples, limits),
+        **_scores(samples, hacked_from),
         "kl_k3": per_token("kl_k3"),
         "kl_exact": per_token("kl_exact"),
         "base_nll": per_token("base_nll"),
@@ -140,15 +167,19 @@ def summary(samples: pd.DataFrame) -> dict[str, float | int | None]:
     }
 
 
-def by_mode(samples: pd.DataFrame) -> dict[str, float | int | None]:
-    """The figures of one set of active adapters (SEMANTICS: gradient routing, evaluation)."""
-    texts = measure(list(samples["prompt"]), list(samples["completion"]))
-    figures: dict[str, float | int | None] = {"samples": len(samples)}
+def by_mode(samples: pd.DataFrame, hacked_from: int) -> dict[str, float | int | None]:
+    """The figures of one set of active adapters (gradient routing)."""
+    return {
+        "samples": len(samples),
+        **_scores(samples, hacked_from),
+        "unique": samples["completion"].nunique() / len(samples),
+        "jaccard": rounded(jaccard(list(samples["completion"]))),
+    }
+
+
+def _scores(samples: pd.DataFrame, hacked_from: int) -> dict[str, float]:
+    figures = {}
     for name in ("reward", "sl10", "happy"):
         figures[name] = float(samples[name].mean())
         figures[f"{name}_se"] = standard_error(samples[name])
-    return figures | {
-        "hack_share": float((samples["happy"] >= HACK_THRESHOLD).mean()),
-        "unique": samples["completion"].nunique() / len(samples),
-        "jaccard": texts["jaccard"],
-    }
+    return figures | {"hacked": float((samples["happy"] >= hacked_from).mean())}

@@ -1,1 +1,1 @@
-"""What it all says: tables, findings, figures, the comparison with the published study, and RESULTS.md."""
+"""What it all says: tables, findings, figures and RESULTS.md."""

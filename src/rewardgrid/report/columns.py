@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal, get_args, get_origin
 
 import pyarrow as pa
 
 from rewardgrid.study.cell import EVAL_MODES, Cell, format_number
+from rewardgrid.study.steps import SMOOTHING_STEPS
 
 FINAL_STEPS = 50
-"""A run's reward and KL are means over this many last steps, as in the published tables."""
-SMOOTHING_STEPS = 10
-"""A threshold counts as reached by the mean of this many steps; curves are smoothed over as many."""
+"""A run's reward and KL are means over this many last steps."""
 PASSING = 0.85
 THRESHOLDS = {"085": PASSING, "095": 0.95}
 """The rewards whose first passing is timed, by the suffix of their columns."""
@@ -25,14 +25,19 @@ NOTHING = "–"
 _SCIENTIFIC_FROM = 1e4
 
 FULL = "full protocol (256 samples, temperature 1)"
-PUBLISHED = "published protocol (20 samples, top-k 50)"
+TOP_K = "256 samples, temperature 1, top-k 50"
+PUBLISHED = "published protocol (20 samples, 4 for each of 5 prompts, top-k 50; prompts included)"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the heading people read, meaning with unit, Arrow type, decimals (None: as it comes)."""
+    """One column: the heading people read, what it means, its unit, Arrow type, decimals (None: as it comes).
+
+    The unit is "1" of shares, ratios and plain counts, and empty of text.
+    """
 
     label: str
+    meaning: str
     unit: str
     kind: pa.DataType
     digits: int | None = None
@@ -51,6 +56,20 @@ _SPEC_LABELS = {
     "routing_frac": "routed",
     "label_noise_frac": "label noise",
 }
+_SPEC_UNITS = {
+    "beta": "reward by nat per token",
+    "batch_size": "completions",
+    "num_generations": "completions",
+    "max_steps": "steps",
+    "decay_steps": "steps",
+    "max_new_tokens": "tokens",
+    "prompt_tokens": "tokens",
+    "kl_cap": "nats per token",
+    "hack_threshold": '"happy" per completion',
+    "eval_every": "steps",
+    "eval_samples": "completions",
+}
+"""Of those that have one; other numbers are plain."""
 
 
 def _kind(annotation: Any) -> pa.DataType:
@@ -63,107 +82,154 @@ def _kind(annotation: Any) -> pa.DataType:
     return _kind(get_args(annotation)[0])
 
 
+def _spec_column(name: str, description: str, kind: pa.DataType) -> Column:
+    plain = "" if kind in (_S, pa.bool_()) else "1"
+    return Column(_SPEC_LABELS.get(name, name.replace("_", " ")), description, _SPEC_UNITS.get(name, plain), kind)
+
+
 SPEC_COLUMNS: dict[str, Column] = {
-    name: Column(_SPEC_LABELS.get(name, name.replace("_", " ")), field.description or "", _kind(field.annotation))
+    name: _spec_column(name, field.description or "", _kind(field.annotation))
     for name, field in Cell.model_fields.items()
 }
 """Every field of a cell's spec."""
 
-_FULL: dict[str, tuple[str, str, int]] = {
-    "samples": ("samples", "completions measured", 0),
-    "reward_256": ("reward (samples)", "mean of the cell's own reward", 3),
-    "reward_256_se": ("reward (samples) SE", "standard error of reward_256", 3),
-    "sl10": ("sl10", "mean sentence_length_10_smooth", 3),
-    "sl10_se": ("sl10 SE", "standard error of sl10", 3),
-    "happy": ("happy", 'mean count of "happy" per completion', 2),
-    "happy_se": ("happy SE", "standard error of happy", 2),
-    "hack_share": ("hacked", "share of completions that the hack detector flags", 3),
-    "kl_k3": ("KL (k3, samples)", "mean k3 estimate of KL(policy || base), nats per token", 3),
-    "kl_exact": ("KL (exact)", "mean KL(policy || base) summed over the vocabulary, nats per token", 3),
-    "base_nll": ("base NLL", "mean negative log-likelihood under the base, nats per token", 3),
-    "completion_length": ("length", "mean tokens per completion, [EOS] included", 1),
-    "ended": ("ended", "share of completions that ended with [EOS]", 3),
-    "unique_first_sentences_256": ("unique/20 (256)", "distinct first sentences expected among 20", 1),
-    "unique_openings": ("openings/20", "distinct first sentences of the completions alone, among 20", 1),
-    "jaccard_256": ("Jaccard (256)", "mean pairwise word overlap of the completions", 3),
-    "sentence_words": ("words/sentence", "mean words per sentence", 1),
-    "fragment_share": ("fragments", "share of sentences of at most 3 words", 3),
-    "comma_rate": ("commas", "commas by words and commas", 3),
-    "skeleton_share": ("skeleton share", "share of the commonest sentence skeleton among all sentences", 3),
-    "repeated_sentence_share": ("repeated", "share of sentences that repeat an earlier one word for word", 3),
-    "vocabulary_size": ("vocabulary", "distinct words per 1,000 words", 0),
-    "compression_ratio": ("compression", "compressed bytes by raw bytes", 3),
+_Figure = tuple[str, str, str, int]
+"""Heading, meaning, unit, decimals."""
+
+_UNLIKELY: dict[str, _Figure] = {
+    "unlikely_windows": (
+        "unlikely windows",
+        "share of windows of 16 tokens that the base finds less likely than 95 % of its own",
+        "1",
+        2,
+    ),
+    "unlikely_ends": (
+        "unlikely ends",
+        "share of sentence ends that the base finds less likely than 95 % of its own",
+        "1",
+        2,
+    ),
+}
+
+_SCORES: dict[str, _Figure] = {
+    "sl10": ("sl10", "mean sentence_length_10_smooth", "1", 3),
+    "sl10_se": ("sl10 SE", "standard error of sl10", "1", 3),
+    "happy": ("happy", 'mean count of "happy"', '"happy" per completion', 2),
+    "happy_se": ("happy SE", "standard error of happy", '"happy" per completion', 2),
+    "hacked": ("hacked", 'share of completions with at least hack_threshold "happy"', "1", 3),
+}
+
+_FULL: dict[str, _Figure] = {
+    "samples": ("samples", "completions measured", "completions", 0),
+    "reward_256": ("reward (samples)", "mean of the cell's own reward", "1", 3),
+    "reward_256_se": ("reward (samples) SE", "standard error of reward_256", "1", 3),
+    **_SCORES,
+    "kl_k3": ("KL (k3, samples)", "mean k3 estimate of KL(policy || base)", "nats per token", 3),
+    "kl_exact": ("KL (exact)", "mean KL(policy || base) summed over the vocabulary", "nats per token", 3),
+    "base_nll": ("base NLL", "mean negative log-likelihood under the base", "nats per token", 3),
+    **_UNLIKELY,
+    "completion_length": ("length", "mean length of a completion, [EOS] included", "tokens", 1),
+    "ended": ("ended", "share of completions that ended with [EOS]", "1", 3),
+    "unique_openings": (
+        "openings/20",
+        "distinct first sentences of the completions without their prompts, expected among 20",
+        "1",
+        1,
+    ),
+    "jaccard_256": ("Jaccard (256)", "mean pairwise word overlap of the completions", "1", 3),
+    "sentence_words": ("words/sentence", "mean length of a sentence", "words", 1),
+    "fragment_share": ("fragments", "share of sentences of at most 3 words", "1", 3),
+    "comma_rate": ("commas", "commas by words and commas", "1", 3),
+    "skeleton_share": ("skeleton share", "share of the commonest sentence skeleton among all sentences", "1", 3),
+    "repeated_sentence_share": ("repeated", "share of sentences that repeat an earlier one word for word", "1", 3),
+    "vocabulary_size": ("vocabulary", "distinct words among 1,000", "words", 0),
+    "compression_ratio": ("compression", "compressed bytes by raw bytes", "1", 3),
 }
 
 RENAMED = {
     "reward": "reward_256",
     "reward_se": "reward_256_se",
     "jaccard": "jaccard_256",
-    "unique_first_sentences": "unique_first_sentences_256",
 }
 """Keys of the full protocol whose names are taken by a spec field or by the published protocol."""
 
-_MODES: dict[str, tuple[str, str, int]] = {
-    "samples": ("samples", "completions measured", 0),
-    "reward": ("reward", "mean full reward", 3),
-    "sl10": ("sl10", "mean sentence_length_10_smooth", 3),
-    "reward_se": ("reward SE", "standard error of reward", 3),
-    "sl10_se": ("sl10 SE", "standard error of sl10", 3),
-    "happy": ("happy", 'mean count of "happy" per completion', 2),
-    "happy_se": ("happy SE", "standard error of happy", 2),
-    "hack_share": ("hacked", "share of completions that the hack detector flags", 3),
-    "unique": ("unique", "share of distinct completions", 3),
-    "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", 3),
+_MODES: dict[str, _Figure] = {
+    "samples": ("samples", "completions measured", "completions", 0),
+    "reward": ("reward", "mean full reward", "1", 3),
+    "reward_se": ("reward SE", "standard error of reward", "1", 3),
+    **_SCORES,
+    "unique": ("unique", "share of distinct completions", "1", 3),
+    "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", "1", 3),
 }
 
-_FINAL = f"mean over the last {FINAL_STEPS} steps of training"
+_FINAL = f"mean over the last {FINAL_STEPS} steps of training, over all of a shorter run"
+
+
+def _figure(figure: _Figure, of: str, prefix: str = "", suffix: str = "") -> Column:
+    label, meaning, unit, digits = figure
+    return Column(f"{prefix}{label}{suffix}", f"{meaning}, {of}", unit, _F, digits)
+
 
 MEASURED_COLUMNS: dict[str, Column] = {
-    "steps_done": Column("steps done", "optimizer steps taken", _I),
-    "seconds": Column("seconds", "wall-clock seconds of all training steps", _F, 0),
-    "seconds_per_step": Column("s/step", "wall-clock seconds by steps", _F, 3),
-    "final_reward": Column("reward", f"reward paid, {_FINAL}", _F, 3),
+    "steps_done": Column("steps done", "optimizer steps taken", "steps", _I),
+    "seconds": Column("seconds", "wall clock of all training steps", "seconds", _F, 0),
+    "seconds_per_step": Column("s/step", "wall clock by steps", "seconds per step", _F, 3),
+    "final_reward": Column("reward", f"reward paid, {_FINAL}", "1", _F, 3),
     "final_reward_sd": Column(
-        "reward sd", f"standard deviation of the reward over the last {FINAL_STEPS} steps", _F, 3
+        "reward sd", f"standard deviation of the reward over the last {FINAL_STEPS} steps", "1", _F, 3
     ),
-    "final_kl": Column("KL", f"k3 estimate of KL(policy || base), nats per token, {_FINAL}", _F, 3),
+    "final_kl": Column("KL", f"k3 estimate of KL(policy || base), {_FINAL}", "nats per token", _F, 3),
     **{
         f"{what}_to_{suffix}": Column(
             f"{what} to {level}",
-            f"{'optimizer steps' if what == 'steps' else 'training seconds'} until the mean reward of "
+            f"{'optimizer steps' if what == 'steps' else 'training time'} until the mean reward of "
             f"{SMOOTHING_STEPS} steps is at least {level}",
+            what,
             _I if what == "steps" else _F,
             0,
         )
         for suffix, level in THRESHOLDS.items()
         for what in ("steps", "seconds")
     },
-    "unique_first_sentences": Column("unique/20", f"distinct first sentences, {PUBLISHED}", _F, 0),
-    "jaccard": Column("Jaccard", f"mean pairwise word overlap of the completions, {PUBLISHED}", _F, 3),
-    **{name: Column(label, f"{unit}, {FULL}", _F, digits) for name, (label, unit, digits) in _FULL.items()},
+    "unique_first_sentences": Column("unique/20", f"distinct first sentences, {PUBLISHED}", "1", _F, 0),
+    "jaccard": Column("Jaccard", f"mean pairwise word overlap of the completions, {PUBLISHED}", "1", _F, 3),
+    **{name: _figure(figure, FULL) for name, figure in _FULL.items()},
+    **{f"{name}_top_k": _figure(figure, TOP_K, suffix=" (top-k)") for name, figure in _UNLIKELY.items()},
+    "degeneration_onset": Column(
+        "degenerates from", "first of two recorded steps in a row whose rollouts are not ok", "steps", _I
+    ),
+    "hack_onset": Column(
+        "hacks from",
+        f"first step at which {SMOOTHING_STEPS} steps' share of hacked completions is far above the base's",
+        "steps",
+        _I,
+    ),
     **{
-        f"{mode}_{metric}": Column(f"{mode.replace('_', ' ')} {label}", f"{unit}, {FULL}, adapters: {mode}", _F, digits)
+        f"{mode}_{metric}": _figure(figure, f"{FULL}, adapters: {mode}", prefix=f"{mode.replace('_', ' ')} ")
         for mode in EVAL_MODES
-        for metric, (label, unit, digits) in _MODES.items()
+        for metric, figure in _MODES.items()
     },
 }
 """Every measured number. Null where the cell is missing or diverged, or had nothing to measure."""
 
 COLUMNS: dict[str, Column] = {
-    "experiment": Column("experiment", "name of the experiment", _S),
-    "cell": Column("cell", "name of the cell: its directory under results/cells", _S),
-    "state": Column("state", "done, diverged or missing", _S),
+    "experiment": Column("experiment", "name of the experiment", "", _S),
+    "cell": Column("cell", "name of the cell: its directory under results/cells", "", _S),
+    "state": Column("state", "done, diverged or missing", "", _S),
     **SPEC_COLUMNS,
     **MEASURED_COLUMNS,
-    "verdict": Column("verdict", "ok, borderline or degenerate", _S),
-    "reasons": Column("reasons", "kinds of degeneracy, why it diverged, or what is missing", _S),
-    "hardware": Column("hardware", "what the cell was trained on", _S),
-    "versions": Column("versions", "versions of the libraries that trained it", _S),
+    "verdict": Column("verdict", "ok, borderline or degenerate", "", _S),
+    "reasons": Column("reasons", "kinds of degeneracy, why it diverged, or what is missing", "", _S),
+    "hardware": Column("hardware", "what the cell was trained on", "", _S),
+    "versions": Column("versions", "versions of the libraries that trained it", "", _S),
 }
 """All columns of an experiment's table, in order."""
 
 TABLE = pa.schema(
-    [pa.field(name, column.kind, metadata={"unit": column.unit}) for name, column in COLUMNS.items()],
+    [
+        pa.field(name, column.kind, metadata={"meaning": column.meaning, "unit": column.unit})
+        for name, column in COLUMNS.items()
+    ],
     metadata={"table": "experiment: one row per cell"},
 )
 """Schema of ``tables/<experiment>.parquet``."""
@@ -195,6 +261,12 @@ def decimals(value: float | None, digits: int = 3) -> str:
     if digits and abs(value) >= _SCIENTIFIC_FROM:
         return f"{value:.2e}"
     return f"{value:.{digits}f}"
+
+
+def rounded(value: float, digits: int = 2) -> float:
+    """A figure at the decimals at which rewards are compared; a half is rounded up, as by hand."""
+    step = Decimal(1).scaleb(-digits)
+    return float(Decimal(f"{value:.9f}").quantize(step, ROUND_HALF_UP))
 
 
 def setting(name: str, value: object) -> str:

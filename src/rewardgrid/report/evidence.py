@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewardgrid.report.tables import Row, base_row, read_experiment, rows_of
-from rewardgrid.study.contracts import HISTORY, ROUTING, read_table
+from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, read_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 from rewardgrid.study.problems import validated
@@ -18,22 +18,18 @@ from rewardgrid.study.study import Study
 
 @dataclass(frozen=True)
 class Evidence:
-    """Tables by experiment, curves by cell, and the bases' own rows."""
+    """Tables by experiment, curves and samples (full protocol) by cell or base, and the bases' own rows."""
 
     tables: Mapping[str, Sequence[Row]]
     histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     routing: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    samples: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     bases: Mapping[str, Row] = field(default_factory=dict)
 
     def finished(self) -> list[Row]:
         """Every finished cell once, whichever experiments it belongs to."""
         rows = (row for table in self.tables.values() for row in table if row["state"] == "done")
         return list({row["cell"]: row for row in reversed(list(rows))}.values())[::-1]
-
-    def base_sl10(self, row: Row) -> float | None:
-        """The smooth reward of the samples of the base that a cell started from."""
-        base = self.bases.get(f"{row['base']}-{row['base_recipe']}")
-        return None if base is None else base["sl10"]
 
 
 def read_study(path: Path) -> Study:
@@ -62,8 +58,22 @@ def load_evidence(study: Study, tables: Path, names: Iterable[str]) -> Evidence:
         tables=evidence.tables,
         histories={name: read_table(layout.train(name) / "history.parquet", HISTORY) for name in finished},
         routing={name: read_table(layout.routing(name), ROUTING) for name in routing},
+        samples=load_samples(study, finished),
         bases=load_bases(study),
     )
+
+
+def load_samples(study: Study, cells: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The samples of the full protocol of some cells and of all bases that have been measured.
+
+    Raises:
+        UserError: a file is torn.
+    """
+    layout = study.layout
+    paths = {name: layout.samples(name) for name in cells}
+    paths |= {base_id: layout.base_samples(base_id) for base_id in study.base_recipes}
+    read = {name: read_table(path, SAMPLES) for name, path in paths.items() if path.exists()}
+    return {name: frame[frame["protocol"] == "full"] for name, frame in read.items()}
 
 
 def load_bases(study: Study) -> dict[str, Row]:

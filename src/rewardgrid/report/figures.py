@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rewardgrid.report.columns import FINAL_STEPS, SMOOTHING_STEPS, settings
+from rewardgrid.report.columns import FINAL_STEPS, settings
 from rewardgrid.report.curves import mode_curve, smoothed
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
-from rewardgrid.report.published import Published, is_published
 from rewardgrid.report.tables import Configuration, Row
 from rewardgrid.study import study
+from rewardgrid.study.cell import format_number
 from rewardgrid.study.files import atomic_write
+from rewardgrid.study.steps import SMOOTHING_STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ _STYLE: Any = {
 }
 
 
-def draw(name: study.Figure, path: Path | str, scope: Scope, published: Published | None = None) -> None:
+def draw(name: study.FigureName, path: Path | str, scope: Scope) -> None:
     """Draw one figure of an experiment into an SVG file.
 
     An experiment without anything to show gives a picture that says so.
@@ -68,13 +69,12 @@ def draw(name: study.Figure, path: Path | str, scope: Scope, published: Publishe
         name: which figure.
         path: the file, written atomically.
         scope: the experiment and the evidence.
-        published: the published study, for the points that compare with ours.
 
     Raises:
         UserError: the file system is full.
     """
     with _drawing():
-        figure = FIGURES[name](scope, published)
+        figure = FIGURES[name](scope)
         with atomic_write(path) as temporary:
             # Without a date the same figures give the same bytes.
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": "rewardgrid"})
@@ -108,7 +108,7 @@ def _nothing(why: str) -> Figure:
 # --- learning curves -----------------------------------------------------------------------------------
 
 
-def learning_curves(scope: Scope, published: Published | None = None) -> Figure:
+def learning_curves(scope: Scope) -> Figure:
     """Reward against step, smoothed over 10 steps: seeds thin, means thick, one colour per configuration."""
     drawn = [
         (found, curves)
@@ -205,8 +205,8 @@ def spaced(heights: Sequence[float], apart: float, top: float) -> list[float]:
 # --- reward against KL ---------------------------------------------------------------------------------
 
 
-def reward_kl(scope: Scope, published: Published | None = None) -> Figure:
-    """Reward against KL, a point per cell: colour by configuration, marker by verdict, published hollow."""
+def reward_kl(scope: Scope) -> Figure:
+    """Reward against KL, a point per cell: colour by configuration, marker by verdict, another study's hollow."""
     rows = scope.finished
     if not rows:
         return _nothing("no finished cell yet")
@@ -224,41 +224,30 @@ def reward_kl(scope: Scope, published: Published | None = None) -> Figure:
             linewidths=0,
             alpha=0.9,
         )
-    hollow = _published_points(rows, published, scope.experiment)
-    for kl, reward, verdict, row in hollow:
-        colour = colours[settings(shown, row)]
-        axes.scatter(kl, reward, s=42, marker=MARKERS[verdict], facecolors="none", edgecolors=colour)
-    every = [row["final_kl"] for row in rows] + [kl for kl, *_ in hollow]
+    for point in scope.references:
+        colour = colours[settings(shown, point.cell)]
+        axes.scatter(point.kl, point.reward, s=42, marker=MARKERS[point.verdict], facecolors="none", edgecolors=colour)
+    every = [row["final_kl"] for row in rows] + [point.kl for point in scope.references]
     if max(every) > 30 * min(every) > 0:
-        axes.set_xscale("log")
+        _logarithmic(axes)
     axes.set_xlabel(f"KL to the base, k3 (nats per token, mean of the last {FINAL_STEPS} steps)")
     axes.set_ylabel(f"reward (mean of the last {FINAL_STEPS} steps)")
-    _legend(
-        axes,
-        colours,
-        {row["verdict"] for row in rows} | {verdict for _, _, verdict, _ in hollow},
-        bool(hollow),
-    )
+    verdicts = {row["verdict"] for row in rows} | {point.verdict for point in scope.references}
+    _legend(axes, colours, verdicts, dict.fromkeys(point.study for point in scope.references))
     return figure
 
 
-def _published_points(
-    rows: Sequence[Row], published: Published | None, experiment: str
-) -> list[tuple[float, float, str, Row]]:
-    """(KL, reward, verdict, our cell) of the published rows whose settings a cell of ours has."""
-    if published is None or experiment != "reward_sweep":
-        return []
-    keys = ("beta", "repetition_penalty", "seed")
-    ours = {tuple(row[key] for key in keys): row for row in rows if is_published(row, experiment)}
-    return [
-        (line["kl"], line["reward"], line["verdict"], ours[place])
-        for line in published.tables["reward_sweep.csv"]
-        if (place := tuple(line[key] for key in keys)) in ours
-    ]
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic horizontal axis, its powers of ten written as numbers are everywhere else."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_number(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(axes: Axes, colours: Mapping[str, str], verdicts: set[str], hollow: bool) -> None:
-    """Two short lists beside the picture: what a colour is, what a marker is."""
+def _legend(axes: Axes, colours: Mapping[str, str], verdicts: set[str], others: Iterable[str]) -> None:
+    """Short lists beside the picture: what a colour is, what a marker is, whose the hollow points are."""
     from matplotlib.lines import Line2D
 
     def point(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
@@ -266,8 +255,7 @@ def _legend(axes: Axes, colours: Mapping[str, str], verdicts: set[str], hollow: 
 
     handles = [point("s", colour, label or "all cells") for label, colour in colours.items()]
     handles += [point(marker, "#555555", name) for name, marker in MARKERS.items() if name in verdicts]
-    if hollow:
-        handles.append(point("o", "#555555", "published", face="none"))
+    handles += [point("o", "#555555", study, face="none") for study in others]
     axes.legend(
         handles=handles,
         loc="center left",
@@ -283,7 +271,7 @@ def _legend(axes: Axes, colours: Mapping[str, str], verdicts: set[str], hollow: 
 _METRICS = {"reward": "full reward", "sl10": "sl10 (smooth reward)", "happy": '"happy" per completion'}
 
 
-def routing_curves(scope: Scope, published: Published | None = None) -> Figure:
+def routing_curves(scope: Scope) -> Figure:
     """Reward, sl10 and "happy" against step by active adapters; a row of panels per configuration."""
     drawn = []
     for found in scope.configurations:
@@ -336,17 +324,17 @@ def _mode_legend(figure: Figure) -> None:
     )
 
 
-FIGURES: dict[str, Callable[[Scope, Published | None], Figure]] = {
+FIGURES: dict[study.FigureName, Callable[[Scope], Figure]] = {
     "learning_curves": learning_curves,
     "reward_kl": reward_kl,
     "routing_curves": routing_curves,
 }
 """Every figure that a configuration can ask for."""
 
-CAPTIONS: dict[str, str] = {
+CAPTIONS: dict[study.FigureName, str] = {
     "learning_curves": f"Reward against step, mean of {SMOOTHING_STEPS} steps; seeds thin, their mean thick.",
     "reward_kl": f"Reward against KL, one point per finished cell, means of the last {FINAL_STEPS} steps; "
-    "the marker is the verdict, hollow points are published.",
+    "the marker is the verdict.",
     "routing_curves": "Evaluations by active adapters during training; seeds thin, their mean thick.",
 }
 """What each figure shows."""

@@ -1,23 +1,19 @@
 """What a finding is, and what it may look at.
 
-A finding is a record (JSON): ``name``, ``experiment``, ``conclusion`` in a few words, ``sentences`` in plain
-English, the ``rule`` that was applied, ``cells`` and ``seeds`` (how many stand behind it), and ``rows``, the
-figures themselves, with their ``columns`` in order.
+A finding says its ``conclusion`` in a few words, then ``sentences`` in plain English, the ``rule`` that was applied,
+``cells`` and ``seeds`` (how many stand behind it), and ``rows``, the figures themselves, with their ``columns`` in
+order.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
-from rewardgrid.report.columns import decimals
 from rewardgrid.report.evidence import Evidence
-from rewardgrid.report.published import Claim
 from rewardgrid.report.tables import Configuration, Row, configurations
-from rewardgrid.study import study
 
 NOT_ENOUGH = "not enough cells"
 
@@ -25,8 +21,6 @@ NOT_ENOUGH = "not enough cells"
 class Finding(TypedDict):
     """What one finding says; see the module's docstring."""
 
-    name: str
-    experiment: str
     conclusion: str
     sentences: list[str]
     rule: str
@@ -36,23 +30,38 @@ class Finding(TypedDict):
     rows: list[dict[str, Any]]
 
 
-class Spread(TypedDict):
-    """Smallest, mean and largest of n values."""
+class Window(NamedTuple):
+    """A stretch of steps, both ends included, of a metric of training or (with a mode) of its evaluations."""
 
-    low: float
-    mean: float
-    high: float
-    n: int
+    metric: str
+    first: int
+    last: int
+    mode: str | None = None
+
+
+class Reference(NamedTuple):
+    """A figure of another study beside a cell of ours, for pictures."""
+
+    cell: Row
+    kl: float
+    reward: float
+    verdict: str
+    study: str
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a finding may look at: all the evidence, from the point of view of one experiment."""
+    """What a finding or a picture may look at: all the evidence, from the point of view of one experiment.
+
+    ``windows`` are the stretches of steps that somebody has said something about, ``references`` are another study's
+    figures.
+    """
 
     evidence: Evidence
     experiment: str
     by: tuple[str, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    windows: tuple[Window, ...] = ()
+    references: tuple[Reference, ...] = ()
 
     @property
     def rows(self) -> list[Row]:
@@ -71,8 +80,6 @@ class Scope:
 
 
 def finding(
-    scope: Scope,
-    name: study.Finding,
     conclusion: str,
     sentences: Sequence[str],
     cells: Sequence[Row],
@@ -81,8 +88,6 @@ def finding(
 ) -> Finding:
     """A finding's record; ``cells`` are those that stand behind it, ``rows`` its figures."""
     return Finding(
-        name=name,
-        experiment=scope.experiment,
         conclusion=conclusion,
         sentences=list(sentences),
         rule=rule,
@@ -93,27 +98,6 @@ def finding(
     )
 
 
-def not_enough(scope: Scope, name: study.Finding, needed: str, cells: Sequence[Row] = (), rule: str = "") -> Finding:
+def not_enough(needed: str, cells: Sequence[Row] = (), rule: str = "") -> Finding:
     """A finding that lacks data, and what it lacks."""
-    return finding(scope, name, NOT_ENOUGH, [f"Not enough cells: {needed}."], cells, rule=rule)
-
-
-def count(number: int, noun: str) -> str:
-    """``1 cell``, ``2 cells``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def spread(values: Iterable[float | None]) -> Spread | None:
-    """Range and mean of the values that there are; None without any."""
-    present = [float(value) for value in values if value is not None and not math.isnan(value)]
-    if not present:
-        return None
-    return Spread(low=min(present), mean=math.fsum(present) / len(present), high=max(present), n=len(present))
-
-
-def in_words(found: Spread | None, digits: int = 3) -> str:
-    """``0.49–0.55 (mean 0.52)``, or the value alone if all are the same."""
-    if found is None:
-        return "not measured"
-    low, mean, high = (decimals(value, digits) for value in (found["low"], found["mean"], found["high"]))
-    return low if low == high else f"{low}–{high} (mean {mean})"
+    return finding(NOT_ENOUGH, [f"Not enough cells: {needed}."], cells, rule=rule)

@@ -1,4 +1,4 @@
-"""Every finding by name: each a pure function of the evidence that never states more than its figures."""
+"""Every finding by name: its title, and a pure function of the evidence that never states more than its figures."""
 
 from __future__ import annotations
 
@@ -6,24 +6,38 @@ from collections.abc import Callable, Iterable
 
 from rewardgrid.report import reward_findings, routing_findings
 from rewardgrid.report.finding import Finding, Scope
+from rewardgrid.study.study import FindingName
 
-FINDINGS: dict[str, Callable[[Scope], Finding]] = {
-    "best_tradeoff": reward_findings.best_tradeoff,
-    "penalty_effect": reward_findings.penalty_effect,
-    "beta_order": reward_findings.beta_order,
-    "smallest_passing": reward_findings.smallest_passing,
-    "lr_ratio_to_full": reward_findings.lr_ratio_to_full,
-    "slower_than_baseline": reward_findings.slower_than_baseline,
-    "slower_when_scaled": reward_findings.slower_when_scaled,
-    "baseline_climb": routing_findings.baseline_climb,
-    "hack_removed": routing_findings.hack_removed,
-    "windows": routing_findings.windows,
-    "collapse": routing_findings.collapse,
-    "asymmetric_table": routing_findings.asymmetric_table,
+
+class Entry(Finding):
+    """A finding under its name and title, as findings.json holds it."""
+
+    name: str
+    title: str
+    experiment: str
+
+
+FINDINGS: dict[FindingName, tuple[str, Callable[[Scope], Finding]]] = {
+    "best_tradeoff": ("Best trade-off", reward_findings.best_tradeoff),
+    "penalty_effect": ("Effect of the repetition penalty", reward_findings.penalty_effect),
+    "beta_order": ("Order of beta", reward_findings.beta_order),
+    "smallest_passing": ("Smallest rank that passes", reward_findings.smallest_passing),
+    "lr_ratio_to_full": ("Learning rate, LoRA by full", reward_findings.lr_ratio_to_full),
+    "slower_than_baseline": ("Larger batch against smaller", reward_findings.slower_than_baseline),
+    "slower_when_scaled": ("Larger batch and learning rate against smaller", reward_findings.slower_when_scaled),
+    "baseline_climb": ("Climb without routing", routing_findings.baseline_climb),
+    "hack_removed": ("Forget adapter cut away", routing_findings.hack_removed),
+    "windows": ("Each adapter alone", routing_findings.windows),
+    "collapse": ("Collapse of the task", routing_findings.collapse),
+    "asymmetric_table": ("Ranks of the forget adapter", routing_findings.asymmetric_table),
 }
 """Every finding that a configuration can ask for."""
 
 
-def compute(scope: Scope, names: Iterable[str]) -> list[Finding]:
+def compute(scope: Scope, names: Iterable[FindingName]) -> list[Entry]:
     """The findings of one experiment, in the order asked for."""
-    return [FINDINGS[name](scope) for name in names]
+    entries: list[Entry] = []
+    for name in names:
+        title, find = FINDINGS[name]
+        entries.append({"name": name, "title": title, "experiment": scope.experiment, **find(scope)})
+    return entries

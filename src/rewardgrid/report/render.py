@@ -1,4 +1,4 @@
-"""RESULTS.md from the tables, the findings and the comparison: what stands where, and in which words."""
+"""RESULTS.md from the tables and the findings: what stands where, and in which words."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from rewardgrid.report.columns import (
     decimals,
     show,
 )
-from rewardgrid.report.compare import TOLERANCES, ComparedRow, Comparison, Outcome
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.figures import CAPTIONS
-from rewardgrid.report.finding import Finding, Scope, count, in_words
+from rewardgrid.report.finding import Scope
+from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
-from rewardgrid.report.published import BASE
-from rewardgrid.report.tables import Configuration, Row
+from rewardgrid.report.tables import Configuration, Row, base_of
+from rewardgrid.report.verdicts import evidence_table, other_draws
+from rewardgrid.report.words import count, in_words
 from rewardgrid.study.contracts import SAMPLES, read_table
+from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 SAMPLE_LENGTH = 320
@@ -35,23 +38,15 @@ SAMPLE_LENGTH = 320
 MOST_TWICE = 6
 """Up to so many configurations show two samples each; more show one."""
 
-TITLES = {
-    "best_tradeoff": "Best trade-off",
-    "penalty_effect": "Effect of the repetition penalty",
-    "beta_order": "Order of beta",
-    "smallest_passing": "Smallest rank that passes",
-    "lr_ratio_to_full": "Learning rate, LoRA by full",
-    "slower_than_baseline": "Larger batch against smaller",
-    "slower_when_scaled": "Larger batch and learning rate against smaller",
-    "baseline_climb": "Climb without routing",
-    "hack_removed": "Forget adapter cut away",
-    "windows": "Each adapter alone",
-    "collapse": "Collapse of the task",
-    "asymmetric_table": "Ranks of the forget adapter",
-}
-"""The findings' names as people read them."""
 
-MARKS: dict[Outcome, str] = {"agrees": "✓", "differs": "✗", "not run": NOTHING}
+@dataclass(frozen=True)
+class Section:
+    """A section that another part of the library has written: safe Markdown below its heading, and in short."""
+
+    anchor: str
+    title: str
+    summary: Markup
+    text: Markup
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,10 @@ class Results:
 
     study: Study
     tables: Mapping[str, Sequence[Row]]
-    findings: Sequence[Finding]
-    comparison: Comparison
+    findings: Sequence[Entry]
     bases: Mapping[str, Row]
     commit: str
+    sections: Sequence[Section] = ()
 
 
 def render(results: Results, templates: Path) -> str:
@@ -72,9 +67,28 @@ def render(results: Results, templates: Path) -> str:
     Raises:
         UserError: a file of samples is torn; or a configuration would average unequal cells.
     """
+    experiments = [_experiment(results, name) for name in results.study.active]
+    text = (
+        environment(templates)
+        .get_template("RESULTS.md.j2")
+        .render(
+            title=results.study.title,
+            final_steps=FINAL_STEPS,
+            passing=PASSING,
+            provenance=provenance(results),
+            experiments=experiments,
+            sections=results.sections,
+            glossary=_glossary(results),
+        )
+    )
+    return squeezed(text)
+
+
+def environment(templates: Path) -> Environment:
+    """Where templates are read from and how they escape what a model or a configuration wrote."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(templates),
         # A net below `md`: whatever is not known to be safe Markdown is at least no HTML.
         autoescape=True,
@@ -83,18 +97,8 @@ def render(results: Results, templates: Path) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": md, "code": code}
-    experiments = [_experiment(results, name) for name in results.study.active]
-    text = environment.get_template("RESULTS.md.j2").render(
-        title=results.study.title,
-        final_steps=FINAL_STEPS,
-        passing=PASSING,
-        provenance=provenance(results),
-        experiments=experiments,
-        published=_published(results.comparison),
-        glossary=_glossary(results),
-    )
-    return squeezed(text)
+    made.filters |= {"md": md, "code": code}
+    return made
 
 
 def squeezed(text: str) -> str:
@@ -116,7 +120,7 @@ def provenance(results: Results) -> Markup:
     ran = [row for row in rows if row["state"] != "missing"]
     seconds = sum(row["seconds"] or 0.0 for row in ran)
     lines: list[tuple[str, str]] = [
-        *(("Base", _base(results, base_id)) for base_id in sorted({f"{r['base']}-{r['base_recipe']}" for r in rows})),
+        *(("Base", _base(results, base_id)) for base_id in sorted({base_of(row) for row in rows})),
         (
             "Cells",
             md(f"{len(rows)}: {states['done']} done, {states['diverged']} diverged, {states['missing']} missing"),
@@ -152,6 +156,8 @@ def _base(results: Results, base_id: str) -> Markup:
     if row is not None:
         wanted = ("sl10", "happy", "unique_first_sentences", "jaccard", "completion_length", "base_nll")
         figures = ", ".join(f"{COLUMNS[name].label} {show(name, row[name])}" for name in wanted)
+        further = other_draws(read_json(results.study.layout.base_metrics(base_id)))
+        figures += f"; the verdict on further draws of it: {further}"
     return Markup(f"{code(base_id)}: {md(described)}.<br>Its own samples: {md(figures)}.")
 
 
@@ -185,6 +191,7 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         ],
         "configurations": configuration_table(scope, experiment),
         "cells": cell_table(rows, experiment, _bases_of(results, rows)),
+        "evidence": evidence_table(results.study.layout, rows),
         "passing": passing_table(scope),
         "findings": [_finding(finding) for finding in results.findings if finding["experiment"] == name],
         "samples": list(_samples(results, scope)),
@@ -202,7 +209,7 @@ def _scope(results: Results, name: str) -> Scope:
 
 
 def _bases_of(results: Results, rows: Sequence[Row]) -> list[Row]:
-    used = dict.fromkeys(f"{row['base']}-{row['base_recipe']}" for row in rows)
+    used = dict.fromkeys(base_of(row) for row in rows)
     return [results.bases[base_id] for base_id in used if base_id in results.bases]
 
 
@@ -301,9 +308,9 @@ def passing_table(scope: Scope) -> Markup | None:
     return grid(headings, lines, [False, *[True] * (len(metrics) + 1), False])
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: Entry) -> dict[str, Any]:
     return {
-        "title": TITLES[finding["name"]],
+        "title": finding["title"],
         "conclusion": finding["conclusion"],
         "sentences": finding["sentences"],
         "n": f"{count(finding['cells'], 'cell')}, {count(finding['seeds'], 'seed')}",
@@ -357,91 +364,6 @@ def _samples(results: Results, scope: Scope) -> Iterator[dict[str, Any]]:
         yield {"configuration": found.label, "quotes": quotes}
 
 
-# --- published -----------------------------------------------------------------------------------------
-
-
-def _published(comparison: Comparison) -> dict[str, Any]:
-    tables: dict[str, list[ComparedRow]] = {}
-    for row in comparison["rows"]:
-        tables.setdefault(row["table"], []).append(row)
-    return {
-        "base": comparison["base"],
-        "published_base": BASE,
-        "overview": _overview(comparison),
-        "tables": [
-            {
-                "name": name,
-                "outcomes": _outcomes(rows),
-                "ran": any(row["outcome"] != "not run" for row in rows),
-                "table": _published_table(rows),
-            }
-            for name, rows in tables.items()
-        ],
-        "claims": _statements(comparison["claims"], "published claim"),
-        "relations": _statements(comparison["relations"], "relation"),
-        "tolerances": grid(
-            ["figure", "agrees", "because"],
-            [[kind, str(tolerance), tolerance.reason] for kind, tolerance in TOLERANCES.items()],
-            [False, False, False],
-        ),
-    }
-
-
-def _overview(comparison: Comparison) -> Markup:
-    kinds: tuple[tuple[str, Sequence[Any]], ...] = (
-        ("rows of the published tables", comparison["rows"]),
-        ("figures in those rows", [item for row in comparison["rows"] for item in row["items"]]),
-        ("claims in the published text", comparison["claims"]),
-        ("relations that should hold on any base", comparison["relations"]),
-    )
-    lines = [
-        [what, *(str(sum(entry["outcome"] == outcome for entry in entries)) for outcome in MARKS)]
-        for what, entries in kinds
-    ]
-    return grid(["", *MARKS], lines, [False, True, True, True])
-
-
-def _outcomes(rows: Sequence[ComparedRow]) -> str:
-    found = Counter(row["outcome"] for row in rows)
-    words: dict[Outcome, str] = {"agrees": "agree", "differs": "differ", "not run": "not run"}
-    return ", ".join(f"{found[outcome]} {word}" for outcome, word in words.items() if found[outcome])
-
-
-def _published_table(rows: Sequence[ComparedRow]) -> Markup:
-    """A line per published row: each figure as ``published → ours`` with its mark."""
-    metrics = list(dict.fromkeys(item["metric"] for row in rows for item in row["items"]))
-    lines = []
-    for row in rows:
-        items = {item["metric"]: item for item in row["items"]}
-        figures = [
-            f"{item['published']} → {item['ours']} {MARKS[item['outcome']]}"
-            if (item := items.get(metric)) and item["outcome"] != "not run"
-            else item["published"]
-            if item
-            else NOTHING
-            for metric in metrics
-        ]
-        lines.append([row["settings"], *figures, row["outcome"], row["note"]])
-    headings = ["settings", *metrics, "outcome", "published note"]
-    return grid(headings, lines, [False] * len(headings))
-
-
-def _statements(entries: Sequence[Any], heading: str) -> Markup:
-    lines = [
-        [
-            code(entry["id"]),
-            entry["experiment"],
-            entry["published"],
-            entry["ours"] or NOTHING,
-            entry["outcome"],
-            str(entry["cells"]) if entry["cells"] else NOTHING,
-        ]
-        for entry in entries
-    ]
-    headings = ["id", "experiment", heading, "ours", "outcome", "cells"]
-    return grid(headings, lines, [False] * 5 + [True])
-
-
 def _glossary(results: Results) -> Markup:
     """What each column that the page uses means."""
     used = ["final_reward", "final_kl", "kl_exact", "verdict"]
@@ -449,7 +371,7 @@ def _glossary(results: Results) -> Markup:
         used += [*experiment.by, *experiment.columns]
     chosen = [name for name in COLUMNS if name in set(used) and name not in ("cell", "experiment", "state")]
     return grid(
-        ["heading", "column", "meaning"],
-        [[COLUMNS[name].label, code(name), COLUMNS[name].unit] for name in chosen],
-        [False, False, False],
+        ["heading", "column", "meaning", "unit"],
+        [[COLUMNS[name].label, code(name), COLUMNS[name].meaning, COLUMNS[name].unit] for name in chosen],
+        [False] * 4,
     )

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, THRESHOLDS, decimals, setting, show
-from rewardgrid.report.finding import (
-    NOT_ENOUGH,
-    Finding,
-    Scope,
-    count,
-    finding,
-    in_words,
-    not_enough,
-    spread,
+from rewardgrid.report.columns import (
+    COLUMNS,
+    PASSING,
+    SPEC_COLUMNS,
+    THRESHOLDS,
+    decimals,
+    known,
+    rounded,
+    setting,
+    show,
 )
-from rewardgrid.report.tables import Configuration, Row, configurations, mean_of, varying
-from rewardgrid.study import study
+from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, finding, not_enough
+from rewardgrid.report.statistics import ALPHA, SIGNS_FROM, Difference, difference, equivalence, slope
+from rewardgrid.report.tables import Configuration, Row, configurations
+from rewardgrid.report.words import change_in_words, count, spread, times_in_words
 
-NEGLIGIBLE = 0.02
-"""A difference of mean rewards up to this is called negligible, as in the published study."""
+NEGLIGIBLE = {"final_reward": 0.02, "jaccard": 0.02}
+"""A change of these is negligible if it is surely smaller: about what seeds of one setting differ by."""
 
 
 def best_tradeoff(scope: Scope) -> Finding:
-    """The highest reward among the configurations that are not degenerate, for each kind of reward."""
+    """The highest reward among the configurations that are ok in every seed, for each kind of reward."""
     rule = (
-        "A configuration is non-degenerate if no seed is degenerate or diverged; of those, the highest mean "
-        "reward. Rewards of different kinds are not compared."
+        "Only configurations that are ok in every seed are ranked, by their mean reward at two decimals; of equals the "
+        "one with the smaller KL. Rewards of different kinds are not compared."
     )
     ran = [found for found in scope.configurations if found.finished or found.verdicts]
     if not ran:
-        return not_enough(scope, "best_tradeoff", "none has finished", rule=rule)
+        return not_enough("none has finished", rule=rule)
     cells = [row for found in ran for row in found.cells if row["state"] != "missing"]
     kinds = dict.fromkeys(str(found.cells[0]["reward"]) for found in ran)
     parts, sentences = [], []
@@ -45,46 +47,53 @@ def best_tradeoff(scope: Scope) -> Finding:
     if diverged:
         verb = "is" if diverged == 1 else "are"
         sentences.append(f"{count(diverged, 'cell')} diverged and {verb} in no mean.")
-    rows = [found.figures() for found in ran]
-    return finding(scope, "best_tradeoff", "; ".join(parts), sentences, cells, rows, rule)
+    return finding("; ".join(parts), sentences, cells, [found.figures() for found in ran], rule)
 
 
 def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
     """Conclusion and sentences about configurations that are paid for the same thing."""
-    clean = [found for found in ran if found.non_degenerate]
-    if not clean:
-        labels = "; ".join(found.label for found in ran)
-        text = f"Every configuration ({count(len(ran), 'configuration')}: {labels}) has a degenerate or diverged seed."
-        return f"all degenerate: {labels}", [text]
-    best = _highest(clean)
-    verb = "is" if len(clean) == 1 else "are"
-    sentences = [
-        f"{len(clean)} of {count(len(ran), 'configuration')} {verb} non-degenerate; the highest reward among "
-        f"them is {_achieves(best)}."
-    ]
-    sound = [found for found in clean if found.all_ok]
-    if not sound:
-        sentences.append("None of them is judged ok in every seed.")
-    elif (safe := _highest(sound)) is not best:
-        sentences.append(f"Where every seed is judged ok, the best is {_achieves(safe)}.")
-    return _in_short(best), sentences
+    sound = [found for found in ran if found.all_ok]
+    borderline = [found for found in ran if found.non_degenerate and not found.all_ok]
+    number = count(len(ran), "configuration")
+    if sound:
+        best = highest(sound)
+        verb = "is" if len(sound) == 1 else "are"
+        conclusion = in_short(best)
+        sentences = [f"{len(sound)} of {number} {verb} ok in every seed; the highest reward has {_achieves(best)}."]
+    else:
+        conclusion = "none is ok in every seed" if borderline else "all degenerate"
+        sentences = [f"None of {number} is ok in every seed."]
+    if borderline:
+        more = "A higher reward is" if sound and _two(highest(borderline)) > _two(highest(sound)) else "The highest is"
+        sentences.append(f"{more} to be had where texts are borderline: {_achieves(highest(borderline))}.")
+    return conclusion, sentences
 
 
-def _in_short(found: Configuration) -> str:
-    return f"{decimals(found.reward.mean)} at {found.label}"
+def _two(found: Configuration) -> float:
+    return rounded(found.reward.mean or 0.0)
 
 
-def _highest(found: Sequence[Configuration]) -> Configuration:
-    return max(found, key=lambda configuration: configuration.reward.mean or 0.0)
+def in_short(found: Configuration) -> str:
+    """``0.91 at beta 0.02``: a configuration and its reward."""
+    return f"{decimals(_two(found), 2)} at {found.label}"
+
+
+def highest(found: Sequence[Configuration]) -> Configuration:
+    """The configuration with the most reward at two decimals; of equals the one with the smaller KL."""
+    return max(found, key=lambda each: (_two(each), -(each.mean("final_kl").mean or 0.0)))
 
 
 def _achieves(found: Configuration) -> str:
     verdicts = ", ".join(f"{number} {label}" for label, number in sorted(found.verdicts.items()))
+    reward = found.reward
+    sure = f" (95 % {decimals(reward.low, 2)} to {decimals(reward.high, 2)})" if reward.low is not None else ""
     return (
-        f"{decimals(found.reward.mean)} at {found.label}, with a KL of "
-        f"{decimals(found.mean('final_kl').mean)} "
-        f"nats per token ({count(found.reward.n, 'seed')}: {verdicts})"
+        f"{found.label}: {decimals(_two(found), 2)}{sure} at a KL of {decimals(found.mean('final_kl').mean, 2)} nats "
+        f"per token ({count(reward.n, 'seed')}: {verdicts})"
     )
+
+
+# --- the effect of one setting -------------------------------------------------------------------------
 
 
 def matched(rows: Sequence[Row], key: str) -> dict[Any, list[Row]]:
@@ -103,95 +112,158 @@ def matched(rows: Sequence[Row], key: str) -> dict[Any, list[Row]]:
     return {level: [group[level] for group in whole] for level in levels} if whole else {}
 
 
-def effect(rows: Sequence[Row], key: str, column: str) -> tuple[float, list[dict[str, Any]], list[Row]] | None:
-    """The largest difference that ``key`` makes to a column's mean over seeds, all else equal.
+class Effect(NamedTuple):
+    """What a figure does as one setting rises, all else and the seed being equal."""
 
-    Returns:
-        (largest difference, one row per setting of everything else, the cells compared); None without pairs.
-    """
+    means: dict[Any, float]
+    """By value of the setting, over the sets of otherwise equal cells."""
+    changes: list[float]
+    """Of each set: from the lowest to the highest value, along the line of best fit."""
+    cells: list[Row]
+
+    @property
+    def difference(self) -> Difference:
+        """What the changes say of their mean."""
+        return difference(self.changes)
+
+    def moves(self, direction: str) -> bool:
+        """Whether the means strictly fall (``decreasing``) or rise (``increasing``) at each step up."""
+        pairs = itertools.pairwise(self.means.values())
+        return all(after < before if direction == "decreasing" else after > before for before, after in pairs)
+
+    @property
+    def path(self) -> str:
+        """The means in order."""
+        return " → ".join(decimals(mean) for mean in self.means.values())
+
+
+def effect(rows: Sequence[Row], key: str, value: Callable[[Row], float | None]) -> Effect | None:
+    """How a figure of the cells changes with a setting; None without cells that differ in it alone."""
     by_level = matched(rows, key)
-    if len(by_level) < 2:
+    sets = [cells for cells in zip(*by_level.values(), strict=True) if all(known(value(cell)) for cell in cells)]
+    if len(by_level) < 2 or not sets:
         return None
-    pairs = list(zip(*by_level.values(), strict=True))
-    others = [name for name in SPEC_COLUMNS if name not in (key, "seed")]
-    shown = [name for name in varying([row for pair in pairs for row in pair]) if name != key]
-    alike: dict[tuple[Any, ...], list[tuple[Row, ...]]] = {}
-    for pair in pairs:
-        alike.setdefault(tuple(pair[0][name] for name in others), []).append(pair)
-    figures = []
-    for group in alike.values():
-        means = {level: mean_of([pair[i][column] for pair in group]).mean or 0.0 for i, level in enumerate(by_level)}
-        figures.append(
-            {name: group[0][0][name] for name in shown}
-            | {setting(key, level): mean for level, mean in means.items()}
-            | {"difference": round(max(means.values()) - min(means.values()), 9), "seeds": len(group)}
-        )
-    cells = [row for pair in pairs for row in pair]
-    return max(figure["difference"] for figure in figures), figures, cells
+    figures = [[float(value(cell) or 0.0) for cell in cells] for cells in sets]
+    means = {
+        level: math.fsum(column) / len(sets) for level, column in zip(by_level, zip(*figures, strict=True), strict=True)
+    }
+    return Effect(means, [slope(line) for line in figures], [cell for cells in sets for cell in cells])
+
+
+def column_effect(rows: Sequence[Row], key: str, column: str) -> Effect | None:
+    """How a column of the table changes with a setting."""
+    return effect(rows, key, lambda row: row[column])
+
+
+EFFECT_RULE = (
+    "Cells are compared with those that are equal but for this setting, the seed too; of each such set the change "
+    "from the lowest to the highest value is taken (along the line of best fit, where there are more than two). "
+    f"Intervals are Student's, and so is P with fewer than {SIGNS_FROM} sets; with more it comes from shuffling signs."
+)
 
 
 def penalty_effect(scope: Scope) -> Finding:
-    """How much the repetition penalty changes the reward."""
+    """How much the repetition penalty changes the reward and the likeness of texts."""
+    limits = " and ".join(f"{limit} of {COLUMNS[name].label}" for name, limit in NEGLIGIBLE.items())
     rule = (
-        "Cells are compared with those that differ in the penalty alone; the effect is the largest difference of "
-        f"mean rewards over seeds, negligible up to {NEGLIGIBLE}."
+        f"{EFFECT_RULE} A change is negligible if two one-sided t tests tell that it is smaller than {limits} "
+        f"(P < {ALPHA})."
     )
-    found = effect(scope.rows, "repetition_penalty", "final_reward")
-    if found is None:
-        needed = "no two finished cells differ in the repetition penalty alone"
-        return not_enough(scope, "penalty_effect", needed, rule=rule)
-    largest, figures, cells = found
-    verdict = "negligible" if largest <= NEGLIGIBLE else "not negligible"
-    conclusion = f"{verdict}, at most {decimals(largest)}"
-    sentence = (
-        f"The repetition penalty changes the mean reward by at most {decimals(largest)}, which is {verdict} "
-        f"(limit {NEGLIGIBLE}), over {count(len(figures), 'setting')} of everything else."
-    )
-    return finding(scope, "penalty_effect", conclusion, [sentence], cells, figures, rule)
+    found = {name: column_effect(scope.rows, "repetition_penalty", name) for name in NEGLIGIBLE}
+    measured = {name: each for name, each in found.items() if each is not None}
+    if not measured:
+        return not_enough("no two finished cells differ in the repetition penalty alone", rule=rule)
+    parts, sentences, rows = [], [], []
+    for name, each in measured.items():
+        label, limit = COLUMNS[name].label, NEGLIGIBLE[name]
+        word, sentence = _size(label, each, limit)
+        parts.append(f"{label}: {word}")
+        sentences.append(sentence)
+        rows.append({"figure": label, **_changes("repetition_penalty", each), "limit": limit})
+    cells = [row for each in measured.values() for row in each.cells]
+    return finding("; ".join(parts), sentences, cells, rows, rule)
 
 
-def ordered(values: Sequence[float], direction: str) -> bool:
-    """Whether values strictly fall (``decreasing``) or rise (``increasing``)."""
-    pairs = itertools.pairwise(values)
-    return all(b < a if direction == "decreasing" else b > a for a, b in pairs)
+def _size(label: str, found: Effect, limit: float) -> tuple[str, str]:
+    """How large an effect is: in a few words, and in a sentence."""
+    gap = found.difference
+    sets = count(gap.n, "pair") if len(found.means) == 2 else count(gap.n, "set")
+    change = f"The penalty changes {label} by {change_in_words(gap)}"
+    small = equivalence(found.changes, limit)
+    if gap.p is None or small is None:
+        return "cannot be told with n = 1", f"{change}, and one set of cells cannot tell that from chance."
+    same = sum(math.copysign(1, each) == math.copysign(1, gap.mean) and each != 0 for each in found.changes)
+    verb = "falls" if gap.mean < 0 else "rises"
+    if small < ALPHA:
+        return "negligible", f"{change}: surely less than {limit}, over {sets}."
+    if gap.p < ALPHA:
+        return f"{verb} in {same} of {sets}", f"{change}; it {verb} in {same} of {sets}."
+    return "cannot be told", f"{change}: neither surely there nor surely less than {limit}, over {sets}."
+
+
+def _changes(key: str, found: Effect) -> dict[str, Any]:
+    """An effect as a row of figures."""
+    gap = found.difference
+    return {setting(key, level): mean for level, mean in found.means.items()} | {
+        "change": gap.mean,
+        "95 % interval": f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.low is not None else None,
+        "change by sd": gap.effect,
+        "P": gap.p,
+        "n": gap.n,
+    }
 
 
 def beta_order(scope: Scope) -> Finding:
     """Whether KL and reward fall as beta rises."""
-    rule = "Means over cells that exist at every beta, otherwise equal; to fall is to fall at each step up."
-    by_beta = matched(scope.rows, "beta")
-    if len(by_beta) < 2:
-        needed = "no finished cells differ in beta alone"
-        return not_enough(scope, "beta_order", needed, rule=rule)
-    rows = [
-        {
-            "beta": beta,
-            "final_kl": mean_of([row["final_kl"] for row in cells]).mean,
-            "kl_exact": mean_of([row["kl_exact"] for row in cells]).mean,
-            "final_reward": mean_of([row["final_reward"] for row in cells]).mean,
-            "n": len(cells),
-        }
-        for beta, cells in by_beta.items()
-    ]
-    falls = {name: ordered([row[name] for row in rows], "decreasing") for name in ("final_kl", "final_reward")}
-    conclusion = {
-        (True, True): "KL and reward fall as beta rises",
-        (True, False): "KL falls as beta rises, reward does not",
-        (False, True): "reward falls as beta rises, KL does not",
-        (False, False): "neither KL nor reward falls as beta rises",
-    }[falls["final_kl"], falls["final_reward"]]
-    path = " → ".join(show("beta", row["beta"]) for row in rows)
-    sentence = (
-        f"From beta {path}, KL goes {_path(rows, 'final_kl')} nats per token and reward "
-        f"{_path(rows, 'final_reward')} ({count(rows[0]['n'], 'cell')} at each beta)."
+    rule = (
+        f"{EFFECT_RULE} A figure falls if its mean does at each step up and the change is none of chance (P < {ALPHA})."
     )
-    cells = [row for level in by_beta.values() for row in level]
-    shown = f"{conclusion} (KL {_path(rows, 'final_kl')})"
-    return finding(scope, "beta_order", shown, [sentence], cells, rows, rule)
+    names = ("final_kl", "kl_exact", "final_reward")
+    found = {name: each for name in names if (each := column_effect(scope.rows, "beta", name)) is not None}
+    if not {"final_kl", "final_reward"} <= set(found):
+        return not_enough("no finished cells differ in beta alone", rule=rule)
+    kl, reward = found["final_kl"], found["final_reward"]
+    betas = " → ".join(show("beta", beta) for beta in kl.means)
+    sentences = [
+        f"From beta {betas}, KL goes {kl.path} nats per token: {change_in_words(kl.difference)}.",
+        f"Reward goes {reward.path}: {change_in_words(reward.difference)}.",
+        f"That is over {count(kl.difference.n, 'set')} of cells that differ in beta alone.",
+    ]
+    rows = [{"figure": COLUMNS[name].label, **_changes("beta", each)} for name, each in found.items()]
+    cells = [row for each in found.values() for row in each.cells]
+    return finding(_falls(kl, reward), sentences, cells, rows, rule)
 
 
-def _path(rows: Sequence[Mapping[str, Any]], name: str) -> str:
-    return " → ".join(decimals(row[name]) for row in rows)
+def _falls(kl: Effect, reward: Effect) -> str:
+    """Which of the two fall as beta rises, and which it cannot be told of."""
+    told = {"KL": falls(kl), "reward": falls(reward)}
+    groups = {
+        verb: [name for name, state in told.items() if state is wanted]
+        for wanted, verb in ((True, "fall"), (False, "do not fall"), (None, "cannot be told"))
+    }
+    parts = []
+    for verb, names in groups.items():
+        if not names:
+            continue
+        subject = " and ".join(names)
+        if verb == "cannot be told":
+            why = " with n = 1" if kl.difference.n == 1 else ""
+            parts.append(f"whether {subject} {'fall' if len(names) > 1 else 'falls'} cannot be told{why}")
+        else:
+            singular = {"fall": "falls", "do not fall": "does not fall"}[verb]
+            parts.append(f"{subject} {verb if len(names) > 1 else singular} as beta rises")
+    return f"{'; '.join(parts)} (KL {kl.path})"
+
+
+def falls(found: Effect) -> bool | None:
+    """Whether a figure falls as the setting rises; None if it cannot be told."""
+    gap = found.difference
+    if gap.p is None or gap.p >= ALPHA:
+        return None
+    return found.moves("decreasing")
+
+
+# --- ranks and learning rates --------------------------------------------------------------------------
 
 
 def smallest_configuration(scope: Scope, threshold: float = PASSING) -> Configuration | None:
@@ -200,32 +272,32 @@ def smallest_configuration(scope: Scope, threshold: float = PASSING) -> Configur
         found for found in scope.configurations if found.cells[0]["method"] == "lora" and found.passes(threshold)
     ]
     rank = min((found.cells[0]["rank"] for found in passing), default=None)
-    return _highest([found for found in passing if found.cells[0]["rank"] == rank]) if passing else None
+    return highest([found for found in passing if found.cells[0]["rank"] == rank]) if passing else None
 
 
 def smallest_passing(scope: Scope) -> Finding:
-    """The smallest LoRA rank that learns the reward without degenerating."""
+    """The smallest LoRA rank that learns the reward while every seed stays ok."""
     rule = (
-        f"A configuration passes if its mean reward is at least {PASSING} and no seed is degenerate or "
-        "diverged; at the smallest such rank, the learning rate with the highest reward."
+        f"A configuration passes if every seed is ok and its mean reward, at two decimals, is at least {PASSING}; at "
+        "the smallest such rank, the learning rate with the highest reward."
     )
     ran = [found for found in scope.configurations if found.finished and found.cells[0]["method"] == "lora"]
     if not ran:
-        return not_enough(scope, "smallest_passing", "no LoRA cell has finished", rule=rule)
+        return not_enough("no LoRA cell has finished", rule=rule)
     cells = [row for found in ran for row in found.finished]
     rows = [found.figures() | {"passes": found.passes()} for found in ran]
     tried = ", ".join(show("rank", rank) for rank in sorted({found.cells[0]["rank"] for found in ran}))
     best = smallest_configuration(scope)
     if best is None:
         conclusion = "no rank passes"
-        sentence = f"No configuration reaches {PASSING} without degenerating; ranks tried: {tried}."
+        sentence = f"No configuration reaches {PASSING} with every seed ok; ranks tried: {tried}."
     else:
-        conclusion = f"{best.label} ({decimals(best.reward.mean)})"
+        conclusion = f"{best.label} ({decimals(_two(best), 2)})"
         sentence = (
-            f"The smallest rank that reaches {PASSING} without degenerating is {best.cells[0]['rank']}: "
+            f"The smallest rank that reaches {PASSING} with every seed ok is {best.cells[0]['rank']}, with "
             f"{_achieves(best)}. Ranks tried: {tried}."
         )
-    return finding(scope, "smallest_passing", conclusion, [sentence], cells, rows, rule)
+    return finding(conclusion, [sentence], cells, rows, rule)
 
 
 class LrRatio(NamedTuple):
@@ -248,10 +320,10 @@ class LrRatio(NamedTuple):
 def lr_ratios(scope: Scope) -> list[LrRatio]:
     """One ratio for each rank that reaches 0.85 with every seed ok; see ``lr_ratio_to_full``."""
     lora = [found for found in scope.configurations if found.cells[0]["method"] == "lora"]
-    sound = [found for found in lora if found.all_ok and found.passes()]
+    sound = [found for found in lora if found.passes()]
     ratios = []
     for rank in sorted({found.cells[0]["rank"] for found in sound}):
-        best = _highest([found for found in sound if found.cells[0]["rank"] == rank])
+        best = highest([found for found in sound if found.cells[0]["rank"] == rank])
         full = _best_full(scope, best.cells[0])
         if full is not None:
             ratios.append(LrRatio(best, full))
@@ -259,32 +331,32 @@ def lr_ratios(scope: Scope) -> list[LrRatio]:
 
 
 def _best_full(scope: Scope, lora: Row) -> Configuration | None:
-    """The non-degenerate full fine-tuning of the same base and reward with the highest reward."""
+    """The full fine-tuning of the same base and reward that is ok in every seed and has the highest reward."""
     same = ("base", "base_recipe", "reward")
     full = [
         row
         for row in scope.evidence.finished()
         if row["method"] == "full" and all(row[name] == lora[name] for name in same)
     ]
-    clean = [found for found in configurations(full) if found.non_degenerate]
-    return _highest(clean) if clean else None
+    sound = [found for found in configurations(full) if found.all_ok]
+    return highest(sound) if sound else None
 
 
 def lr_ratio_to_full(scope: Scope) -> Finding:
     """How much larger LoRA's best learning rate is than that of full fine-tuning."""
     rule = (
         "For each rank, the learning rate with the highest mean reward among configurations that reach "
-        f"{PASSING} with every seed ok, by the learning rate of the best non-degenerate full fine-tuning "
-        "configuration of the same base and reward."
+        f"{PASSING} with every seed ok, by the learning rate of the best full fine-tuning configuration of the same "
+        "base and reward that is ok in every seed."
     )
     ratios = lr_ratios(scope)
     span = spread([found.ratio for found in ratios])
     if span is None:
         needed = (
-            f"it takes a LoRA configuration that reaches {PASSING} with every seed ok, and a non-degenerate full "
+            f"it takes a LoRA configuration that reaches {PASSING} with every seed ok, and such a full "
             "fine-tuning of the same base and reward"
         )
-        return not_enough(scope, "lr_ratio_to_full", needed, scope.finished, rule)
+        return not_enough(needed, scope.finished, rule)
     rows = [
         {
             "rank": found.rank,
@@ -303,78 +375,90 @@ def lr_ratio_to_full(scope: Scope) -> Finding:
         f"({rows[0]['lr of full fine-tuning']}): {ranks}."
     )
     cells = [row for found in ratios for side in (found.lora, found.full) for row in side.finished]
-    return finding(scope, "lr_ratio_to_full", f"{times} times", [sentence], cells, rows, rule)
+    return finding(f"{times} times", [sentence], cells, rows, rule)
 
 
-def batch_comparisons(scope: Scope, scaled: bool = False) -> tuple[list[dict[str, Any]], list[Row]]:
-    """Each finished cell against the otherwise equal one of the smallest batch: figures, and the cells.
+# --- batch size ----------------------------------------------------------------------------------------
+
+
+class BatchPair(NamedTuple):
+    """A finished cell and the otherwise equal one of the smallest batch."""
+
+    larger: Row
+    smaller: Row
+
+    @property
+    def comparable(self) -> bool:
+        """Whether their seconds are of the same hardware."""
+        return bool(self.larger["hardware"] == self.smaller["hardware"])
+
+    def sooner(self, suffix: str) -> str:
+        """Whether the larger batch reaches a threshold sooner; never is later than any time."""
+        later, earlier = self.larger[f"seconds_to_{suffix}"], self.smaller[f"seconds_to_{suffix}"]
+        if not self.comparable:
+            return "other hardware"
+        if later is None:
+            return "neither reaches it" if earlier is None else "slower"
+        return "sooner" if earlier is None or later < earlier else "slower"
+
+    def times(self, *columns: str) -> float | None:
+        """The larger's figure by the smaller's, the geometric mean over those columns that both have."""
+        logs = [
+            math.log(self.larger[column] / self.smaller[column])
+            for column in columns
+            if self.larger[column] and self.smaller[column]
+        ]
+        return math.exp(math.fsum(logs) / len(logs)) if logs else None
+
+
+def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
+    """The cells of larger batches with their smaller ones, which may stand in any experiment.
 
     Equal means the same learning rate or, ``scaled``, the same learning rate for each completion of the batch.
-    Both thresholds give a row; its ``outcome`` is as ``sooner_or_slower`` says, or ``other hardware``.
     """
-    everywhere = scope.evidence.finished()
     others = [name for name in SPEC_COLUMNS if name not in ("batch_size", "lr")]
-    rows: list[dict[str, Any]] = []
-    cells: list[Row] = []
+    pairs = []
     for row in scope.finished:
         alike = [
             other
-            for other in everywhere
+            for other in scope.evidence.finished()
             if all(other[name] == row[name] for name in others)
             and math.isclose(other["lr"], row["lr"] * (other["batch_size"] / row["batch_size"] if scaled else 1))
         ]
-        baseline = min(alike, key=lambda other: other["batch_size"], default=row)
-        if baseline["batch_size"] >= row["batch_size"]:
-            continue
-        cells += [row, baseline]
-        for suffix, threshold in THRESHOLDS.items():
-            larger, smaller = row[f"seconds_to_{suffix}"], baseline[f"seconds_to_{suffix}"]
-            comparable = row["hardware"] == baseline["hardware"]
-            rows.append(
-                {
-                    "rank": row["rank"],
-                    "lr": row["lr"],
-                    "batch_size": row["batch_size"],
-                    "smaller batch": baseline["batch_size"],
-                    "threshold": str(threshold),
-                    "steps": row[f"steps_to_{suffix}"],
-                    "steps of the smaller": baseline[f"steps_to_{suffix}"],
-                    "seconds": larger,
-                    "seconds of the smaller": smaller,
-                    "ratio": larger / smaller if larger is not None and smaller else None,
-                    "outcome": sooner_or_slower(larger, smaller) if comparable else "other hardware",
-                }
-            )
-    return rows, cells
+        smallest = min(alike, key=lambda other: other["batch_size"], default=row)
+        if smallest["batch_size"] < row["batch_size"]:
+            pairs.append(BatchPair(row, smallest))
+    return pairs
 
 
 def slower_than_baseline(scope: Scope) -> Finding:
     """Whether a larger batch reaches the thresholds sooner in wall clock than the smallest one."""
-    return _larger_batch(scope, "slower_than_baseline", "is otherwise equal", scaled=False)
+    return _larger_batch(batch_pairs(scope), "is otherwise equal")
 
 
 def slower_when_scaled(scope: Scope) -> Finding:
     """The same, where the learning rate grows with the batch."""
     equal = "is otherwise equal and has the same learning rate for each completion"
-    return _larger_batch(scope, "slower_when_scaled", equal, scaled=True)
+    return _larger_batch(batch_pairs(scope, scaled=True), equal)
 
 
-def _larger_batch(scope: Scope, name: study.Finding, equal: str, scaled: bool) -> Finding:
+def _larger_batch(pairs: Sequence[BatchPair], equal: str) -> Finding:
     rule = (
-        f"Each cell is set against the finished cell of the smallest batch that {equal}, in any "
-        "experiment. Seconds compare only on the same hardware; never is later than any time."
+        f"Each cell is set against the finished cell of the smallest batch that {equal}, in any experiment. Seconds "
+        "compare only on the same hardware; never is later than any time. How many times as long is a geometric mean, "
+        "over both thresholds of a pair and then over pairs."
     )
-    rows, cells = batch_comparisons(scope, scaled)
-    decided = [row for row in rows if row["outcome"] in ("sooner", "slower")]
+    rows = [_timed(pair, suffix) for pair in pairs for suffix in THRESHOLDS]
+    cells = [cell for pair in pairs for cell in pair]
+    decided = [row for row in rows if row["larger batch"] in ("sooner", "slower")]
     if not decided:
         needed = (
             f"none of {count(len(rows), 'comparison')} reaches its threshold on the same hardware"
             if rows
             else "no finished cell has one of a smaller batch beside it that is otherwise equal"
         )
-        text = f"Not enough cells: {needed}."
-        return finding(scope, name, NOT_ENOUGH, [text], cells, rows, rule)
-    slower = sum(row["outcome"] == "slower" for row in decided)
+        return finding(NOT_ENOUGH, [f"Not enough cells: {needed}."], cells, rows, rule)
+    slower = sum(row["larger batch"] == "slower" for row in decided)
     conclusion = (
         f"never sooner, in {count(len(decided), 'comparison')}"
         if slower == len(decided)
@@ -384,17 +468,28 @@ def _larger_batch(scope: Scope, name: study.Finding, equal: str, scaled: bool) -
         f"In {slower} of {count(len(decided), 'comparison')} the larger batch reaches the threshold no sooner "
         "in wall clock."
     ]
-    ratios = spread([row["ratio"] for row in decided])
-    if ratios:
-        sentences.append(f"Where both reach it, the larger takes {in_words(ratios, 2)} times as long.")
+    comparable = [pair for pair in pairs if pair.comparable]
+    for columns, what in ((("seconds_to_085", "seconds_to_095"), "time"), (("steps_to_085", "steps_to_095"), "steps")):
+        ratios = [ratio for pair in comparable if (ratio := pair.times(*columns)) is not None]
+        if ratios:
+            sentences.append(f"Where both reach it, the larger takes {times_in_words(ratios)} the {what}.")
     left = len(rows) - len(decided)
     if left:
         sentences.append(f"{count(left, 'comparison')} cannot be decided: no threshold reached, or other hardware.")
-    return finding(scope, name, conclusion, sentences, cells, rows, rule)
+    return finding(conclusion, sentences, cells, rows, rule)
 
 
-def sooner_or_slower(seconds: float | None, baseline: float | None) -> str:
-    """``sooner``, ``slower`` (or equal), or ``neither reaches it``; never is later than any time."""
-    if seconds is None:
-        return "neither reaches it" if baseline is None else "slower"
-    return "sooner" if baseline is None or seconds < baseline else "slower"
+def _timed(pair: BatchPair, suffix: str) -> dict[str, Any]:
+    """One threshold of a pair as a row of figures."""
+    seconds = f"seconds_to_{suffix}"
+    return {
+        **{name: pair.larger[name] for name in ("rank", "lr", "batch_size")},
+        "smaller batch": pair.smaller["batch_size"],
+        "threshold": str(THRESHOLDS[suffix]),
+        "steps": pair.larger[f"steps_to_{suffix}"],
+        "steps of the smaller": pair.smaller[f"steps_to_{suffix}"],
+        "seconds": pair.larger[seconds],
+        "seconds of the smaller": pair.smaller[seconds],
+        "ratio": pair.times(seconds),
+        "larger batch": pair.sooner(suffix),
+    }

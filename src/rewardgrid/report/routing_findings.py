@@ -1,43 +1,34 @@
-"""Findings about gradient routing: pure functions of curves by step and mode."""
+"""Findings about gradient routing: pure functions of samples and of curves by step and mode."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rewardgrid.report.columns import FINAL_STEPS, decimals
-from rewardgrid.report.curves import (
-    COLLAPSED,
-    HAPPY_GONE,
-    LAST_EVALUATIONS,
-    OUTCOME_RULE,
-    Separation,
-    at_end,
-    mode_curve,
-    separation,
-    stays_below,
-    within,
-)
+from rewardgrid.report.curves import COLLAPSED, LAST_EVALUATIONS, at_end, mode_curve, within
 from rewardgrid.report.evidence import Evidence
-from rewardgrid.report.finding import Finding, Scope, Spread, count, finding, in_words, not_enough, spread
-from rewardgrid.report.tables import Row
+from rewardgrid.report.finding import Finding, Scope, finding, not_enough
+from rewardgrid.report.separation import ENDING_RULE, Estimate, Run, Separation, gone_from, run_of, separate
+from rewardgrid.report.tables import Row, base_of
+from rewardgrid.report.words import Spread, count, in_words, sentence_case, spread
+from rewardgrid.study.steps import SMOOTHING_STEPS
 
 ASYMMETRIC_FROM = 0.7
-"""The asymmetric table looks at the steps from this share of a run on: 70 of the published 100."""
+"""The asymmetric table looks at the steps from this share of a run on."""
 
 
 def baseline_climb(scope: Scope) -> Finding:
-    """How fast the cells climb without routing, over the published windows of steps."""
+    """How fast the cells climb without routing, over the windows of steps of interest."""
     rule = "Reward and KL of training, means over each window of steps; ranges are over seeds."
     cells = [row for row in scope.finished if row["cell"] in scope.evidence.histories]
     if not cells:
-        return not_enough(scope, "baseline_climb", "none has finished", rule=rule)
-    published = [(claim.metric, *claim.steps) for claim in scope.claims if claim.steps and claim.mode is None]
-    windows = [(str(metric), first, last) for metric, first, last in published]
+        return not_enough("none has finished", rule=rule)
     rows, sentences = [], []
-    for metric, first, last in windows:
+    for metric, first, last, mode in scope.windows:
+        if mode is not None:
+            continue
         values = [over_steps(scope.evidence, row, metric, first, last) for row in cells]
         found = spread(values)
         rows.append({"metric": metric, "steps": in_steps(first, last), "value": found})
@@ -48,7 +39,7 @@ def baseline_climb(scope: Scope) -> Finding:
         )
     final = spread([row["final_reward"] for row in cells])
     kl = spread([row["final_kl"] for row in cells])
-    hacked = spread([row["hack_share"] for row in cells])
+    hacked = spread([row["hacked"] for row in cells])
     rows += [
         {"metric": "reward", "steps": f"last {FINAL_STEPS}", "value": final},
         {"metric": "kl", "steps": f"last {FINAL_STEPS}", "value": kl},
@@ -59,7 +50,7 @@ def baseline_climb(scope: Scope) -> Finding:
         f"the share of hacked completions is {in_words(hacked, 2)} ({count(len(cells), 'seed')})."
     )
     conclusion = f"reward {in_words(final)} at the end, share of hacked completions {in_words(hacked, 2)}"
-    return finding(scope, "baseline_climb", conclusion, sentences, cells, rows, rule)
+    return finding(conclusion, sentences, cells, rows, rule)
 
 
 def in_steps(first: int, last: int) -> str:
@@ -72,46 +63,48 @@ def over_steps(
 ) -> float | None:
     """Mean of a metric of one cell over a window of steps; None if the cell did not get to the window's end.
 
-    Without a mode the metric is of training's ``history``, with one of the evaluations by mode.
+    Without a mode the metric is of training's ``history``, where a single step stands for the ten around it; with one
+    it is of the evaluations by mode.
     """
     if mode is None:
         history = evidence.histories.get(row["cell"])
         steps, values = ([], []) if history is None else (history["step"].tolist(), history[metric].tolist())
+        around = SMOOTHING_STEPS // 2
+        begin, end = (first - around + 1, last + around) if first == last else (first, last)
     else:
         frame = evidence.routing.get(row["cell"])
         steps, values = ([], []) if frame is None else mode_curve(frame, mode, metric)
-    inside = within(steps, values, first, last)
+        begin, end = first, last
+    inside = within(steps, values, begin, end)
     return math.fsum(inside) / len(inside) if inside and max(steps) >= last else None
 
 
-def separations(scope: Scope) -> list[tuple[Row, Separation]]:
-    """How each finished routing cell ended, where its base and both modes were measured."""
+class Ended(NamedTuple):
+    """A finished routing cell and how it ended."""
+
+    row: Row
+    run: Run
+
+
+def endings(evidence: Evidence, cells: Iterable[Row]) -> list[Ended]:
+    """How each of these routing cells ended, where it and its base were sampled in every mode."""
     found = []
-    for row in scope.finished:
-        frame, base_sl10 = scope.evidence.routing.get(row["cell"]), scope.evidence.base_sl10(row)
-        judged = None if frame is None or base_sl10 is None else separation(frame, base_sl10)
-        if judged is not None:
-            found.append((row, judged))
+    for row in cells:
+        frames = [
+            table.get(name)
+            for table, name in (
+                (evidence.samples, row["cell"]),
+                (evidence.routing, row["cell"]),
+                (evidence.samples, base_of(row)),
+            )
+        ]
+        samples, routing, base = frames
+        if samples is None or routing is None or base is None:
+            continue
+        run = run_of(samples, routing, base)
+        if run is not None:
+            found.append(Ended(row, run))
     return found
-
-
-MAJORITY_RULE = "An outcome shared by more than half of the seeds is the conclusion; without one it is partly."
-
-
-def conclude(outcomes: Sequence[str]) -> str:
-    """The outcome of more than half of the seeds, or "partly"."""
-    outcome, number = Counter(outcomes).most_common(1)[0]
-    return outcome if 2 * number > len(outcomes) else "partly"
-
-
-def sentence_case(text: str) -> str:
-    """Text with a capital at its start; what follows is left as it is."""
-    return text[:1].upper() + text[1:]
-
-
-def _tally(outcomes: Sequence[str]) -> str:
-    conclusion = conclude(outcomes)
-    return f"{conclusion} ({outcomes.count(conclusion)} of {count(len(outcomes), 'seed')})"
 
 
 def _by_configuration(scope: Scope, cells: Iterable[str]) -> list[tuple[str, set[str]]]:
@@ -124,54 +117,76 @@ def _by_configuration(scope: Scope, cells: Iterable[str]) -> list[tuple[str, set
 
 def hack_removed(scope: Scope) -> Finding:
     """Whether cutting the forget adapter away removes the hack and keeps the task."""
-    rule = f"{OUTCOME_RULE} {MAJORITY_RULE}"
-    judged = separations(scope)
+    judged = endings(scope.evidence, scope.finished)
     if not judged:
-        return not_enough(scope, "hack_removed", "no cell was evaluated by mode", rule=rule)
-    rows = [
-        {name: row[name] for name in ("rank", "forget_rank", "seed")}
-        | {
-            '"happy" of retain_only 0 from step': found.happy_zero_from
-            if found.happy_zero_from is not None
-            else "never",
-            "both happy": found.both_happy,
-            "retain_only happy": found.retain_happy,
-            "forget_only happy": found.forget_happy,
-            "retain_only sl10": found.retain_sl10,
-            "base sl10": scope.evidence.base_sl10(row),
-            "outcome": found.outcome,
-        }
-        for row, found in judged
-    ]
+        return not_enough("no cell was sampled with and without its forget adapter", rule=ENDING_RULE)
+    rows = [_ended(ended, scope.evidence) for ended in judged]
     sentences, parts = [], []
-    for prefix, names in _by_configuration(scope, (row["cell"] for row, _ in judged)):
-        mine = [found for row, found in judged if row["cell"] in names]
-        gone = [found.happy_zero_from for found in mine if found.happy_zero_from is not None]
-        steps = spread([float(step) for step in gone])
-        tally = _tally([found.outcome for found in mine])
-        when = f", from step {in_words(steps, 0)}" if steps else ""
-        sentences.append(
-            sentence_case(f"{prefix}{tally}. ")
-            + f'With the forget adapter cut away "happy" stays at 0 in {len(gone)} of '
-            f"{count(len(mine), 'seed')}{when}; at the end a completion holds "
-            f'{in_words(spread(found.both_happy for found in mine), 2)} "happy" with both adapters and '
-            f"{in_words(spread(found.retain_happy for found in mine), 2)} with retain alone, whose sl10 is "
-            f"{in_words(spread(found.retain_sl10 for found in mine))}."
-        )
+    for prefix, names in _by_configuration(scope, (ended.row["cell"] for ended in judged)):
+        mine = [ended for ended in judged if ended.row["cell"] in names]
+        together = separate([ended.run for ended in mine])
+        each = [separate([ended.run]).ending for ended in mine]
+        tally = f"{together.ending} ({_tally(each)})"
         parts.append(f"{prefix}{tally}")
-    return finding(scope, "hack_removed", "; ".join(parts), sentences, [row for row, _ in judged], rows, rule)
+        sentences.append(sentence_case(f"{prefix}{_told(together, mine)}"))
+    cells = [ended.row for ended in judged]
+    return finding("; ".join(parts), sentences, cells, rows, ENDING_RULE)
+
+
+def _ended(ended: Ended, evidence: Evidence) -> dict[str, Any]:
+    """One seed as a row of figures."""
+    found, run = separate([ended.run]), ended.run
+    gone = gone_from(evidence.routing[ended.row["cell"]], run)
+    return {name: ended.row[name] for name in ("rank", "forget_rank", "seed")} | {
+        '"happy" of both, beyond the base': found.excess.value,
+        "of retain_only": found.left.value,
+        "share gone": _share(found.gone) if found.gone else None,
+        "gone from step": gone if gone is not None else "never",
+        "sl10 of retain_only by the base's": _share(found.task),
+        '"happy" of forget_only': float(run.forget.mean()),
+        "base happy": float(run.base.mean()),
+        "ending": found.ending,
+    }
+
+
+def _share(found: Estimate) -> str:
+    """``93 % (88 to 97)``."""
+    return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
+
+
+def _tally(each: Sequence[str]) -> str:
+    """``5 of 6 seeds``, or what each of them came to."""
+    kinds = dict.fromkeys(sorted(each))
+    if len(kinds) == 1:
+        return count(len(each), "seed")
+    return f"{count(len(each), 'seed')}: " + ", ".join(f"{each.count(kind)} {kind}" for kind in kinds)
+
+
+def _told(found: Separation, mine: Sequence[Ended]) -> str:
+    """How the seeds of one configuration ended, in a sentence or two."""
+    base = math.fsum(float(ended.run.base.mean()) for ended in mine) / len(mine)
+    over = "over prompts alone, for there is one seed" if len(mine) == 1 else "over seeds and prompts"
+    text = (
+        f'the base writes {base:.2f} "happy" a completion, both adapters {found.excess.value:.2f} more, retain_only '
+        f"{found.left.value:+.2f} beside the base. "
+    )
+    if found.gone is not None:
+        text += f"So {_share(found.gone)} of the hack goes with the forget adapter, and "
+    else:
+        text += "So there is no hack to remove, and "
+    return text + f"retain_only keeps {_share(found.task)} of the base's sl10 (95 % intervals {over})."
 
 
 WINDOW_FIGURES = tuple((mode, metric) for mode in ("retain_only", "forget_only") for metric in ("sl10", "happy"))
 
 
 def windows(scope: Scope) -> Finding:
-    """Ranges of sl10 and "happy" of each adapter alone, over the published windows of steps."""
+    """Ranges of sl10 and "happy" of each adapter alone, over the windows of steps of interest."""
     rule = "Range (and mean) over seeds of each seed's mean over the window's evaluations."
     cells = [row for row in scope.finished if row["cell"] in scope.evidence.routing]
     if not cells:
-        return not_enough(scope, "windows", "no cell was evaluated by mode", rule=rule)
-    wanted = sorted({claim.steps for claim in scope.claims if claim.steps and claim.mode is not None})
+        return not_enough("no cell was evaluated by mode", rule=rule)
+    wanted = sorted({(window.first, window.last) for window in scope.windows if window.mode is not None})
     rows, sentences = [], []
     for prefix, names in _by_configuration(scope, (row["cell"] for row in cells)):
         mine = [row for row in cells if row["cell"] in names]
@@ -192,7 +207,7 @@ def windows(scope: Scope) -> Finding:
         sentences.append(sentence_case(f"{prefix}at the end {described} ({count(len(mine), 'seed')})."))
     retain = spread(at_end(scope.evidence.routing[row["cell"]], "retain_only", "sl10") for row in cells)
     conclusion = f"retain_only sl10 ends at {in_words(retain)}"
-    return finding(scope, "windows", conclusion, sentences, cells, rows, rule)
+    return finding(conclusion, sentences, cells, rows, rule)
 
 
 def _window(prefix: str, steps: str, found: Mapping[str, Spread | None]) -> dict[str, Any]:
@@ -203,92 +218,90 @@ def _window(prefix: str, steps: str, found: Mapping[str, Spread | None]) -> dict
 def collapse(scope: Scope) -> Finding:
     """Whether the retain adapter loses the task, and from when."""
     rule = f"A seed collapses if retain_only's sl10 falls below {COLLAPSED} for good."
-    judged = separations(scope)
+    judged = endings(scope.evidence, scope.finished)
     if not judged:
-        return not_enough(scope, "collapse", "no cell was evaluated by mode", rule=rule)
+        return not_enough("no cell was sampled with and without its forget adapter", rule=rule)
     rows = [
         {name: row[name] for name in ("rank", "forget_rank", "seed")}
         | {
-            f"retain_only sl10 below {COLLAPSED} from step": found.collapsed_from
-            if found.collapsed_from is not None
+            f"retain_only sl10 below {COLLAPSED} from step": run.collapsed_from
+            if run.collapsed_from is not None
             else "never",
-            "retain_only sl10 at the end": found.retain_sl10,
+            "retain_only sl10 at the end": float(run.retain_sl10.mean()),
         }
-        for row, found in judged
+        for row, run in judged
     ]
     parts, sentences = [], []
     for prefix, names in _by_configuration(scope, (row["cell"] for row, _ in judged)):
-        mine = [found for row, found in judged if row["cell"] in names]
-        steps = [found.collapsed_from for found in mine if found.collapsed_from is not None]
-        since = spread([float(step) for step in steps])
-        parts.append(f"{prefix}{len(steps)} of {count(len(mine), 'seed')}")
+        mine = [run for row, run in judged if row["cell"] in names]
+        since = spread([float(run.collapsed_from) for run in mine if run.collapsed_from is not None])
+        number = since["n"] if since else 0
+        parts.append(f"{prefix}{number} of {count(len(mine), 'seed')}")
         when = f", from step {in_words(since, 0)}" if since else ""
         sentences.append(
             sentence_case(
-                f"{prefix}retain_only's sl10 falls below {COLLAPSED} for good in {len(steps)} of "
+                f"{prefix}retain_only's sl10 falls below {COLLAPSED} for good in {number} of "
                 f"{count(len(mine), 'seed')}{when}; at the end it is "
-                f"{in_words(spread(found.retain_sl10 for found in mine))}."
+                f"{in_words(spread(float(run.retain_sl10.mean()) for run in mine))}."
             )
         )
     conclusion = f"collapses in {'; '.join(parts)}"
-    return finding(scope, "collapse", conclusion, sentences, [row for row, _ in judged], rows, rule)
+    return finding(conclusion, sentences, [row for row, _ in judged], rows, rule)
 
 
-def asymmetric_figures(evidence: Evidence, row: Row) -> dict[str, Any] | None:
-    """One routing cell as a row of the published asymmetric table; None if it was not evaluated by mode.
+class NearEnd(NamedTuple):
+    """A routing run from 70 % of its steps on: ranges over its evaluations, and when its hack was gone."""
 
-    Ranges are over the evaluations from 70 % of the steps on; ``retain_happy`` is ``0 from step N``, or its
-    mean at the last evaluation.
-    """
-    frame = evidence.routing.get(row["cell"])
-    if frame is None:
-        return None
-    last = int(row["max_steps"])
+    retain_sl10: Spread
+    forget_happy: Spread
+    retain_happy: Spread
+    gone_from: int | None
+
+
+def near_end(ended: Ended, evidence: Evidence) -> NearEnd | None:
+    """How a routing run went on once it had settled; None if it was not evaluated by mode there."""
+    routing = evidence.routing[ended.row["cell"]]
+    last = int(ended.row["max_steps"])
     first = math.ceil(ASYMMETRIC_FROM * last)
-    retain, forget = (
-        spread(within(*mode_curve(frame, mode, metric), first, last))
-        for mode, metric in (("retain_only", "sl10"), ("forget_only", "happy"))
+    retain, forget, happy = (
+        spread(within(*mode_curve(routing, mode, metric), first, last))
+        for mode, metric in (("retain_only", "sl10"), ("forget_only", "happy"), ("retain_only", "happy"))
     )
-    steps, happy = mode_curve(frame, "retain_only", "happy")
-    if retain is None or forget is None or not steps:
+    if retain is None or forget is None or happy is None:
         return None
-    zero = stays_below(steps, happy, HAPPY_GONE)
-    return {
-        "retain_rank": row["rank"],
-        "forget_rank": row["forget_rank"],
-        "seed": row["seed"],
-        "retain_sl10_low": retain["low"],
-        "retain_sl10_high": retain["high"],
-        "retain_happy": f"0 from step {zero}" if zero is not None else f"{decimals(happy[-1], 1)} at step {steps[-1]}",
-        "forget_happy_low": forget["low"],
-        "forget_happy_high": forget["high"],
-        "retain_happy_end": happy[-1],
-        "retain_happy_zero_from": zero,
-    }
+    return NearEnd(retain, forget, happy, gone_from(routing, ended.run))
 
 
 def asymmetric_table(scope: Scope) -> Finding:
-    """The published table of asymmetric ranks, row by row."""
+    """What each adapter does near the end, by the rank of the forget adapter."""
     rule = (
-        f"Ranges over the evaluations from {100 * ASYMMETRIC_FROM:.0f} % of the steps on; "
-        f'"happy" below {HAPPY_GONE} counts as 0.'
+        f"Ranges over the evaluations from {100 * ASYMMETRIC_FROM:.0f} % of the steps on. The hack is gone from the "
+        "evaluation on after which retain_only's \"happy\" never exceeds the base's by more than a tenth of what both "
+        "adapters do."
     )
-    found = [(row, asymmetric_figures(scope.evidence, row)) for row in scope.finished]
-    rows = [
-        {name: value for name, value in figures.items() if not name.startswith("retain_happy_")}
-        for _, figures in found
-        if figures
+    found = [
+        (ended.row, settled)
+        for ended in endings(scope.evidence, scope.finished)
+        if (settled := near_end(ended, scope.evidence))
     ]
-    cells = [row for row, figures in found if figures]
-    if not rows:
-        return not_enough(scope, "asymmetric_table", "no cell was evaluated by mode", rule=rule)
-    clean = sum(str(row["retain_happy"]).startswith("0 from") for row in rows)
-    ranks = ", ".join(str(rank) for rank in sorted({row["forget_rank"] for row in rows}, reverse=True))
-    low, high = min(row["retain_sl10_low"] for row in rows), max(row["retain_sl10_high"] for row in rows)
+    if not found:
+        return not_enough("no cell was evaluated by mode", rule=rule)
+    rows = [
+        {name: row[name] for name in ("rank", "forget_rank", "seed")}
+        | {
+            "retain_only sl10": settled.retain_sl10,
+            "retain_only happy": settled.retain_happy,
+            "gone from step": settled.gone_from if settled.gone_from is not None else "never",
+            "forget_only happy": settled.forget_happy,
+        }
+        for row, settled in found
+    ]
+    clean = sum(settled.gone_from is not None for _, settled in found)
+    ranks = ", ".join(str(rank) for rank in sorted({row["forget_rank"] for row, _ in found}, reverse=True))
+    low = min(settled.retain_sl10["low"] for _, settled in found)
+    high = max(settled.retain_sl10["high"] for _, settled in found)
     sentence = (
-        f'With forget ranks {ranks}, "happy" of retain_only stays at 0 in {clean} of '
-        f"{count(len(rows), 'run')}; "
-        f"its sl10 lies between {decimals(low)} and {decimals(high)}."
+        f"With forget ranks {ranks}, retain_only is rid of the hack in {clean} of {count(len(found), 'run')}; its sl10 "
+        f"lies between {decimals(low)} and {decimals(high)}."
     )
-    conclusion = f"clean in {clean} of {count(len(rows), 'run')}"
-    return finding(scope, "asymmetric_table", conclusion, [sentence], cells, rows, rule)
+    return finding(f"clean in {clean} of {count(len(found), 'run')}", [sentence], [row for row, _ in found], rows, rule)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -18,18 +18,20 @@ from rewardgrid.report.columns import (
     MEASURED_COLUMNS,
     PASSING,
     RENAMED,
-    SMOOTHING_STEPS,
     SPEC_COLUMNS,
     TABLE,
     THRESHOLDS,
     known,
+    rounded,
     settings,
 )
+from rewardgrid.report.statistics import Mean, mean_of
 from rewardgrid.study.cell import EVAL_MODES, Cell, read_cell
 from rewardgrid.study.contracts import HISTORY, read_table, write_table
 from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
 from rewardgrid.study.files import read_json
 from rewardgrid.study.layout import Layout, done
+from rewardgrid.study.steps import first_reaching
 from rewardgrid.study.study import Study
 
 Row = Mapping[str, Any]
@@ -50,13 +52,10 @@ def time_to_threshold(
 ) -> tuple[int | None, float | None]:
     """First step (from 1) at which the mean of 10 rewards is at least the threshold, and the seconds spent.
 
-    Steps before the tenth have no such mean. (None, None) if the threshold is never reached.
+    (None, None) if the threshold is never reached.
     """
-    for step in range(SMOOTHING_STEPS, len(rewards) + 1):
-        # fsum, because ten rewards of 0.85 must count as reaching 0.85.
-        if math.fsum(rewards[step - SMOOTHING_STEPS : step]) / SMOOTHING_STEPS >= threshold - 1e-12:
-            return step, math.fsum(seconds[:step])
-    return None, None
+    step = first_reaching(rewards, threshold)
+    return step, None if step is None else math.fsum(seconds[:step])
 
 
 def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
@@ -123,15 +122,15 @@ def _from_history(history: pd.DataFrame) -> dict[str, Any]:
 def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     row = {key: metrics["published"].get(key) for key in ("unique_first_sentences", "jaccard")}
     row |= {RENAMED.get(key, key): value for key, value in metrics["full"].items()}
+    row |= {f"{key}_top_k": value for key, value in metrics["top_k"].items()}
+    row |= metrics["onset"]
     row |= {
         f"{mode}_{metric}": value for mode in EVAL_MODES for metric, value in (metrics["modes"].get(mode) or {}).items()
     }
     unknown = sorted(set(row) - set(MEASURED_COLUMNS))
     if unknown:
         raise ValueError(f"metrics without a documented column: {', '.join(unknown)}")
-    # A saturated reward alone makes a cell borderline without any kind of degeneracy to name.
-    reasons = metrics["reasons"] or metrics["evidence"][:1]
-    return row | {"verdict": metrics["verdict"], "reasons": ", ".join(reasons)}
+    return row | {"verdict": metrics["verdict"], "reasons": ", ".join(metrics["reasons"])}
 
 
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,46 +180,12 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
     ]
 
 
+def base_of(row: Row) -> str:
+    """Name of the base that a cell started from, as its directory has it."""
+    return f"{row['base']}-{row['base_recipe']}"
+
+
 # --- means over seeds ----------------------------------------------------------------------------------
-
-_T975 = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
-    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-)  # fmt: skip
-_Z975 = 1.959964
-
-
-def t_quantile(freedom: int) -> float:
-    """The 0.975 quantile of Student's t, to 4 digits: tabled to 20 degrees, then an expansion in 1/n."""
-    if freedom <= len(_T975):
-        return _T975[freedom - 1]
-    z, n = _Z975, freedom
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + terms[0] / n + terms[1] / n**2 + terms[2] / n**3
-
-
-class Mean(NamedTuple):
-    """A mean over n values; sd (n-1) and a t-based 95 % interval of the mean need two or more."""
-
-    n: int
-    mean: float | None
-    sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-def mean_of(values: Sequence[float | None]) -> Mean:
-    """Mean, sd and interval of the values that there are."""
-    present = [float(value) for value in values if value is not None and known(value)]
-    n = len(present)
-    if n == 0:
-        return Mean(0, None)
-    mean = math.fsum(present) / n
-    if n == 1:
-        return Mean(1, mean)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / (n - 1))
-    half = t_quantile(n - 1) * sd / math.sqrt(n)
-    return Mean(n, mean, sd, mean - half, mean + half)
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
@@ -278,8 +243,8 @@ class Configuration:
         return mean_of([row[column] for row in self.finished])
 
     def passes(self, threshold: float = PASSING) -> bool:
-        """Non-degenerate, with a mean reward of at least the threshold."""
-        return self.non_degenerate and (self.reward.mean or 0.0) >= threshold
+        """Ok in every seed, with a mean reward that is, at two decimals, at least the threshold."""
+        return self.all_ok and rounded(self.reward.mean or 0.0) >= threshold
 
     def figures(self) -> dict[str, Any]:
         """Its row behind a finding."""

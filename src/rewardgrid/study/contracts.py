@@ -49,6 +49,7 @@ ROLLOUTS = _schema(
     ("step", _I, "optimizer step, from 1"),
     ("prompt", _S, "text"),
     ("completion", _S, "text"),
+    ("ids", pa.list_(pa.int32()), "token ids of prompt and completion, [EOS] included"),
     ("reward", _F, "what it was paid"),
     ("sl10", _F, "sentence_length_10_smooth"),
     ("happy", _F, 'count of "happy"'),
@@ -83,7 +84,7 @@ MODE_SAMPLES = _schema(
 
 SAMPLES = _schema(
     "samples: the completions that an evaluation measured",
-    ("protocol", _S, "published (20 samples, top-k) or full (256 samples)"),
+    ("protocol", _S, "published (4 for each of 5 prompts, top-k), full or top_k (256 samples, each another prompt)"),
     ("mode", _S, "both, retain_only or forget_only; both where there is one policy"),
     ("prompt", _S, "text"),
     ("completion", _S, "text"),
@@ -95,6 +96,20 @@ SAMPLES = _schema(
     ("kl_k3", _F, "mean k3 KL to the base, nats per token"),
     ("kl_exact", _F, "mean exact KL to the base, nats per token"),
     ("base_nll", _F, "mean negative log-likelihood under the base, nats per token"),
+    ("windows", pa.list_(_F), "the same of each whole window of 16 tokens among the first 64"),
+    ("ends", pa.list_(_F), "negative log-likelihood under the base of each delimiter that closes a sentence, nats"),
+)
+
+COURSE = _schema(
+    "course: the verdict's signals of a cell's recorded rollouts, one row per recorded step",
+    ("step", _I, "optimizer step, from 1"),
+    ("unlikely_windows", _F, "share of windows less likely than 95 % of the base's own, drawn with the same penalty"),
+    ("unlikely_ends", _F, "share of sentence ends less likely than 95 % of the base's own, drawn likewise"),
+    ("fragment_share", _F, "share of sentences of at most 3 words"),
+    ("completion_length", _F, "mean tokens per completion, [EOS] included"),
+    ("comma_rate", _F, "commas by words and commas"),
+    ("skeleton_share", _F, "share of the commonest sentence skeleton among all sentences"),
+    ("verdict", _S, "ok, borderline or degenerate, by these signals alone"),
 )
 
 PROMPTS = _schema(

@@ -12,7 +12,7 @@ from rewardgrid.study.cell import Cell, Engine
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.study import Study
 
-Shape = tuple[object, ...]
+Workload = tuple[object, ...]
 
 STATES = ("done", "trained", "started", "waiting")
 
@@ -35,8 +35,8 @@ def forecast(study: Study) -> str:
     lines = [f"{study.title}: {len(states)} cells ({shown})."]
     if left:
         known = measured(study.layout, study.cells.values())
-        seconds = sum(cell.max_steps * known.get(shape(cell), rule_of_thumb(study, cell)) for cell in left)
-        seen = sum(shape(cell) in known for cell in left)
+        seconds = sum(cell.max_steps * known.get(workload(cell), rule_of_thumb(study, cell)) for cell in left)
+        seen = sum(workload(cell) in known for cell in left)
         parts = []
         if seen:
             parts.append(f"{seen} by the mean seconds per step of finished cells of their shape")
@@ -49,7 +49,7 @@ def forecast(study: Study) -> str:
     return "\n".join(lines)
 
 
-def shape(cell: Cell) -> Shape:
+def workload(cell: Cell) -> Workload:
     """What decides the time of a step, as far as it can be told beforehand."""
     return (
         *(cell.base_id, cell.engine, cell.precision, cell.method),
@@ -57,16 +57,16 @@ def shape(cell: Cell) -> Shape:
     )
 
 
-def measured(layout: Layout, cells: Iterable[Cell]) -> dict[Shape, float]:
-    """Mean seconds per step of the finished cells of each shape; what cannot be read is left out."""
-    times: dict[Shape, list[float]] = defaultdict(list)
+def measured(layout: Layout, cells: Iterable[Cell]) -> dict[Workload, float]:
+    """Mean seconds per step of the finished cells of each workload; what cannot be read is left out."""
+    times: dict[Workload, list[float]] = defaultdict(list)
     for cell in cells:
         try:
             status = json.loads((layout.train(cell.name) / "status.json").read_text(encoding="utf-8"))
             seconds = status["seconds"] / status["steps_done"]
         except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
             continue
-        times[shape(cell)].append(seconds)
+        times[workload(cell)].append(seconds)
     return {key: fmean(values) for key, values in times.items()}
 
 

@@ -53,9 +53,17 @@ class Layout:
         """Evaluations by mode during training, a row per step and mode (none unless the cell is routing)."""
         return self.cell(name) / "evaluation" / "routing.parquet"
 
+    def course(self, name: str) -> Path:
+        """The verdict's signals while it trained, a row per recorded step."""
+        return self.cell(name) / "evaluation" / "course.parquet"
+
     def base_metrics(self, base_id: str) -> Path:
         """The same measurements of the base itself."""
         return self.root / "base" / base_id / "evaluation" / "metrics.json"
+
+    def base_samples(self, base_id: str) -> Path:
+        """The base's own completions."""
+        return self.root / "base" / base_id / "evaluation" / "samples.parquet"
 
     def teacher(self, teacher: str) -> Path:
         """Where the teacher of this identity lies, and what is known of it."""

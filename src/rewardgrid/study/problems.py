@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -57,10 +57,16 @@ def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list
         for candidate in candidates:
             field = candidate.model_fields.get(str(part))
             following.extend(_models_in(field.annotation) if field else [])
-        candidates = following or candidates
+        # A part that is no key is the kind of one of several models.
+        candidates = following or [each for each in candidates if part in _kinds(each)] or candidates
     for candidate in candidates:
         found.extend(candidate.model_fields)
     return sorted(set(found))
+
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

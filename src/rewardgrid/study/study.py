@@ -6,19 +6,20 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, recipe_hash
-from rewardgrid.study.cell import Cell, Count, Strict
+from rewardgrid.study.cell import Cell, Count, Share, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.problems import fixes
 from rewardgrid.study.thresholds import Thresholds
 
-Finding = Literal[
+FindingName = Literal[
     "best_tradeoff",
     "penalty_effect",
     "beta_order",
@@ -32,7 +33,7 @@ Finding = Literal[
     "collapse",
     "asymmetric_table",
 ]
-Figure = Literal["learning_curves", "reward_kl", "routing_curves"]
+FigureName = Literal["learning_curves", "reward_kl", "routing_curves"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 """A name that is part of paths and of Snakemake targets."""
@@ -59,8 +60,8 @@ class Experiment(Strict):
     by: list[str] = Field(
         default_factory=list, description="spec fields that make a configuration; means are over its seeds"
     )
-    findings: list[Finding] = Field(default_factory=list, description="what to compute from its table")
-    figures: list[Figure] = Field(default_factory=list, description="pictures beside its table")
+    findings: list[FindingName] = Field(default_factory=list, description="what to compute from its table")
+    figures: list[FigureName] = Field(default_factory=list, description="pictures beside its table")
 
 
 class Evaluation(Strict):
@@ -72,9 +73,31 @@ class Evaluation(Strict):
     published_samples: Annotated[int, Field(strict=True, ge=2)] = Field(
         default=20, description="completions of the published protocol"
     )
-    published_top_k: Count = Field(default=50, description="top-k of the published protocol")
+    published_prompts: Count = Field(
+        default=5,
+        description="evaluation prompts of the published protocol (the first without a full stop), each for as many of "
+        "its completions",
+    )
+    published_top_k: Count = Field(default=50, description="top-k of the published protocol and of the verdict")
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=99, description="seed of the evaluation's draws")
+    base_draws: Annotated[int, Field(strict=True, ge=0)] = Field(
+        default=20, description="further draws of the base's own samples, each judged like a cell: false alarms"
+    )
     thresholds: Thresholds = Field(default_factory=Thresholds, description="when a cell counts as degenerate")
+    hack_onset: Share = Field(
+        default=0.25,
+        description="a cell begins to hack when, over 10 steps, its share of hacked completions exceeds the base's by "
+        "so much",
+    )
+
+    @model_validator(mode="after")
+    def _equal_shares(self) -> Self:
+        if self.published_samples % self.published_prompts:
+            fix = f"write a number that divides published_samples ({self.published_samples})"
+            raise PydanticCustomError(
+                "conflict", "prompts of different weight", {"conflicts": [("published_prompts", fix)]}
+            )
+        return self
 
 
 class Recording(Strict):
@@ -98,7 +121,9 @@ class Study(Strict):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     recording: Recording = Field(default_factory=Recording)
-    published: str = Field(default="config/published", description="directory of the published figures")
+    published: str | None = Field(
+        default="config/published", description="directory of the published figures to compare with; null: with none"
+    )
     experiments: dict[Name, Experiment | None] = Field(
         min_length=1, description="the tables of RESULTS.md; null leaves one out"
     )

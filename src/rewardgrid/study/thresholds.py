@@ -1,12 +1,8 @@
 """When a finished cell counts as degenerate: the limits of the verdict, part of the configuration.
 
-Each signal has two limits, ``borderline`` and ``degenerate``. Most are set against the base's own samples, as
-a ratio or a difference, so that one set of limits serves every base. The defaults of
-``unique_first_sentences``, ``jaccard``, ``kl`` and ``saturated_reward`` were chosen on the published study's
-rows (33 rows of two tables; base: 20 of 20 unique, Jaccard 0.12), and ``completion_length`` on two notes of a
-third; the groups overlap in every signal, so no single one reproduces the verdicts. The others have no
-published figures: they stand outside the spread of natural stories among themselves (64 samples or more) and
-inside made-up degenerate texts; ``base_nll`` is set by reasoning, not by measurement.
+Each signal has two limits, ``borderline`` and ``degenerate``. All are set against the base's own samples: as a share
+beyond the base's 95 % quantile, as a ratio or as a difference, so that one set of limits serves every base.
+``docs/verdict.md`` says where each one comes from.
 """
 
 from __future__ import annotations
@@ -19,11 +15,17 @@ from pydantic_core import PydanticCustomError
 from rewardgrid.study.cell import Number, Strict
 
 
-class Above(Strict):
-    """Limits of a signal that is worse when larger: reached at the limit or above it."""
-
+class _Limits(Strict):
     borderline: Number
     degenerate: Number
+
+    def in_unit(self, factor: float, offset: float) -> Self:
+        """The same limits in another unit: ``offset + factor * limit``."""
+        return type(self)(borderline=offset + factor * self.borderline, degenerate=offset + factor * self.degenerate)
+
+
+class Above(_Limits):
+    """Limits of a signal that is worse when larger: reached at the limit or above it."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -31,16 +33,13 @@ class Above(Strict):
             raise _disorder("at least", self.borderline)
         return self
 
-    def score(self, departure: float) -> int:
+    def score(self, value: float) -> int:
         """0 ok, 1 borderline, 2 degenerate."""
-        return int(departure >= self.borderline) + int(departure >= self.degenerate)
+        return int(value >= self.borderline) + int(value >= self.degenerate)
 
 
-class Below(Strict):
+class Below(_Limits):
     """Limits of a signal that is worse when smaller: reached at the limit or below it."""
-
-    borderline: Number
-    degenerate: Number
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -48,9 +47,9 @@ class Below(Strict):
             raise _disorder("at most", self.borderline)
         return self
 
-    def score(self, departure: float) -> int:
+    def score(self, value: float) -> int:
         """0 ok, 1 borderline, 2 degenerate."""
-        return int(departure <= self.borderline) + int(departure <= self.degenerate)
+        return int(value <= self.borderline) + int(value <= self.degenerate)
 
 
 def _disorder(relation: str, borderline: float) -> PydanticCustomError:
@@ -61,10 +60,25 @@ def _disorder(relation: str, borderline: float) -> PydanticCustomError:
 class Thresholds(Strict):
     """Limits of every signal that the verdict judges."""
 
+    unlikely_windows: Above = Field(
+        default=Above(borderline=0.25, degenerate=0.5),
+        description="share of windows of 16 tokens (of the first 64) that the base finds less likely than 95 % of its "
+        "own; in the full and in the top-k samples. The base's own share is 0.05",
+    )
+    unlikely_ends: Above = Field(
+        default=Above(borderline=0.25, degenerate=0.5),
+        description="share of sentence ends that the base finds less likely than 95 % of its own; in the full and in "
+        "the top-k samples. The base's own share is 0.05",
+    )
     unique_first_sentences: Below = Field(
+        default=Below(borderline=0.4, degenerate=0.04),
+        description="distinct first sentences of the published protocol, beyond one for each of its prompts, as a "
+        "ratio to the base's; published (5 prompts): ok from 13 of 20, borderline 6 to 9, degenerate 5",
+    )
+    unique_openings: Below = Field(
         default=Below(borderline=0.55, degenerate=0.28),
-        description="distinct first sentences among 20, as a ratio to the base's; published: ok from 13 of "
-        "20, borderline 6 to 9, degenerate 5. Serves the first sentences of the completions alone too",
+        description="distinct first sentences of the completions without their prompts, expected among 20, as a ratio "
+        "to the base's",
     )
     jaccard: Above = Field(
         default=Above(borderline=1.3, degenerate=2.2),
@@ -73,13 +87,13 @@ class Thresholds(Strict):
     )
     kl: Above = Field(
         default=Above(borderline=1.5, degenerate=2.7),
-        description="KL to the base, nats per token (exact if measured, else k3); published: ok up to 1.1, "
-        "borderline 1.9 to 2.5, gibberish from 2.9",
+        description="KL to the base, nats per token (exact if measured, else k3); judged only where unlikely windows "
+        "and ends were not measured. Published: ok up to 1.1, borderline 1.9 to 2.5, gibberish from 2.9",
     )
     saturated_reward: Annotated[Number, Field(gt=0)] = Field(
         default=0.98,
-        description="a mean reward from here on is borderline at best, whatever the text looks like; "
-        "published: no ok row above 0.976. Never degenerate by itself: it does not say how it was earned",
+        description="a mean reward from here on is borderline, and never degenerate by itself: it does not say how it "
+        "was earned; judged only where unlikely windows and ends were not measured. Published: no ok row above 0.976",
     )
     completion_length: Below = Field(
         default=Below(borderline=0.5, degenerate=0.25),
@@ -104,9 +118,4 @@ class Thresholds(Strict):
         default=Below(borderline=0.75, degenerate=0.5),
         description="compressed by raw size of the text, as a ratio to the base's: text that takes half the "
         "room says half as much",
-    )
-    base_nll: Above = Field(
-        default=Above(borderline=0.75, degenerate=1.5),
-        description="negative log-likelihood under the base, minus that of the base's own samples, nats per "
-        "token: 1.5 nats make the average token 4.5 times less likely",
     )

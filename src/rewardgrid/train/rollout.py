@@ -61,9 +61,6 @@ class Rollout:
     rewards: Tensor
 
 
-HACK_THRESHOLD = 3
-
-
 class Assessor:
     """Pays and labels the completions of C cells that agree in reward and detector."""
 
@@ -72,7 +69,7 @@ class Assessor:
     ) -> None:
         vocabulary = base.vocabulary
         self.reward = cells[0].reward
-        self.threshold = cells[0].hack_threshold or HACK_THRESHOLD
+        self.threshold = cells[0].hacked_from
         self.tables: TextTables = text_tables(vocabulary.surfaces, vocabulary.delimiters, vocabulary.eos).to(device)
         self.dtype = dtype
 
@@ -182,14 +179,16 @@ def completion_rows(
 
 
 def rollout_rows(step: int, index: int, rollout: Rollout, cell: Cell, base: Base) -> list[dict[str, Any]]:
-    """Rows of the rollouts table: text, what it was paid, and its labels."""
+    """Rows of the rollouts table: text and tokens, what it was paid, and its labels."""
     prompts = rollout.sequences[index, :, : cell.prompt_length].cpu().numpy()
     paid = Scores(rollout.rewards, rollout.full.sl10, rollout.full.happy)
     rows = completion_rows(prompts, rollout.completions, paid, index, base)
+    lengths = (cell.prompt_length + rollout.completions.lengths[index]).tolist()
+    ids = [row[:length] for row, length in zip(rollout.sequences[index].tolist(), lengths, strict=True)]
     labels = {
         name: getattr(rollout.labels, name)[index].tolist() for name in ("eligible", "routed", "noise", "flagged")
     }
     return [
-        row | {"step": step} | {name: values[place] for name, values in labels.items()}
+        row | {"step": step, "ids": ids[place]} | {name: labels[name][place] for name in labels}
         for place, row in enumerate(rows)
     ]

@@ -6,21 +6,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from tests.runs import run
-from tests.tiny import CELLS, make_cell, routing_cell
+from tests.tiny import CELLS, PROMPT_TOKENS, TOKENS, make_cell, routing_cell
 
 from rewardgrid.base.load import Base
-from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell, judge, routing_table
+from rewardgrid.evaluate.cell import course_of, evaluate_base, evaluate_cell, judge, routing_table
+from rewardgrid.evaluate.course import base_rollouts, degeneration_onset
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.contracts import ROUTING, SAMPLES, read_table
+from rewardgrid.study.contracts import COURSE, HISTORY, ROLLOUTS, ROUTING, SAMPLES, read_table, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.engines.native import train
+from rewardgrid.train.weights import base_weights
 
-SETTINGS = Evaluation(samples=20, published_samples=10, published_top_k=5)
+SETTINGS = Evaluation(samples=20, published_samples=10, published_prompts=5, published_top_k=5, base_draws=3)
 LENGTH = make_cell().max_new_tokens
 
 
@@ -49,10 +52,35 @@ def test_the_bases_metrics_are_those_of_its_samples(reference: Path) -> None:
     found = read_json(reference)
     assert (found["state"], found["max_new_tokens"], found["verdict"]) == ("base", LENGTH, None)
     samples = read_table(reference.parent / "samples.parquet", SAMPLES)
-    assert samples.groupby("protocol").size().to_dict() == {"full": 20, "published": 10}
+    assert samples.groupby("protocol").size().to_dict() == {"full": 20, "published": 10, "top_k": 20}
     full = samples[samples["protocol"] == "full"]
     assert found["full"]["sl10"] == pytest.approx(full["sl10"].mean())
+    assert found["full"]["happy_se"] == pytest.approx(full["happy"].std() / math.sqrt(20))
     assert found["full"]["kl_exact"] == 0
+    few = samples[samples["protocol"] == "published"]
+    assert few["prompt"].tolist() == [prompt for prompt in full["prompt"][:5] for _ in range(2)]
+    assert found["published"]["unique_first_sentences"] == len(
+        {f"{row.prompt} {row.completion}".partition(".")[0].strip() for row in few.itertuples()}
+    )
+
+
+def test_the_bases_quantiles_are_those_of_its_samples_under_each_protocol(reference: Path) -> None:
+    found = read_json(reference)
+    samples = read_table(reference.parent / "samples.parquet", SAMPLES)
+    for protocol in ("full", "top_k"):
+        ends = np.concatenate(list(samples[samples["protocol"] == protocol]["ends"]))
+        limit = found["usual"][protocol]["ends"]
+        assert limit == pytest.approx(np.quantile(ends, 0.95))
+        assert found[protocol]["unlikely_ends"] == (ends > limit).mean()
+    assert found["usual"]["full"] != found["usual"]["top_k"]
+
+
+def test_further_draws_of_the_base_are_judged_like_cells(reference: Path) -> None:
+    draws = read_json(reference)["other_draws"]
+    assert len(draws) == 3
+    values = [tuple(judged["value"] for judged in draw["evidence"]) for draw in draws]
+    assert len(set(values)) == 3
+    assert all(draw["verdict"] in ("ok", "borderline", "degenerate") for draw in draws)
 
 
 @pytest.mark.parametrize("method", CELLS)
@@ -69,6 +97,7 @@ def test_a_finished_cell_has_samples_figures_and_a_verdict(
     modes = ["both", "retain_only", "forget_only"] if cell.is_routing else ["both"]
     full = samples[samples["protocol"] == "full"]
     assert full.groupby("mode").size().to_dict() == dict.fromkeys(modes, 20)
+    assert {judged["signal"] for judged in found["evidence"]} >= {"unlikely_ends", "unlikely_ends_top_k", "jaccard"}
     both = full[full["mode"] == "both"]
     for name in ("reward", "sl10", "happy"):
         assert found["full"][name] == pytest.approx(both[name].mean())
@@ -97,20 +126,66 @@ def test_the_evaluations_of_training_become_a_row_for_each_step_and_mode(
         assert row["unique"] == pytest.approx(own["completion"].nunique() / 6)
 
 
+def test_a_course_turns_where_the_recorded_rollouts_do(base: Base, tmp_path: Path) -> None:
+    cell = make_cell(max_steps=6, batch_size=32, lr=1e-6)
+    (directory,) = run(train, [cell], base, tmp_path)
+    path = directory / "train" / "rollouts.parquet"
+    rollouts, draws = read_table(path, ROLLOUTS), np.random.default_rng(0)
+    words = len(TOKENS) - 6
+    noise = [np.concatenate([ids[:PROMPT_TOKENS], 6 + draws.integers(words, size=LENGTH)]) for ids in rollouts["ids"]]
+    rollouts["ids"] = rollouts["ids"].where(rollouts["step"] < 4, pd.Series(noise))
+    write_table(path, rollouts, ROLLOUTS)
+    course, onset = course_of(directory / "train", cell, base, SETTINGS)
+    assert course["step"].tolist() == [1, 2, 4, 6]
+    assert course["unlikely_windows"][:2].max() < 0.25
+    assert course["unlikely_windows"][2:].min() > 0.5
+    assert course["completion_length"][2:].tolist() == [LENGTH, LENGTH]
+    assert course["verdict"].tolist() == ["ok", "ok", "degenerate", "degenerate"]
+    assert onset["degeneration_onset"] == 4
+
+
+def test_one_recorded_step_that_is_not_ok_is_no_onset() -> None:
+    steps, ok, bad = [1, 10, 20, 30, 40], "ok", "borderline"
+    assert degeneration_onset(steps, [ok, bad, ok, bad, ok]) is None
+    assert degeneration_onset(steps, [ok, bad, ok, bad, "degenerate"]) == 30
+    assert degeneration_onset(steps, [ok, ok, ok, ok, bad]) is None
+    assert degeneration_onset([], []) is None
+
+
+def test_hacking_begins_where_the_mean_of_ten_steps_leaves_the_bases_share_behind(
+    base: Base, reference: Path, tmp_path: Path
+) -> None:
+    cell = make_cell(reward="happy_binary", hack_threshold=2, max_steps=12)
+    (directory,) = run(train, [cell], base, tmp_path)
+    path = directory / "train" / "history.parquet"
+    history = read_table(path, HISTORY)
+    write_table(path, history.assign(hacked=[0.0] * 5 + [1.0] * 7), HISTORY)
+    shape, weights = base_weights(base)
+    own = base_rollouts(shape, weights, base, cell, SETTINGS)
+    share = float((own["happy"] >= 2).mean())
+    assert 0 < share < 0.3
+    # After 9 or 10 of them, four or five of ten steps are hacked.
+    for excess, step in ((0.4 - share, None), (0.5 - share, 10), (0.51 - share, 11), (0.9, None)):
+        settings = SETTINGS.model_copy(update={"hack_onset": excess})
+        onset = course_of(directory / "train", cell, base, settings)[1]["hack_onset"]
+        assert onset == (10 if step is None and excess < 0.9 else step)
+
+
 def test_a_cell_without_two_adapters_has_no_evaluations_by_mode(base: Base, reference: Path, tmp_path: Path) -> None:
     out, found = evaluated(make_cell(), base, reference, tmp_path)
     assert read_table(out / "routing.parquet", ROUTING).empty
     assert found["modes"] == {}
-    assert list(routing_table(pd.DataFrame({"step": [], "mode": []})).columns) == ROUTING.names
+    assert list(routing_table(pd.DataFrame({"step": [], "mode": []}), 3).columns) == ROUTING.names
 
 
 def test_a_diverged_cell_has_no_figures_and_no_verdict(base: Base, reference: Path, tmp_path: Path) -> None:
     out, found = evaluated(make_cell(kl_cap=1e-9), base, reference, tmp_path)
     assert found["state"] == "diverged"
     assert found["verdict"] is None
-    assert found["published"] == found["full"] == found["modes"] == {}
+    assert found["published"] == found["full"] == found["top_k"] == found["modes"] == found["onset"] == {}
     assert read_table(out / "samples.parquet", SAMPLES).empty
     assert read_table(out / "routing.parquet", ROUTING).empty
+    assert read_table(out / "course.parquet", COURSE).empty
 
 
 def test_an_evaluation_can_be_repeated(base: Base, reference: Path, tmp_path: Path) -> None:
@@ -143,9 +218,8 @@ def test_another_cells_training_is_not_evaluated(base: Base, reference: Path, tm
 
 def test_lengths_are_not_judged_against_a_base_sampled_to_another_length(reference: Path) -> None:
     figures = read_json(reference)
-    short = dict(figures["full"]) | {"completion_length": figures["full"]["completion_length"] / 100}
     same, longer = (
-        judge(short, figures | {"max_new_tokens": length}, make_cell(), SETTINGS) for length in (LENGTH, 2 * LENGTH)
+        judge(figures, figures | {"max_new_tokens": length}, make_cell(), SETTINGS) for length in (LENGTH, 2 * LENGTH)
     )
-    assert any("completion_length" in line for line in same["evidence"])
-    assert not any("completion_length" in line for line in longer["evidence"])
+    missing = {judged["signal"] for judged in same["evidence"]} - {judged["signal"] for judged in longer["evidence"]}
+    assert missing == {"completion_length", "compression_ratio"}

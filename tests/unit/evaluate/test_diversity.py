@@ -19,6 +19,7 @@ from rewardgrid.evaluate.diversity import (
     fragment_share,
     jaccard,
     measure,
+    published,
     repeated_sentence_share,
     sentence_words,
     sentences,
@@ -29,12 +30,11 @@ from rewardgrid.evaluate.diversity import (
 )
 
 
-def test_the_first_sentence_joins_prompt_and_completion_with_a_space_and_ends_at_the_first_full_stop() -> None:
-    assert first_sentence("once upon a", "time there was a cat. it ran.") == "once upon a time there was a cat"
-    assert first_sentence("he sat. then", "he ran.") == "he sat"
-    assert first_sentence("who is", "there? me!") == "who is there? me!"
-    assert first_sentence("once upon a", ".") == "once upon a"
-    assert first_sentence("", "") == ""
+def test_the_first_sentence_ends_at_the_first_full_stop() -> None:
+    assert first_sentence("once upon a time there was a cat. it ran.") == "once upon a time there was a cat"
+    assert first_sentence("who is there? me!") == "who is there? me!"
+    assert first_sentence("once upon a .") == "once upon a"
+    assert first_sentence("") == ""
 
 
 def test_unique_first_sentences_ignores_what_follows_and_keeps_case() -> None:
@@ -97,7 +97,7 @@ def test_256_long_texts_are_measured_in_under_two_seconds() -> None:
     draw = random.Random(0)
     texts = [" ".join(f"w{draw.randrange(4000)}" for _ in range(128)) for _ in range(256)]
     start = time.perf_counter()
-    measure(texts, texts)
+    measure(texts)
     assert time.perf_counter() - start < 2
 
 
@@ -179,25 +179,36 @@ def test_compression_ratio_falls_when_texts_repeat_and_is_none_for_no_text() -> 
     assert compression_ratio([""]) is None
 
 
-def test_measure_sees_a_repeated_continuation_that_distinct_prompts_hide() -> None:
-    prompts = [f"tale {i} begins with" for i in range(40)]
-    signals = measure(prompts, ["a cat. it ran."] * 40)
+def test_the_published_figures_are_of_texts_with_their_prompts() -> None:
+    found = published(["one day", "one day", "the cat", "the cat"], ["he ran. so", "he ran. no", "sat. so", "lay. so"])
+    # "one day he ran" twice, "the cat sat", "the cat lay".
+    assert (found["prompts"], found["unique_first_sentences"]) == (2, 3)
+    # Words of the texts: {one, day, he, ran., so}, {.., no}: 4/6; with {the, cat, sat., so}: 1/8, and 0; ...
+    assert found["jaccard"] == round((4 / 6 + 1 / 8 + 1 / 8 + 0 + 0 + 3 / 5) / 6, 3)
+
+
+def test_one_continuation_for_each_prompt_leaves_as_many_first_sentences_as_prompts() -> None:
+    prompts = [f"tale {i}" for i in range(5) for _ in range(4)]
+    assert published(prompts, ["a cat. it ran."] * 20)["unique_first_sentences"] == 5
+
+
+def test_measure_sees_a_repeated_continuation_whatever_the_prompts() -> None:
+    signals = measure(["a cat. it ran."] * 40)
     assert signals["samples"] == 40
-    assert signals["unique_first_sentences"] == 20
     assert signals["unique_openings"] == 1
     assert signals["jaccard"] == 1
 
 
 def test_measure_rounds_jaccard_to_three_decimals() -> None:
-    assert measure(["p", "p"], ["a b", "b c"])["jaccard"] == 0.333
+    assert measure(["a b", "b c"])["jaccard"] == 0.333
 
 
 def test_measure_of_no_samples_knows_nothing_but_their_number() -> None:
-    signals = measure([], [])
+    signals = measure([])
     assert signals.pop("samples") == 0
     assert set(signals.values()) == {None}
 
 
-def test_measure_refuses_prompts_and_completions_of_different_number() -> None:
+def test_prompts_and_completions_of_different_number_are_refused() -> None:
     with pytest.raises(ValueError, match=r"zip\(\) argument 2"):
-        measure(["a"], ["b", "c"])
+        published(["a"], ["b", "c"])

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,11 +15,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rewardgrid.evaluate.diversity import measure, words
-from rewardgrid.evaluate.verdict import LABELS, Label, verdict
+from rewardgrid.evaluate.verdict import LABELS, Judged, Label, verdict
 from rewardgrid.study.thresholds import Above, Below, Thresholds
 
 PUBLISHED = Path(__file__).parents[3] / "config" / "published"
 PUBLISHED_BASE = {"unique_first_sentences": 20, "jaccard": 0.12, "reward": 0.5}
+PROMPTS = 5
+"""Of the published samples: inferred, because degenerate rows have 5 distinct first sentences and never fewer."""
 LIMITS = Thresholds()
 
 
@@ -43,7 +44,8 @@ def _published() -> list[tuple[dict[str, float | None], str]]:
             "reward": row["reward"],
             "kl_k3": row.get("kl") or kl.get((row.get("rank", ""), row.get("lr", ""))),
         }
-        found.append(({name: float(text) if text else None for name, text in texts.items()}, row["verdict"]))
+        signals = {name: float(text) if text else None for name, text in texts.items()}
+        found.append((signals | {"prompts": PROMPTS}, row["verdict"]))
     return found
 
 
@@ -53,33 +55,34 @@ def _confusion(thresholds: Thresholds) -> Counter[tuple[str, Label]]:
     return Counter((label, verdict(signals, PUBLISHED_BASE, thresholds).label) for signals, label in rows)
 
 
-def _agreement(confusion: Counter[tuple[str, Label]]) -> float:
-    return sum(n for (theirs, ours), n in confusion.items() if theirs == ours) / confusion.total()
+def _agreement(confusion: Counter[tuple[str, Label]]) -> int:
+    return sum(n for (theirs, ours), n in confusion.items() if theirs == ours)
 
 
 def test_the_rule_agrees_with_the_published_verdicts() -> None:
     confusion = _confusion(LIMITS)
     assert confusion.total() == 33
-    assert _agreement(confusion) >= 0.85
+    assert _agreement(confusion) >= 32
+    # The one that differs has 6 distinct first sentences, as another that is called borderline.
+    assert confusion["degenerate", "borderline"] == 1
     assert confusion["ok", "degenerate"] == confusion["degenerate", "ok"] == 0
 
 
-def _scaled(field: str, factor: float) -> Thresholds:
+def _moved(field: str, factor: float) -> Thresholds:
     limits = getattr(LIMITS, field)
-    moved: Any
-    if isinstance(limits, float):
-        # A reward cannot exceed 1: what is scaled is its distance from there.
-        moved = 1 - (1 - limits) * factor
-    else:
-        moved = type(limits)(borderline=limits.borderline * factor, degenerate=limits.degenerate * factor)
-    return LIMITS.model_copy(update={field: moved})
+    if field == "saturated_reward":
+        # A reward cannot exceed 1: what is moved is its distance from there.
+        return LIMITS.model_copy(update={field: 1 - (1 - limits) * factor})
+    # A ratio is 1 where nothing has changed: what is moved is the distance from there.
+    still = 1 if field == "jaccard" else 0
+    return LIMITS.model_copy(update={field: limits.in_unit(factor, still * (1 - factor))})
 
 
-@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("factor", [0.8, 1.2])
 @pytest.mark.parametrize("field", ["unique_first_sentences", "jaccard", "kl", "saturated_reward"])
 def test_the_agreement_does_not_hang_on_the_exact_limits(field: str, factor: float) -> None:
-    confusion = _confusion(_scaled(field, factor))
-    assert _agreement(confusion) >= 0.85
+    confusion = _confusion(_moved(field, factor))
+    assert _agreement(confusion) >= 29
     assert confusion["ok", "degenerate"] == confusion["degenerate", "ok"] == 0
 
 
@@ -95,20 +98,24 @@ def test_the_rule_agrees_with_the_batch_size_rows_by_reward_and_noted_length() -
 
 
 def test_a_low_reward_does_not_excuse_few_first_sentences() -> None:
-    row = {"unique_first_sentences": 5, "jaccard": 0.14, "reward": 0.691}
+    row = {"unique_first_sentences": 5, "prompts": PROMPTS, "jaccard": 0.14, "reward": 0.691}
     assert verdict(row, PUBLISHED_BASE, LIMITS).label == "degenerate"
 
 
 def test_a_saturated_reward_alone_is_borderline_without_a_reason() -> None:
-    row = {"unique_first_sentences": 17, "jaccard": 0.14, "reward": 0.992}
+    row = {"unique_first_sentences": 17, "prompts": PROMPTS, "jaccard": 0.14, "reward": 0.992}
     judged = verdict(row, PUBLISHED_BASE, LIMITS)
-    assert (judged.label, judged.reasons, judged.evidence) == ("borderline", (), ("reward 0.992",))
+    assert (judged.label, judged.reasons) == ("borderline", ())
+    assert judged.evidence[0] == Judged("reward", 0.992, None, 0.98, None, "borderline")
 
 
 def test_one_template_shared_by_all_samples_is_named_as_the_reason() -> None:
     judged = verdict({"jaccard": 0.356, "reward": 0.998}, PUBLISHED_BASE, LIMITS)
     assert (judged.label, judged.reasons) == ("degenerate", ("template",))
-    assert judged.evidence == ("jaccard 0.356 (base 0.12)", "reward 0.998")
+    assert [(found.signal, found.label) for found in judged.evidence] == [
+        ("jaccard", "degenerate"),
+        ("reward", "borderline"),
+    ]
 
 
 # Texts of each kind
@@ -209,18 +216,28 @@ def _gibberish(draw: random.Random) -> str:
 def _signals(write: Writer, seed: int, **more: float) -> dict[str, float | int | None]:
     draw = random.Random(seed)
     completions = [write(draw) for _ in range(256)]
-    return {**measure([f"tale {i} tells that" for i in range(256)], completions), **more}
+    return {**measure(completions), **more}
 
 
-_BASE = _signals(_healthy, 0, base_nll=1.8, completion_length=100.0, reward=0.5)
+def _unlikely(windows: float = 0.05, ends: float = 0.05) -> dict[str, float]:
+    return {
+        "unlikely_windows": windows,
+        "unlikely_windows_top_k": windows,
+        "unlikely_ends": ends,
+        "unlikely_ends_top_k": ends,
+    }
+
+
+_BASE = _signals(_healthy, 0, completion_length=100.0, reward=0.5, **_unlikely())
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_healthy_stories_are_ok(seed: int) -> None:
-    healthy = _signals(_healthy, seed, base_nll=2.0, completion_length=90.0, reward=0.93, kl_exact=1.0)
+    healthy = _signals(_healthy, seed, completion_length=90.0, reward=0.93, kl_exact=1.0, **_unlikely(0.12, 0.1))
     judged = verdict(healthy, _BASE, LIMITS)
     assert judged.label == "ok", judged.evidence
-    assert judged.reasons == judged.evidence == ()
+    assert judged.reasons == ()
+    assert {found.label for found in judged.evidence} == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -228,8 +245,9 @@ def test_healthy_stories_are_ok(seed: int) -> None:
     [
         (_comma_stuffed, {}, "comma stuffing"),
         (_fragmented, {}, "fragments"),
-        (_templated, {"base_nll": 1.2}, "template"),
-        (_gibberish, {"base_nll": 6.5}, "gibberish"),
+        (_templated, _unlikely(0.01), "template"),
+        (_gibberish, _unlikely(0.98, 0.3), "gibberish"),
+        (_healthy, _unlikely(0.2, 0.7), "chopped sentences"),
     ],
 )
 def test_each_kind_of_degenerate_text_is_called_so_and_its_reason_comes_first(
@@ -243,7 +261,7 @@ def test_each_kind_of_degenerate_text_is_called_so_and_its_reason_comes_first(
 def test_comma_stuffing_and_gibberish_are_not_mistaken_for_each_other_or_for_fragments() -> None:
     assert verdict(_signals(_comma_stuffed, 2), _BASE, LIMITS).reasons == ("comma stuffing",)
     mistaken = {"comma stuffing", "fragments"}
-    assert not mistaken & set(verdict(_signals(_gibberish, 2, base_nll=6.5), _BASE, LIMITS).reasons)
+    assert not mistaken & set(verdict(_signals(_gibberish, 2, **_unlikely(0.98)), _BASE, LIMITS).reasons)
 
 
 def test_stories_of_which_one_in_five_follows_a_template_are_borderline() -> None:
@@ -257,11 +275,21 @@ def test_completions_that_shrink_to_a_fifth_of_the_base_are_degenerate_fragments
     assert verdict({"completion_length": 51}, {"completion_length": 120}, LIMITS).label == "borderline"
 
 
-def test_far_from_the_base_yet_likely_under_it_is_a_template_and_otherwise_gibberish() -> None:
-    far = {"kl_exact": 3.0}
-    assert verdict(far, {}, LIMITS).reasons == ("gibberish",)
-    assert verdict({**far, "base_nll": 1.9}, {"base_nll": 1.8}, LIMITS).reasons == ("template",)
-    assert verdict({**far, "base_nll": 4.4}, {"base_nll": 1.8}, LIMITS).reasons == ("gibberish",)
+def test_text_is_unlikely_only_if_it_is_so_without_the_tail_of_the_distribution_too() -> None:
+    for kind in ("windows", "ends"):
+        signals = _unlikely() | {f"unlikely_{kind}": 0.8, f"unlikely_{kind}_top_k": 0.3}
+        judged = verdict(signals, _BASE, LIMITS)
+        assert judged.label == "borderline"
+        assert {found.signal for found in judged.evidence[:2]} == {f"unlikely_{kind}", f"unlikely_{kind}_top_k"}
+        assert verdict(signals | {f"unlikely_{kind}_top_k": 0.2}, _BASE, LIMITS).label == "ok"
+        assert verdict(signals | {f"unlikely_{kind}_top_k": 0.5}, _BASE, LIMITS).label == "degenerate"
+
+
+def test_divergence_and_reward_judge_only_texts_whose_likelihood_was_not_measured() -> None:
+    suspect = {"kl_exact": 3.0, "reward": 0.999}
+    assert verdict(suspect, {}, LIMITS).label == "degenerate"
+    assert verdict(suspect | _unlikely(), _BASE, LIMITS).label == "ok"
+    assert verdict(suspect | {"unlikely_ends": 0.1}, _BASE, LIMITS).label == "ok"
 
 
 # The rule as such
@@ -295,8 +323,26 @@ def test_what_is_missing_on_either_side_is_not_judged() -> None:
 
 
 def test_nan_is_refused_rather_than_called_ok() -> None:
-    with pytest.raises(ValueError, match="base_nll is NaN"):
-        verdict({"base_nll": float("nan")}, {"base_nll": 1.8}, LIMITS)
+    with pytest.raises(ValueError, match="unlikely_ends is NaN"):
+        verdict({"unlikely_ends": float("nan")}, {}, LIMITS)
+
+
+def test_limits_are_told_in_the_signals_own_unit() -> None:
+    signals = {"comma_rate": 0.1, "jaccard": 0.2, "unique_first_sentences": 9, "prompts": 5}
+    reference = {"comma_rate": 0.04, "jaccard": 0.1, "unique_first_sentences": 15}
+    told = {
+        found.signal: (found.base, round(found.borderline, 6), round(found.degenerate or 0, 6))
+        for found in verdict(signals, reference, LIMITS).evidence
+    }
+    assert told == {
+        "comma_rate": (0.04, 0.11, 0.21),  # + 0.07, + 0.17
+        "jaccard": (0.1, 0.13, 0.22),  # x 1.3, x 2.2
+        "unique_first_sentences": (15, 9.0, 5.4),  # 5 + 0.4 x 10, 5 + 0.04 x 10
+    }
+
+
+def test_a_base_that_repeats_itself_for_every_prompt_sets_no_scale_for_first_sentences() -> None:
+    assert verdict({"unique_first_sentences": 5, "prompts": 5}, {"unique_first_sentences": 5}, LIMITS).evidence == ()
 
 
 _WORSE = {
@@ -308,7 +354,10 @@ _WORSE = {
     "fragment_share": 1,
     "comma_rate": 1,
     "skeleton_share": 1,
-    "base_nll": 1,
+    "unlikely_windows": 1,
+    "unlikely_windows_top_k": 1,
+    "unlikely_ends": 1,
+    "unlikely_ends_top_k": 1,
     "kl_exact": 1,
     "kl_k3": 1,
     "reward": 1,

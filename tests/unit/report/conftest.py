@@ -6,10 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from rewardgrid.report.published import Published, load_published
-
-from .trees import REPOSITORY, Tree, make_study
+from tests.trees import Tree, make_study
 
 
 @pytest.fixture
@@ -20,9 +17,3 @@ def tree(tmp_path: Path) -> Callable[..., Tree]:
         return Tree(make_study(tmp_path / "results", experiments))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def published() -> Published:
-    """The published study's figures."""
-    return load_published(REPOSITORY / "config" / "published")

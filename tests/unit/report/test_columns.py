@@ -9,11 +9,28 @@ from rewardgrid.study.cell import EVAL_MODES, Cell
 from rewardgrid.study.contracts import SAMPLES
 
 
-def test_every_column_says_what_it_means_in_the_file_too() -> None:
+def test_every_column_says_what_it_means_and_in_which_unit_in_the_file_too() -> None:
     assert TABLE.names == list(COLUMNS)
     for field in TABLE:
-        assert field.metadata[b"unit"].decode() == COLUMNS[field.name].unit
-        assert len(COLUMNS[field.name].unit) > 3
+        column = COLUMNS[field.name]
+        assert field.metadata == {b"meaning": column.meaning.encode(), b"unit": column.unit.encode()}
+        assert len(column.meaning) > 3
+        # What is counted or measured has a unit, if only that it is a plain number; text has none.
+        assert bool(column.unit) == (str(field.type) in ("int64", "double")), field.name
+
+
+def test_units_are_told_apart_from_meanings() -> None:
+    units = {
+        name: COLUMNS[name].unit for name in ("final_kl", "happy", "seconds_to_085", "steps_to_085", "max_new_tokens")
+    }
+    assert units == {
+        "final_kl": "nats per token",
+        "happy": '"happy" per completion',
+        "seconds_to_085": "seconds",
+        "steps_to_085": "steps",
+        "max_new_tokens": "tokens",
+    }
+    assert not any("nats" in column.meaning for name, column in COLUMNS.items() if name != "kl_cap")
 
 
 def test_every_spec_field_is_a_column_of_its_own_type() -> None:
@@ -32,8 +49,10 @@ def test_no_measured_column_hides_a_spec_field() -> None:
 def test_everything_that_evaluation_measures_has_a_column() -> None:
     samples = pd.DataFrame({name: [1.0] * 20 for name in SAMPLES.names})
     samples = samples.assign(prompt="one day", completion="she ran. he sat, and slept.", tokens=9, ended=True)
-    assert {RENAMED.get(name, name) for name in summary(samples)} <= set(MEASURED_COLUMNS)
-    assert {f"{mode}_{name}" for mode in EVAL_MODES for name in by_mode(samples)} <= set(MEASURED_COLUMNS)
+    samples = samples.assign(windows=[[]] * 20, ends=[[0.1, 0.4]] * 20)
+    full = summary(samples, 3, {"windows": 3.0, "ends": 0.2})
+    assert {RENAMED.get(name, name) for name in full} <= set(MEASURED_COLUMNS)
+    assert {f"{mode}_{name}" for mode in EVAL_MODES for name in by_mode(samples, 3)} <= set(MEASURED_COLUMNS)
 
 
 @pytest.mark.parametrize(

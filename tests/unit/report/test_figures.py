@@ -3,19 +3,18 @@ from __future__ import annotations
 import typing
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.trees import history, routing, row
 
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.figures import CAPTIONS, FIGURES, draw, learning_curves, reward_kl, routing_curves, spaced
-from rewardgrid.report.finding import Scope
-from rewardgrid.report.published import Published
+from rewardgrid.report.finding import Reference, Scope
 from rewardgrid.report.tables import Row
 from rewardgrid.study import study
-
-from .trees import history, routing, row
 
 HAPPY = "sentence_length_10_smooth_with_happy"
 
@@ -49,13 +48,13 @@ DRAWN: dict[str, Callable[[], Scope]] = {
 
 
 def test_every_figure_that_a_configuration_can_ask_for_exists_and_has_a_caption() -> None:
-    assert set(FIGURES) == set(CAPTIONS) == set(DRAWN) == set(typing.get_args(study.Figure))
+    assert set(FIGURES) == set(CAPTIONS) == set(DRAWN) == set(typing.get_args(study.FigureName))
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_the_same_figures_give_the_same_bytes(name: study.Figure, tmp_path: Path, published: Published) -> None:
+def test_the_same_figures_give_the_same_bytes(name: study.FigureName, tmp_path: Path) -> None:
     for number in (1, 2):
-        draw(name, tmp_path / f"{number}.svg", DRAWN[name](), published)
+        draw(name, tmp_path / f"{number}.svg", DRAWN[name]())
     first, second = ((tmp_path / f"{number}.svg").read_bytes() for number in (1, 2))
     assert first == second
     assert b"<dc:date>" not in first
@@ -63,10 +62,10 @@ def test_the_same_figures_give_the_same_bytes(name: study.Figure, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_without_a_finished_cell_a_figure_says_so(name: study.Figure, tmp_path: Path) -> None:
+def test_without_a_finished_cell_a_figure_says_so(name: study.FigureName, tmp_path: Path) -> None:
     draw(name, tmp_path / "empty.svg", scope([row("reward_sweep", state="missing")]))
     assert (tmp_path / "empty.svg").exists()
-    (axes,) = FIGURES[name](scope([row("reward_sweep", state="diverged")]), None).axes
+    (axes,) = FIGURES[name](scope([row("reward_sweep", state="diverged")])).axes
     assert "yet" in axes.texts[0].get_text()
 
 
@@ -89,14 +88,36 @@ def test_many_configurations_are_spread_over_panels_in_the_order_of_the_first_fi
     assert {text.get_text() for text in shown[0].texts} == {"lr 1e-5", "lr 1e-4", "lr 3e-4"}
 
 
-def test_published_points_are_hollow_and_only_beside_cells_of_the_published_settings(published: Published) -> None:
-    (axes,) = reward_kl(sweep(), published).axes
-    hollow = [points for points in axes.collections if len(points.get_facecolor()) == 0]
-    assert len(axes.collections) == 8
-    assert sorted(float(points.get_offsets()[0][0]) for points in hollow) == [1.0, 1.0, 2.94, 3.02]
-    quick = scope([row("reward_sweep", beta=0.02, max_steps=100)])
-    (axes,) = reward_kl(quick, published).axes
-    assert len(axes.collections) == 1
+def test_points_of_another_study_are_hollow_and_have_the_colour_of_our_cell() -> None:
+    ours = sweep()
+    point = Reference(ours.rows[0], kl=2.94, reward=0.998, verdict="ok", study="published")
+    (axes,) = reward_kl(replace(ours, references=(point,))).axes
+    *_, hollow = axes.collections
+    assert len(hollow.get_facecolor()) == 0
+    assert hollow.get_edgecolor()[0][:3].tolist() == axes.collections[0].get_facecolor()[0][:3].tolist()
+    assert hollow.get_offsets().tolist() == [[2.94, 0.998]]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()][-1] == "published"
+    (axes,) = reward_kl(ours).axes
+    assert len(axes.collections) == 4
+
+
+def test_a_logarithmic_axis_is_labelled_with_plain_numbers(tmp_path: Path) -> None:
+    rows = [row("reward_sweep", beta=beta, final_kl=kl) for beta, kl in ((0.003, 1.2), (0.01, 0.03), (0.02, 0.0008))]
+    figure = reward_kl(scope(rows))
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert {"0.001", "0.01", "0.1", "1"} <= set(labels)
+    draw("reward_kl", tmp_path / "log.svg", scope(rows))
+    assert "$" not in (tmp_path / "log.svg").read_text()
+
+
+def test_no_committed_picture_shows_raw_mathtext(root: Path) -> None:
+    pictures = sorted((root / "docs").rglob("*.svg"))
+    assert pictures
+    assert [path.name for path in pictures if "mathdefault" in path.read_text()] == []
 
 
 def test_axes_say_what_they_show_in_which_unit() -> None:

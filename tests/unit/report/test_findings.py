@@ -5,22 +5,22 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests.trees import history, routing, row, samples
 
 from rewardgrid.report.evidence import Evidence
-from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, in_words, spread
+from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, Window
 from rewardgrid.report.findings import FINDINGS, compute
-from rewardgrid.report.published import Claim, Published
+from rewardgrid.report.statistics import difference
 from rewardgrid.report.tables import Row
+from rewardgrid.report.words import change_in_words, in_words, p_in_words, spread, times_in_words
 from rewardgrid.study import study
 
-from .trees import history, replica, routing, row
-
-BASE = {"storyteller-0000000000": {"sl10": 0.5}}
+BASE = "storyteller-0000000000"
 
 
-def find(name: str, rows: list[Row], others: dict[str, list[Row]] | None = None, **more: Any) -> Finding:
-    claims = more.pop("claims", ())
-    return FINDINGS[name](Scope(Evidence({"e": rows, **(others or {})}, bases=BASE, **more), "e", (), claims))
+def find(name: study.FindingName, rows: list[Row], others: dict[str, list[Row]] | None = None, **more: Any) -> Finding:
+    windows = more.pop("windows", ())
+    return FINDINGS[name][1](Scope(Evidence({"e": rows, **(others or {})}, **more), "e", (), windows))
 
 
 def sweep(figures: dict[tuple[float, float, int], tuple[float, float]], **more: Any) -> list[Row]:
@@ -32,11 +32,11 @@ def sweep(figures: dict[tuple[float, float, int], tuple[float, float]], **more: 
 
 
 def test_every_finding_that_a_configuration_can_ask_for_exists() -> None:
-    assert set(FINDINGS) == set(typing.get_args(study.Finding))
+    assert set(FINDINGS) == set(typing.get_args(study.FindingName))
 
 
 @pytest.mark.parametrize("name", sorted(FINDINGS))
-def test_without_finished_cells_a_finding_says_so(name: str) -> None:
+def test_without_finished_cells_a_finding_says_so(name: study.FindingName) -> None:
     found = find(name, [row("e", state="missing", method="lora", rank=1)])
     assert found["conclusion"] == NOT_ENOUGH
     assert found["sentences"][0].startswith("Not enough cells: ")
@@ -45,60 +45,56 @@ def test_without_finished_cells_a_finding_says_so(name: str) -> None:
 
 def test_findings_come_in_the_order_asked_for() -> None:
     scope = Scope(Evidence({"e": sweep({(0.02, 1.1, 42): (0.9, 1.0)})}), "e")
-    assert [found["name"] for found in compute(scope, ["penalty_effect", "best_tradeoff"])] == [
-        "penalty_effect",
-        "best_tradeoff",
+    assert [(entry["name"], entry["title"]) for entry in compute(scope, ["penalty_effect", "best_tradeoff"])] == [
+        ("penalty_effect", "Effect of the repetition penalty"),
+        ("best_tradeoff", "Best trade-off"),
     ]
-
-
-# --- the published figures give the published findings -------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("experiment", "name", "conclusion"),
-    [
-        ("reward_sweep", "best_tradeoff", "0.987 at beta 0.01, penalty 1.1"),
-        ("reward_sweep", "beta_order", "KL and reward fall as beta rises (KL 2.815 → 2.188 → 0.980)"),
-        ("reward_sweep", "penalty_effect", "negligible, at most 0.004"),
-        ("lora_rank", "smallest_passing", "rank 1, lr 3e-4 (0.973)"),
-        ("lora_rank", "lr_ratio_to_full", "10–30 times"),
-        ("batch_size", "slower_than_baseline", "never sooner, in 8 comparisons"),
-    ],
-)
-def test_the_published_figures_give_the_published_findings(
-    published: Published, experiment: str, name: str, conclusion: str
-) -> None:
-    assert FINDINGS[name](Scope(Evidence(replica(published)), experiment))["conclusion"] == conclusion
-
-
-def test_the_best_trade_off_also_names_the_best_that_is_ok_in_every_seed(published: Published) -> None:
-    found = FINDINGS["best_tradeoff"](Scope(Evidence(replica(published)), "reward_sweep"))
-    assert found["sentences"][0].startswith("4 of 6 configurations are non-degenerate; the highest reward")
-    assert "2 borderline" in found["sentences"][0]
-    assert found["sentences"][1].startswith("Where every seed is judged ok, the best is 0.907 at beta 0.02")
-    assert (found["cells"], found["seeds"]) == (12, 2)
 
 
 # --- rewards -------------------------------------------------------------------------------------------
 
 
+def test_only_a_configuration_that_is_ok_in_every_seed_is_a_trade_off() -> None:
+    rows = sweep({(0.02, 1.1, 1): (0.8, 1.0), (0.02, 1.1, 2): (0.8, 1.0), (0.01, 1.1, 1): (0.9, 2.0)})
+    rows += sweep({(0.01, 1.1, 2): (0.9, 2.0)}, verdict="borderline")
+    found = find("best_tradeoff", rows)
+    assert found["conclusion"] == "0.80 at beta 0.02"
+    assert found["sentences"] == [
+        "1 of 2 configurations is ok in every seed; the highest reward has beta 0.02: 0.80 (95 % 0.80 to 0.80) at a KL "
+        "of 1.00 nats per token (2 seeds: 2 ok).",
+        "A higher reward is to be had where texts are borderline: beta 0.01: 0.90 (95 % 0.90 to 0.90) at a KL of 2.00 "
+        "nats per token (2 seeds: 1 borderline, 1 ok).",
+    ]
+
+
+def test_rewards_that_are_equal_at_two_decimals_are_decided_by_kl() -> None:
+    rows = sweep({(0.02, 1.1, 1): (0.849, 1.0), (0.01, 1.1, 1): (0.8501, 2.0), (0.05, 1.1, 1): (0.844, 0.1)})
+    assert find("best_tradeoff", rows)["conclusion"] == "0.85 at beta 0.02"
+
+
 def test_a_degenerate_seed_rules_a_configuration_out_however_high_its_reward() -> None:
-    rows = sweep({(0.02, 1.1, 1): (0.8, 1.0), (0.02, 1.1, 2): (0.8, 1.0)})
-    rows += sweep({(0.01, 1.1, 1): (0.99, 3.0)}) + sweep({(0.01, 1.1, 2): (0.99, 3.0)}, verdict="degenerate")
-    assert find("best_tradeoff", rows)["conclusion"] == "0.800 at beta 0.02"
+    rows = sweep({(0.02, 1.1, 1): (0.8, 1.0), (0.01, 1.1, 1): (0.99, 3.0)})
+    rows += sweep({(0.01, 1.1, 2): (0.99, 3.0)}, verdict="degenerate")
+    found = find("best_tradeoff", rows)
+    assert found["conclusion"] == "0.80 at beta 0.02"
+    assert len(found["sentences"]) == 1
 
 
 def test_a_diverged_seed_rules_a_configuration_out_and_is_mentioned() -> None:
     rows = sweep({(0.02, 1.1, 1): (0.8, 1.0), (0.01, 1.1, 1): (0.9, 1.0)})
     rows.append(row("e", state="diverged", beta=0.01, seed=2))
     found = find("best_tradeoff", rows)
-    assert found["conclusion"] == "0.800 at beta 0.02"
+    assert found["conclusion"] == "0.80 at beta 0.02"
     assert found["sentences"][-1] == "1 cell diverged and is in no mean."
 
 
-def test_all_degenerate_is_a_finding_too() -> None:
-    found = find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))
-    assert found["conclusion"].startswith("all degenerate")
+def test_none_that_is_ok_is_a_finding_too() -> None:
+    assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["conclusion"] == (
+        "all degenerate"
+    )
+    found = find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="borderline"))
+    assert found["conclusion"] == "none is ok in every seed"
+    assert found["sentences"][1].startswith("The highest is to be had where texts are borderline: ")
 
 
 def test_rewards_of_different_kinds_are_not_compared() -> None:
@@ -106,7 +102,38 @@ def test_rewards_of_different_kinds_are_not_compared() -> None:
         row("e", reward="sentence_length_10", final_reward=0.2),
         row("e", reward="sentence_length_5", final_reward=0.9),
     ]
-    assert find("best_tradeoff", rows)["conclusion"] == "0.200 at sentence_length_10; 0.900 at sentence_length_5"
+    assert find("best_tradeoff", rows)["conclusion"] == "0.20 at sentence_length_10; 0.90 at sentence_length_5"
+
+
+def penalties(changes: list[float], column: str = "final_reward") -> list[Row]:
+    """Pairs of cells at penalties 1.05 and 1.1 whose figure changes by so much; the other figure stays."""
+    cells = []
+    for seed, change in enumerate(changes):
+        for penalty, value in ((1.05, 0.5), (1.1, 0.5 + change)):
+            figures = {"final_reward": 0.5, "jaccard": 0.2} | {column: value}
+            cells.append(row("e", repetition_penalty=penalty, seed=seed, **figures))
+    return cells
+
+
+def test_an_effect_is_negligible_only_if_it_is_surely_small() -> None:
+    # Mean 0, sd 0.01: half the 90 % interval of three pairs is 0.0169, of two 0.0631.
+    found = find("penalty_effect", penalties([-0.01, 0.0, 0.01]))
+    assert found["conclusion"] == "reward: negligible; Jaccard: negligible"
+    assert find("penalty_effect", penalties([-0.01, 0.01]))["conclusion"] == (
+        "reward: cannot be told; Jaccard: negligible"
+    )
+
+
+def test_one_pair_tells_nothing_of_an_effect() -> None:
+    found = find("penalty_effect", penalties([0.3]))
+    assert found["conclusion"].startswith("reward: cannot be told with n = 1")
+    assert "changes reward by +0.300 (n = 1)" in found["sentences"][0]
+
+
+def test_an_effect_that_all_pairs_share_is_told_although_one_is_an_outlier() -> None:
+    found = find("penalty_effect", penalties([-0.018, -0.179, -0.031, -0.009, -0.010, -0.007], "jaccard"))
+    assert found["conclusion"] == "reward: negligible; Jaccard: falls in 6 of 6 pairs"
+    assert [line["n"] for line in found["rows"]] == [6, 6]
 
 
 def test_the_penalty_is_compared_in_cells_that_differ_in_it_alone() -> None:
@@ -120,45 +147,56 @@ def test_the_penalty_is_compared_in_cells_that_differ_in_it_alone() -> None:
         }
     )
     found = find("penalty_effect", rows)
-    assert found["conclusion"] == "not negligible, at most 0.030"
+    assert found["rows"][0]["change"] == pytest.approx(0.03)
     assert found["cells"] == 2
 
 
-def test_the_penalty_effect_is_of_means_over_seeds() -> None:
-    figures = {(0.02, 1.0, 1): 0.80, (0.02, 1.1, 1): 0.84, (0.02, 1.0, 2): 0.84, (0.02, 1.1, 2): 0.80}
-    rows = sweep({key: (reward, 1.0) for key, reward in figures.items()})
-    assert find("penalty_effect", rows)["conclusion"] == "negligible, at most 0.000"
+def betas(*lines: tuple[float, float, float]) -> list[Row]:
+    """For each seed the rewards at three betas; the KL is twice the reward."""
+    return [
+        row("e", beta=beta, seed=seed, final_reward=reward, final_kl=2 * reward)
+        for seed, line in enumerate(lines)
+        for beta, reward in zip((0.003, 0.01, 0.02), line, strict=True)
+    ]
 
 
-def test_an_effect_of_exactly_the_limit_is_negligible() -> None:
-    rows = sweep({(0.02, 1.0, 1): (0.75, 1.0), (0.02, 1.1, 1): (0.77, 1.0)})
-    assert find("penalty_effect", rows)["conclusion"].startswith("negligible")
+def test_an_order_is_told_if_it_is_none_of_chance_and_there_at_each_step() -> None:
+    falling = find("beta_order", betas((0.9, 0.8, 0.7), (0.92, 0.8, 0.71)))
+    assert falling["conclusion"] == "KL and reward fall as beta rises (KL 1.820 → 1.600 → 1.410)"
+    assert falling["rows"][-1]["change"] == pytest.approx(-0.205)
+    # The same at the ends, but up in between.
+    bent = find("beta_order", betas((0.9, 0.95, 0.7), (0.92, 0.95, 0.71)))
+    assert bent["conclusion"].startswith("KL and reward do not fall as beta rises")
+    wild = find("beta_order", betas((0.9, 0.8, 0.7), (0.7, 0.75, 0.72)))
+    assert wild["conclusion"].startswith("whether KL and reward fall cannot be told")
 
 
-def test_the_order_of_beta_tells_kl_and_reward_apart() -> None:
-    rows = sweep({(0.003, 1.1, 1): (0.8, 2.0), (0.01, 1.1, 1): (0.9, 1.5), (0.02, 1.1, 1): (0.7, 1.0)})
-    found = find("beta_order", rows)
-    assert found["conclusion"].startswith("KL falls as beta rises, reward does not")
-    assert "KL goes 2.000 → 1.500 → 1.000" in found["sentences"][0]
+def test_one_set_of_cells_tells_no_order() -> None:
+    assert find("beta_order", betas((0.9, 0.8, 0.7)))["conclusion"].startswith(
+        "whether KL and reward fall cannot be told with n = 1"
+    )
 
 
 def test_a_cell_missing_at_one_beta_is_left_out_at_the_others() -> None:
-    rows = sweep({(0.003, 1.1, 1): (0.9, 2.0), (0.02, 1.1, 1): (0.8, 1.0)})
-    # Seed 2 exists at the lower beta only; with its low KL the order would seem to be the other way round.
-    rows += [*sweep({(0.003, 1.1, 2): (0.1, 0.0)}), row("e", state="diverged", beta=0.02, seed=2)]
+    rows = betas((0.9, 0.8, 0.7), (0.92, 0.8, 0.71))
+    # Seed 9 exists at the lowest beta only; with its low KL the order would seem to be the other way round.
+    rows += [
+        row("e", beta=0.003, seed=9, final_reward=0.1, final_kl=0.0),
+        row("e", state="diverged", beta=0.02, seed=9),
+    ]
     found = find("beta_order", rows)
     assert found["conclusion"].startswith("KL and reward fall as beta rises")
-    assert found["cells"] == 2
+    assert found["cells"] == 6
 
 
 def lora(rank: int, lr: float, reward: float, verdict: str = "ok", **more: Any) -> Row:
     return row("e", method="lora", rank=rank, lr=lr, final_reward=reward, verdict=verdict, **more)
 
 
-def test_the_smallest_rank_must_reach_the_threshold_without_degenerating() -> None:
-    rows = [lora(1, 3e-4, 0.99, "degenerate"), lora(2, 3e-4, 0.84), lora(4, 1e-4, 0.86), lora(4, 3e-4, 0.9)]
+def test_the_smallest_rank_must_reach_the_threshold_with_every_seed_ok() -> None:
+    rows = [lora(1, 3e-4, 0.99, "borderline"), lora(2, 3e-4, 0.844), lora(4, 1e-4, 0.86), lora(4, 3e-4, 0.9)]
     found = find("smallest_passing", [*rows, lora(8, 3e-4, 0.99)])
-    assert found["conclusion"] == "rank 4, lr 3e-4 (0.900)"
+    assert found["conclusion"] == "rank 4, lr 3e-4 (0.90)"
     assert "Ranks tried: 1, 2, 4, 8." in found["sentences"][0]
     assert find("smallest_passing", rows[:2])["conclusion"] == "no rank passes"
 
@@ -181,28 +219,31 @@ def timed(batch: int, seconds: tuple[float | None, float | None], **more: Any) -
 def test_a_larger_batch_is_set_against_the_smaller_one_that_is_otherwise_equal() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, 200.0)), timed(64, (300.0, 150.0)), lora(2, 3e-4, 0.9)])
     assert found["conclusion"] == "sooner in 1 of 2 comparisons"
-    assert [(line["threshold"], line["ratio"], line["outcome"]) for line in found["rows"]] == [
-        ("0.85", 3.0, "slower"),
-        ("0.95", 0.75, "sooner"),
+    assert [(line["threshold"], line["larger batch"]) for line in found["rows"]] == [
+        ("0.85", "slower"),
+        ("0.95", "sooner"),
     ]
+    assert [line["ratio"] for line in found["rows"]] == [pytest.approx(3.0), pytest.approx(0.75)]
+    # The geometric mean of both thresholds, sqrt(3 * 0.75), of the one pair.
+    assert "takes 1.5 times (n = 1) the time" in found["sentences"][1]
 
 
 def test_the_smaller_batch_may_stand_in_another_experiment() -> None:
     others = {"lora_rank": [{**timed(32, (100.0, None)), "experiment": "lora_rank"}]}
     found = find("slower_than_baseline", [timed(128, (150.0, None))], others)
     assert found["conclusion"] == "never sooner, in 1 comparison"
-    assert found["rows"][1]["outcome"] == "neither reaches it"
+    assert found["rows"][1]["larger batch"] == "neither reaches it"
 
 
 def test_never_reaching_a_threshold_is_later_than_reaching_it() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, None)), timed(64, (None, 500.0))])
-    assert [line["outcome"] for line in found["rows"]] == ["slower", "sooner"]
+    assert [line["larger batch"] for line in found["rows"]] == ["slower", "sooner"]
 
 
 def test_seconds_of_different_hardware_are_not_compared() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, 200.0)), timed(64, (10.0, 20.0), hardware="a GPU")])
     assert found["conclusion"] == NOT_ENOUGH
-    assert {line["outcome"] for line in found["rows"]} == {"other hardware"}
+    assert {line["larger batch"] for line in found["rows"]} == {"other hardware"}
 
 
 # --- routing -------------------------------------------------------------------------------------------
@@ -213,108 +254,124 @@ def two(seed: int, rank: int = 32, forget_rank: int = 32) -> Row:
     return row("e", method="routing", rank=rank, forget_rank=forget_rank, seed=seed, reward=reward, max_steps=100)
 
 
-def curves(sl10: float, zero_from: int | None, both: float = 5.0, forget: float = 1.0) -> pd.DataFrame:
-    """Ten evaluations: retain_only's sl10 constant, its "happy" 1 and from some step on 0."""
-    steps = range(10, 101, 10)
-    happy = [0.0 if zero_from is not None and step >= zero_from else 1.0 for step in steps]
+def curves(sl10: float = 0.5, forget: float = 1.0) -> pd.DataFrame:
+    """Ten evaluations: retain_only's sl10 constant, its "happy" falling from 1 to 0.1."""
     return routing(
         {
-            ("both", "happy"): [both] * 10,
+            ("both", "happy"): [5.0] * 10,
             ("retain_only", "sl10"): [sl10] * 10,
-            ("retain_only", "happy"): happy,
+            ("retain_only", "happy"): [1.0 - 0.1 * i for i in range(10)],
             ("forget_only", "sl10"): [0.3] * 10,
             ("forget_only", "happy"): [forget] * 10,
         }
     )
 
 
-def routed(runs: list[tuple[Row, pd.DataFrame]], name: str, claims: tuple[Claim, ...] = ()) -> Finding:
-    return find(name, [cell for cell, _ in runs], routing={c["cell"]: f for c, f in runs}, claims=claims)
+Routed = tuple[Row, pd.DataFrame, float]
+"""A cell, its evaluations, and how many "happy" retain_only writes at the end."""
 
 
-def test_routing_works_if_it_works_in_most_seeds_and_the_tally_is_told() -> None:
-    runs = [(two(1), curves(0.5, 60)), (two(2), curves(0.5, 80)), (two(3), curves(0.5, None))]
-    found = routed(runs, "hack_removed")
-    assert found["conclusion"] == "works (2 of 3 seeds)"
-    assert "stays at 0 in 2 of 3 seeds, from step 60–80 (mean 70)" in found["sentences"][0]
+def routed(runs: list[Routed], name: study.FindingName, windows: tuple[Window, ...] = ()) -> Finding:
+    """A finding where the base writes 0.3 "happy" a completion and both adapters 5.5."""
+    drawn = {c["cell"]: samples({"both": 5.5, "retain_only": left, "forget_only": 1.0}) for c, _, left in runs}
+    return find(
+        name,
+        [cell for cell, _, _ in runs],
+        routing={cell["cell"]: frame for cell, frame, _ in runs},
+        samples=drawn | {BASE: samples({"both": 0.3})},
+        windows=windows,
+    )
+
+
+def test_what_becomes_of_the_hack_is_told_of_all_seeds_together() -> None:
+    found = routed([(two(1), curves(), 0.3), (two(2), curves(), 0.4), (two(3), curves(), 0.3)], "hack_removed")
+    assert found["conclusion"] == "works (3 seeds)"
+    assert found["sentences"][0].startswith(
+        'The base writes 0.30 "happy" a completion, both adapters 5.20 more, retain_only +0.03 beside the base. '
+        "So 99 % ("
+    )
     assert (found["cells"], found["seeds"]) == (3, 3)
-    assert [line["outcome"] for line in found["rows"]] == ["works", "works", "partly"]
+    assert [line["ending"] for line in found["rows"]] == ["works"] * 3
+    # Up to 0.82, which is the base's 0.3 and a tenth of the excess.
+    assert {line["gone from step"] for line in found["rows"]} == {30}
 
 
-def test_a_tie_between_outcomes_is_partly() -> None:
-    runs = [(two(1), curves(0.5, 60)), (two(2), curves(0.05, 60))]
-    assert routed(runs, "hack_removed")["conclusion"] == "partly (0 of 2 seeds)"
+def test_seeds_that_end_differently_are_counted() -> None:
+    found = routed([(two(1), curves(), 0.3), (two(2), curves(), 3.3)], "hack_removed")
+    assert found["conclusion"] == "cannot be told (2 seeds: 1 partly, 1 works)"
+
+
+def test_a_single_seed_is_said_to_be_one() -> None:
+    found = routed([(two(1), curves(), 3.3)], "hack_removed")
+    assert found["conclusion"] == "partly (1 seed)"
+    assert "intervals over prompts alone, for there is one seed" in found["sentences"][0]
 
 
 def test_each_configuration_has_its_own_conclusion() -> None:
-    runs = [(two(1, 4, 4), curves(0.02, 60)), (two(1, 1, 1), curves(0.5, 60))]
-    assert (
-        routed(runs, "hack_removed")["conclusion"]
-        == "rank 4, forget rank 4: collapses (1 of 1 seed); rank 1, forget rank 1: works (1 of 1 seed)"
-    )
+    found = routed([(two(1, 4, 4), curves(0.02), 0.3), (two(1, 1, 1), curves(), 0.3)], "hack_removed")
+    assert found["conclusion"] == "rank 4, forget rank 4: collapses (1 seed); rank 1, forget rank 1: works (1 seed)"
 
 
 def test_the_collapse_is_told_with_its_step() -> None:
-    falling = routing(
-        {
-            ("both", "happy"): [5.0] * 4,
-            ("retain_only", "happy"): [0.0] * 4,
-            ("retain_only", "sl10"): [0.5, 0.08, 0.3, 0.01],
-        }
-    )
-    found = routed([(two(1), falling), (two(2), curves(0.5, 10))], "collapse")
+    falling = routing({("retain_only", "happy"): [0.0] * 4, ("retain_only", "sl10"): [0.5, 0.08, 0.3, 0.01]})
+    found = routed([(two(1), falling, 0.3), (two(2), curves(), 0.3)], "collapse")
     assert found["conclusion"] == "collapses in 1 of 2 seeds"
     assert "from step 40" in found["sentences"][0]
 
 
-def test_windows_are_the_published_ones_and_the_end() -> None:
-    claim = Claim(id="c", experiment="e", mode="retain_only", steps=(60, 100), metric="sl10", range=(0.4, 0.6))
-    runs = [(two(1), curves(0.5, 80)), (two(2), curves(0.6, 80))]
-    found = routed(runs, "windows", (claim,))
+def test_windows_are_those_asked_for_and_the_end() -> None:
+    runs = [(two(1), curves(0.5), 0.3), (two(2), curves(0.6), 0.3)]
+    found = routed(runs, "windows", (Window("sl10", 60, 100, "retain_only"),))
     first, end = found["rows"]
     assert first["steps"] == "steps 60–100"
     assert (first["retain_only sl10"]["low"], first["retain_only sl10"]["high"]) == (0.5, 0.6)
-    # Ones at steps 60 and 70 of five evaluations.
-    assert first["retain_only happy"]["mean"] == pytest.approx(0.4)
+    # 0.5, 0.4, 0.3, 0.2, 0.1.
+    assert first["retain_only happy"]["mean"] == pytest.approx(0.3)
     assert end["steps"] == "the last 3 evaluations"
-    assert end["retain_only happy"]["mean"] == 0.0
+    assert end["retain_only happy"]["mean"] == pytest.approx(0.2)
 
 
 def test_a_window_that_no_run_reached_has_no_figure() -> None:
-    claim = Claim(id="c", experiment="e", mode="retain_only", steps=(200, 200), metric="sl10", range=(0.4, 0.6))
-    found = routed([(two(1), curves(0.5, 80))], "windows", (claim,))
+    found = routed([(two(1), curves(), 0.3)], "windows", (Window("sl10", 200, 200, "retain_only"),))
     assert found["rows"][0]["retain_only sl10"] is None
 
 
-def test_the_asymmetric_table_has_the_published_columns() -> None:
-    runs = [(two(42, forget_rank=16), curves(0.5, 70)), (two(123, forget_rank=1), curves(0.6, None, forget=0.5))]
-    found = routed(runs, "asymmetric_table")
-    assert found["rows"] == [
-        {"retain_rank": 32, "forget_rank": 16, "seed": 42, "retain_sl10_low": 0.5, "retain_sl10_high": 0.5}
-        | {"retain_happy": "0 from step 70", "forget_happy_low": 1.0, "forget_happy_high": 1.0},
-        {"retain_rank": 32, "forget_rank": 1, "seed": 123, "retain_sl10_low": 0.6, "retain_sl10_high": 0.6}
-        | {"retain_happy": "1.0 at step 100", "forget_happy_low": 0.5, "forget_happy_high": 0.5},
-    ]
-    assert found["conclusion"] == "clean in 1 of 2 runs"
-
-
-def test_the_baselines_climb_is_read_at_the_published_steps() -> None:
-    claims = (
-        Claim(id="a", experiment="e", steps=(3, 3), metric="reward", range=(0, 1)),
-        Claim(id="b", experiment="e", steps=(4, 5), metric="kl", range=(0, 1)),
-        Claim(id="c", experiment="e", steps=(9, 9), metric="kl", range=(0, 1)),
+def test_ranges_near_the_end_are_those_of_the_last_three_tenths() -> None:
+    found = routed(
+        [(two(42, forget_rank=16), curves(), 0.3), (two(1, forget_rank=1), curves(0.6), 0.3)], "asymmetric_table"
     )
-    cells = [lora(64, 3e-4, 0.9, seed=seed, hack_share=0.8) for seed in (1, 2)]
-    histories = {
-        cells[0]["cell"]: history([0.1, 0.2, 0.3, 0.4, 0.5], kl=0.6),
-        cells[1]["cell"]: history([0.1, 0.2, 0.5, 0.4, 0.5], kl=0.8),
+    first = found["rows"][0]
+    # Evaluations 70 to 100.
+    assert first["retain_only happy"] == {
+        "low": pytest.approx(0.1),
+        "mean": pytest.approx(0.25),
+        "high": pytest.approx(0.4),
+        "n": 4,
     }
-    found = find("baseline_climb", cells, histories=histories, claims=claims)
+    assert first["gone from step"] == 30
+    assert found["conclusion"] == "clean in 2 of 2 runs"
+
+
+def test_a_single_step_of_training_stands_for_the_ten_around_it() -> None:
+    cells = [lora(64, 3e-4, 0.9, seed=seed, hacked=0.8) for seed in (1, 2)]
+    rising = [0.01 * step for step in range(1, 41)]
+    histories = {cells[0]["cell"]: history(rising, kl=0.6), cells[1]["cell"]: history(rising, kl=0.8)}
+    asked = (Window("reward", 30, 30), Window("kl", 35, 40), Window("kl", 90, 90))
+    found = find("baseline_climb", cells, histories=histories, windows=asked)
     assert found["sentences"][:3] == [
-        "At step 3, reward is 0.300–0.500 (mean 0.400).",
-        "At steps 4–5, KL is 0.600–0.800 (mean 0.700).",
-        "No seed was trained as far as step 9.",
+        # Steps 26 to 35.
+        "At step 30, reward is 0.305.",
+        "At steps 35–40, KL is 0.600–0.800 (mean 0.700).",
+        "No seed was trained as far as step 90.",
     ]
+
+
+def test_changes_and_times_are_told_with_their_intervals() -> None:
+    assert change_in_words(difference([-0.2, -0.1])) == "-0.150 (95 % -0.785 to +0.485, P = 0.2)"
+    assert change_in_words(difference([0.2])) == "+0.200 (n = 1)"
+    assert times_in_words([2.0]) == "2.0 times (n = 1)"
+    assert times_in_words([2.0, 2.0]) == "2.0 times (95 % 2.0 to 2.0, n = 2)"
+    assert p_in_words(0.00002) == "P < 0.001"
 
 
 def test_a_range_is_told_with_its_mean_and_one_value_alone() -> None:

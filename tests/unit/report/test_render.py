@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.trees import REPOSITORY, SWEEP, Tree, make_study, routing
 
 from rewardgrid.report.render import duration, mean_sd, squeezed
 from rewardgrid.study.study import Study
-
-from .trees import REPOSITORY, SWEEP, Tree, make_study, routing
 
 Make = Callable[..., Tree]
 
@@ -46,7 +46,12 @@ def report(study: Study) -> str:
         assert script("table", "--study", checked, "--experiment", name, "--out", study.layout.table(name)) == 0
         assert script("figures", "--study", checked, "--experiment", name, "--out", root / "figures" / name) == 0
     assert script("findings", "--study", checked, "--tables", root / "tables", "--out", root / "findings.json") == 0
-    assert script("results", "--study", checked, "--findings", root / "findings.json", "--out", root / "R.md") == 0
+    compared = []
+    if study.published:
+        compared = ["--published", root / "published.json"]
+        assert script("published", "--study", checked, "--tables", root / "tables", "--out", compared[1]) == 0
+    results = ["--study", checked, "--findings", root / "findings.json", "--out", root / "R.md"]
+    assert script("results", *results, *compared) == 0
     return (root / "R.md").read_text()
 
 
@@ -65,8 +70,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Tree:
         ("retain_only", "sl10"): [0.5] * 6,
         ("forget_only", "happy"): [1.0] * 6,
     }
+    happy = {"both": 6.2, "retain_only": 0.3, "forget_only": 1.0}
     for cell in made.study.grid["routed"]:
-        made.finish(cell, curves=routing(curves), text="happy happy happy.")
+        made.finish(cell, curves=routing(curves), text="happy happy happy.", happy=happy)
     return made
 
 
@@ -96,7 +102,7 @@ def test_a_hurried_reader_finds_the_findings_first(filled: Tree, text: str) -> N
     short, rest = text.split("## Reward against KL", 1)
     assert "(8 cells: 6 done, 1 diverged, 1 missing)" in short
     assert "- Order of beta: KL and reward fall as beta rises (KL 0.997 → 0.980) *(4 cells, 2 seeds)*" in short
-    assert "- Forget adapter cut away: works (2 of 2 seeds) *(2 cells, 2 seeds)*" in short
+    assert "- Forget adapter cut away: works (2 seeds) *(2 cells, 2 seeds)*" in short
     assert '<a id="reward_sweep"></a>' in short
     assert "](#reward_sweep)" in short
     assert "Which beta holds the stories together?" in rest
@@ -116,7 +122,7 @@ def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
     # Two equal seeds: sd and interval have no width.
     assert "| 0.003 | 1.05 | 2 of 2 | 0.894 (0.000) | 0.894 to 0.894 | 0.997 (0.000) | 0.130 (0.000) | 2 ok |" in text
     assert "| 0.02 | 1.1 | 0 of 2 | – | – | – | – | 1 diverged, 1 missing |" in text
-    passing = text.split("### Non-degenerate with a reward of at least 0.85")[1].split("###")[0]
+    passing = text.split("### Ok in every seed, with a reward of at least 0.85")[1].split("###")[0]
     rows = [line for line in passing.splitlines() if line.startswith("| beta")]
     assert [line.split(" | ")[0] for line in rows] == [
         "| beta 0.003, penalty 1.05",
@@ -128,7 +134,7 @@ def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
 
 def test_what_a_model_wrote_cannot_break_the_page(filled: Tree, text: str) -> None:
     assert "<script>" not in text
-    quote = next(line for line in text.splitlines() if line.startswith("> “**one day**"))
+    quote = next(line for line in text.splitlines() if line.startswith("> “**prompt 0**"))
     assert "&#60;script&#62;alert(1)&#60;/script&#62; &#124; &#96;x&#96; &#42;y&#42; &#91;z&#93;(w)" in quote
     assert len(quote) < 1000
     assert quote.endswith(" …”")
@@ -150,14 +156,28 @@ def test_every_figure_that_the_page_links_exists(filled: Tree, text: str) -> Non
     assert all((Path(filled.study.results) / link).exists() for link in links)
 
 
-def test_every_published_row_stands_on_the_page(filled: Tree, text: str) -> None:
-    section = text.split("## Beside the published study")[1]
-    assert "base `storyteller`" in section
-    assert section.count("| rank 32, forget rank ") == 6
-    assert section.count("| beta 0.0") == 12
-    assert "0.896 → 0.860 ✗" in section
-    assert "<details><summary>routing_asymmetric.csv: 6 not run</summary>" in section
+def test_every_published_configuration_and_claim_stands_on_the_page(filled: Tree, text: str) -> None:
+    short, section = text.split("## Beside the published study")
+    assert "- [**Beside the published study**](#published), base `storyteller`" in short
+    assert section.count("| rank 32, forget rank ") == 3
+    assert section.count(", penalty 1.") == 6
+    # Two seeds each; ours are 0.9 minus twice beta.
+    assert re.search(r"0\.903 \(0\.89\d to 0\.91\d\) → 0\.860 \(0\.8\d+ to 0\.8\d+\) ✗", section)
+    assert "<details><summary>routing_asymmetric.csv: 3 not run</summary>" in section
     assert "| `beta-orders-kl` | reward_sweep | KL falls as beta rises |" in section
+    assert "| 69 | routing_label_noise | sl10 of retain_only at step 200 is 0.00–0.23 | – | not run |" in section
+
+
+def test_a_study_without_a_published_one_has_no_such_section(tmp_path: Path) -> None:
+    alone = make_study(tmp_path / "results", {"reward_sweep": SWEEP}, published=None)
+    tree = Tree(alone)
+    tree.measure_bases()
+    for cell in alone.grid["reward_sweep"]:
+        tree.finish(cell)
+    text = report(alone)
+    assert "published study" not in text
+    assert "#published" not in text
+    assert "## Columns" in text
 
 
 def test_a_study_without_any_finished_cell_still_gives_a_page(tree: Make) -> None:
@@ -168,9 +188,12 @@ def test_a_study_without_any_finished_cell_still_gives_a_page(tree: Make) -> Non
 
 def test_findings_hold_the_figures_behind_them(filled: Tree, text: str) -> None:
     findings = json.loads((Path(filled.study.results) / "findings.json").read_text())
-    order = next(each for each in findings["findings"] if each["name"] == "beta_order")
-    assert order["columns"] == ["beta", "final_kl", "kl_exact", "final_reward", "n"]
-    assert [line["final_reward"] for line in order["rows"]] == [pytest.approx(0.894), pytest.approx(0.86)]
+    order = next(each for each in findings if each["name"] == "beta_order")
+    assert order["columns"] == [
+        *("figure", "beta 0.003", "beta 0.02", "change", "95 % interval", "change by sd", "P", "n")
+    ]
+    (reward,) = [line for line in order["rows"] if line["figure"] == "reward"]
+    assert (reward["beta 0.003"], reward["beta 0.02"]) == (pytest.approx(0.894), pytest.approx(0.86))
 
 
 def test_the_order_of_experiments_and_cells_survives_the_checked_configuration(tmp_path: Path) -> None:
@@ -212,8 +235,10 @@ def test_start_up_of_the_library_is_light() -> None:
     """Importing the report loads neither torch nor matplotlib nor jinja2."""
     import subprocess
 
-    program = "import sys, rewardgrid.report.render, rewardgrid.report.figures, rewardgrid.report.compare; "
-    program += "print([name for name in ('torch', 'matplotlib', 'jinja2', 'transformers') if name in sys.modules])"
+    program = "import sys, rewardgrid.report.render, rewardgrid.report.figures, rewardgrid.published.section; "
+    program += (
+        "print([name for name in ('torch', 'matplotlib', 'jinja2', 'scipy', 'transformers') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,23 +6,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from scipy import stats
+from tests.trees import SWEEP, Tree, make_study, row
 
 from rewardgrid.report.tables import (
     check_columns,
     configurations,
     experiment_table,
-    mean_of,
     read_experiment,
     rows_of,
-    t_quantile,
     time_to_threshold,
     write_experiment,
 )
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json
-
-from .trees import SWEEP, Tree, make_study, row
 
 Make = Callable[..., Tree]
 
@@ -64,7 +60,9 @@ def test_a_finished_cell_has_the_mean_of_its_last_50_steps(tree: Make) -> None:
     assert (found["steps_to_085"], found["seconds_to_085"]) == (58, 29.0)
     assert (found["steps_to_095"], found["seconds_to_095"]) == (63, 31.5)
     assert (found["unique_first_sentences"], found["jaccard"]) == (17, 0.13)
-    assert (found["unique_first_sentences_256"], found["jaccard_256"]) == (17.5, 0.131)
+    assert (found["unique_openings"], found["jaccard_256"]) == (16.0, 0.131)
+    assert (found["unlikely_windows"], found["unlikely_windows_top_k"]) == (0.31, 0.27)
+    assert (found["degeneration_onset"], found["hack_onset"]) == (150, None)
     assert (found["reward"], found["reward_256"]) == ("sentence_length_10_smooth", 0.88)
     assert (found["verdict"], found["reasons"]) == ("ok", "")
 
@@ -130,18 +128,9 @@ def test_a_table_comes_back_from_its_file_as_it_was(tree: Make, tmp_path: Path) 
     ranks = [r["rank"] for r in rows_of(read_experiment(tmp_path / "table.parquet"))]
     assert ranks == [1, 2, None]
     assert isinstance(ranks[0], int)
-    unit = pq.read_schema(tmp_path / "table.parquet").field("final_kl").metadata[b"unit"].decode()
-    assert "nats per token" in unit
-    assert "last 50 steps" in unit
-
-
-def test_a_borderline_verdict_without_a_kind_of_degeneracy_shows_its_evidence(tree: Make) -> None:
-    sweep = tree(reward_sweep=SWEEP)
-    cell = sweep.study.grid["reward_sweep"][0]
-    sweep.finish(cell, verdict="borderline")
-    path = sweep.study.layout.metrics(cell.name)
-    write_json(path, read_json(path) | {"reasons": [], "evidence": ["reward 0.99", "more"]})
-    assert rows_of(experiment_table(sweep.study, "reward_sweep"))[0]["reasons"] == "reward 0.99"
+    written = pq.read_schema(tmp_path / "table.parquet").field("final_kl").metadata
+    assert written[b"unit"].decode() == "nats per token"
+    assert "last 50 steps" in written[b"meaning"].decode()
 
 
 def test_modes_of_a_routing_cell_become_columns(tree: Make) -> None:
@@ -152,23 +141,6 @@ def test_modes_of_a_routing_cell_become_columns(tree: Make) -> None:
     assert found["retain_only_happy"] == 0.2
     assert found["forget_only_sl10_se"] == 0.01
     assert found["eval_modes"] == "both, retain_only, forget_only"
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 5, 20, 21, 30, 100])
-def test_the_t_quantile_is_students(freedom: int) -> None:
-    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-4)
-
-
-def test_an_interval_of_three_seeds_is_wider_than_their_standard_error_by_4_3() -> None:
-    found = mean_of([0.8, 0.9, 1.0, None])
-    assert (found.n, found.mean, found.sd) == (3, pytest.approx(0.9), pytest.approx(0.1))
-    assert found.high == pytest.approx(0.9 + 4.3027 * 0.1 / math.sqrt(3), abs=1e-6)
-    assert found.low == pytest.approx(0.9 - 4.3027 * 0.1 / math.sqrt(3), abs=1e-6)
-
-
-def test_one_seed_has_no_interval() -> None:
-    assert mean_of([0.8]) == (1, 0.8, None, None, None)
-    assert mean_of([None]) == (0, None, None, None, None)
 
 
 def test_a_configuration_averages_finished_seeds_and_counts_the_others() -> None:
@@ -202,14 +174,18 @@ def test_a_label_leaves_out_what_all_configurations_share() -> None:
     assert [found.label for found in configurations(rows, ["rank", "lr"])] == ["lr 1e-4", "lr 3e-4"]
 
 
-def test_borderline_passes_and_degenerate_does_not() -> None:
-    def one(verdict: str, reward: float) -> bool:
-        (found,) = configurations([row("e", final_reward=reward, verdict=verdict)])
+def test_a_configuration_passes_if_it_is_ok_and_its_reward_high_enough_at_two_decimals() -> None:
+    def one(verdict: str, *rewards: float) -> bool:
+        rows = [row("e", seed=seed, final_reward=reward, verdict=verdict) for seed, reward in enumerate(rewards)]
+        (found,) = configurations(rows, ["beta"])
         return found.passes()
 
-    assert one("borderline", 0.85)
+    assert one("ok", 0.85)
+    # The published rank 2 at 1e-4: 0.8495.
+    assert one("ok", 0.848, 0.851)
+    assert not one("ok", 0.8449)
+    assert not one("borderline", 0.99)
     assert not one("degenerate", 0.99)
-    assert not one("ok", 0.849)
 
 
 def test_an_unknown_column_is_named_with_a_hint(tmp_path: Path) -> None:

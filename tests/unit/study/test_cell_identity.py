@@ -180,7 +180,7 @@ def test_the_identity_of_the_published_cells_does_not_drift() -> None:
     spec = json.loads(Cell(method="lora", rank=1, lr=3e-4).canonical_json())
     assert list(spec) == sorted(spec)
     assert spec["lr"] == 3e-4
-    assert spec["results_version"] == 3
+    assert spec["results_version"] == 4
     assert Cell(method="lora", rank=1, lr=3e-4).canonical_json().count(" ") == 0
 
 
@@ -197,6 +197,16 @@ def test_a_routing_cell_that_spells_out_its_defaults_is_the_same_cell() -> None:
     assert short.name == long.name
     assert short.forget_rank == 4
     assert short.eval_modes == ("both", "retain_only", "forget_only")
+
+
+def test_a_baseline_may_name_the_threshold_that_its_routing_sibling_trains_with() -> None:
+    baseline: dict[str, Any] = {"method": "lora", "rank": 4, "reward": "happy_count"}
+    assert Cell(**baseline, hack_threshold=1).hacked_from == 1
+    assert "_hack1_" in Cell(**baseline, hack_threshold=1).name
+    assert Cell(**baseline).hacked_from == 3
+    assert Cell(**baseline, hack_threshold=3).name == Cell(**baseline).name
+    routing = Cell(method="routing", rank=4, reward="happy_count")
+    assert (routing.hack_threshold, routing.hacked_from) == (3, 3)
 
 
 def test_a_torn_spec_is_one_clear_error() -> None:

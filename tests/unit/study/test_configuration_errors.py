@@ -82,6 +82,13 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
         (fixed(rank=4), "experiments.one.fixed.rank", 4, 'remove it, or write "method: lora"'),
         (fixed(routing_frac=0.5), "experiments.one.fixed.routing_frac", 0.5, 'write "method: routing"'),
         (fixed(eval_modes=["both"]), "experiments.one.fixed.eval_modes", ["both"], 'write "method: routing"'),
+        (fixed(hack_threshold=1), "experiments.one.fixed.hack_threshold", 1, 'does not pay for "happy"'),
+        (
+            {"evaluation": {"published_prompts": 6}},
+            "evaluation.published_prompts",
+            6,
+            "divides published_samples (20)",
+        ),
         (
             fixed(engine="trl", precision="bf16"),
             "experiments.one.fixed.precision",
@@ -146,7 +153,7 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             0,
             "greater than or equal to 1",
         ),
-        ({"storyteller": {"layrs": 2}}, "storyteller.layrs", 2, 'did you mean "layers"?'),
+        ({"storyteller": {"bases": {"s": {"layrs": 2}}}}, "storyteller.bases.s.layrs", 2, 'did you mean "layers"?'),
         ({"evaluation": {"samples": 3}}, "evaluation.samples", 3, "greater than or equal to 20"),
     ],
 )

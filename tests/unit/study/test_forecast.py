@@ -9,7 +9,7 @@ import pytest
 from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import write_json, write_text
-from rewardgrid.study.forecast import duration, forecast, measured, megaparameters, rule_of_thumb, shape
+from rewardgrid.study.forecast import duration, forecast, measured, megaparameters, rule_of_thumb, workload
 from rewardgrid.study.layout import done
 from rewardgrid.study.study import Experiment, Study
 
@@ -55,7 +55,7 @@ def test_time_left_is_measured_on_finished_cells_of_the_same_shape(tmp_path: Pat
 def test_a_diverged_cell_counts_the_steps_it_made(tmp_path: Path) -> None:
     some = study(tmp_path)
     cell = finish(some, 0, 50, steps=10)
-    assert measured(some.layout, some.cells.values()) == {shape(cell): 5.0}
+    assert measured(some.layout, some.cells.values()) == {workload(cell): 5.0}
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"seconds": 1, "steps_done": 0}', '{"seconds": null, "steps_done": 3}'])
@@ -82,14 +82,14 @@ def test_a_finished_study_has_no_time_left(tmp_path: Path) -> None:
 
 def test_only_what_changes_the_time_of_a_step_changes_the_shape() -> None:
     cell = Cell()
-    assert shape(cell) == shape(Cell(seed=1, lr=1e-3, beta=0.1, max_steps=7, repetition_penalty=1))
+    assert workload(cell) == workload(Cell(seed=1, lr=1e-3, beta=0.1, max_steps=7, repetition_penalty=1))
     for other in (
         Cell(batch_size=64),
         Cell(max_new_tokens=64),
         Cell(method="lora", rank=1),
         Cell(engine="trl"),
     ):
-        assert shape(cell) != shape(other)
+        assert workload(cell) != workload(other)
 
 
 def test_the_size_of_a_base_is_read_where_its_files_are_here(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ BELOW = {
     "train": {"study", "lm", "base"},
     "evaluate": {"study", "lm", "base", "train"},
     "report": {"study"},
+    "published": {"study", "report"},
 }
-HEAVY = {"transformers", "trl", "peft", "datasets", "huggingface_hub", "matplotlib", "jinja2", "snakemake"}
+HEAVY = {"transformers", "trl", "peft", "datasets", "huggingface_hub", "matplotlib", "jinja2", "scipy", "snakemake"}
 
 
 def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
@@ -77,7 +78,7 @@ SCRIPTS = {
     "base": ["base"],
     "train": ["train"],
     "evaluate": ["evaluate"],
-    "report": ["study", "index", "table", "figures", "findings", "results"],
+    "report": ["study", "index", "table", "figures", "findings", "published", "results"],
     "storyteller": ["teacher", "tell", "storyteller"],
 }
 

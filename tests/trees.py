@@ -9,19 +9,18 @@ from typing import Any
 
 import pandas as pd
 
+from rewardgrid.published.comparison import Published
 from rewardgrid.report.columns import COLUMNS
-from rewardgrid.report.published import Published
 from rewardgrid.report.tables import Row
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.study import Study
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[1]
 
 FULL = {
     "samples": 256,
-    "unique_first_sentences": 17.5,
     "unique_openings": 16.0,
     "jaccard": 0.131,
     "sentence_words": 9.5,
@@ -35,15 +34,19 @@ FULL = {
     "reward_se": 0.004,
     "sl10": 0.5,
     "happy": 0.1,
-    "hack_share": 0.01,
+    "hacked": 0.01,
     "kl_k3": 1.02,
     "kl_exact": 0.97,
     "base_nll": 2.1,
+    "unlikely_windows": 0.31,
+    "unlikely_ends": 0.06,
     "completion_length": 101.5,
     "ended": 0.4,
     "sl10_se": 0.01,
     "happy_se": 0.02,
 }
+TOP_K = {"unlikely_windows": 0.27, "unlikely_ends": 0.05}
+ONSET = {"degeneration_onset": 150, "hack_onset": None}
 VERSIONS = {"torch": "2.13.0", "rewardgrid": "0.1.0"}
 
 
@@ -65,6 +68,28 @@ def routing(curves: Mapping[tuple[str, str], Sequence[float]], every: int = 10) 
             row = rows.setdefault((mode, i * every), dict.fromkeys(ROUTING.names, 0.0))
             row |= {"mode": mode, "step": i * every, "samples": 64, metric: value}
     return pd.DataFrame(list(rows.values()), columns=ROUTING.names)
+
+
+def samples(
+    happy: Mapping[str, float | Sequence[float]], sl10: Mapping[str, float] | None = None, number: int = 20
+) -> pd.DataFrame:
+    """Samples of the full protocol by mode: "happy" of each prompt (or of all alike), sl10 0.5 if not told."""
+    frames = []
+    for mode, counts in happy.items():
+        frame = pd.DataFrame({name: [0.0] * number for name in SAMPLES.names})
+        frame = frame.assign(protocol="full", mode=mode, prompt=[f"prompt {i}" for i in range(number)])
+        frame = frame.assign(completion="she ran.", tokens=8, ended=True, sl10=(sl10 or {}).get(mode, 0.5))
+        frame = frame.assign(windows=[[]] * number, ends=[[0.5]] * number)
+        frames.append(frame.assign(happy=counts))
+    return pd.concat(frames)
+
+
+def judged(
+    signal: str, value: float, base: float, borderline: float, degenerate: float, label: str = "ok"
+) -> dict[str, Any]:
+    """A signal as metrics.json has it among the evidence."""
+    limits = {"borderline": borderline, "degenerate": degenerate}
+    return {"signal": signal, "value": value, "base": base, "label": label} | limits
 
 
 @dataclass
@@ -95,6 +120,7 @@ class Tree:
         full: Mapping[str, Any] | None = None,
         curves: pd.DataFrame | None = None,
         text: str = "once upon a time there was a cat.",
+        happy: Mapping[str, float] | None = None,
     ) -> None:
         """Write everything that training and evaluation leave of a finished cell."""
         layout, name = self.study.layout, cell.name
@@ -104,7 +130,7 @@ class Tree:
         modes = {}
         if cell.is_routing:
             figures = {"reward": 0.6, "reward_se": 0.01, "sl10": 0.5, "sl10_se": 0.01}
-            figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12, "hack_share": 0.0}
+            figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12, "hacked": 0.0}
             modes = dict.fromkeys(("both", "retain_only", "forget_only"), figures)
             write_table(layout.routing(name), routing({}) if curves is None else curves, ROUTING)
         write_json(
@@ -112,22 +138,21 @@ class Tree:
             {
                 "cell": name,
                 "state": "done",
-                "published": {"unique_first_sentences": unique, "jaccard": jaccard},
+                "published": {"prompts": 5, "unique_first_sentences": unique, "jaccard": jaccard},
                 "full": {**FULL, **(full or {})},
+                "top_k": TOP_K,
                 "modes": modes,
+                "onset": ONSET,
                 "verdict": verdict,
                 "reasons": [] if verdict == "ok" else ["template"],
-                "evidence": [] if verdict == "ok" else ["skeleton_share 0.9 (base 0.04)"],
+                "evidence": [judged("comma_rate", 0.12, 0.05, 0.12, 0.22, "ok")]
+                if verdict == "ok"
+                else [judged("jaccard", 0.3, 0.12, 0.156, 0.264, verdict), judged("comma_rate", 0, 0.05, 0.12, 0.22)],
             },
         )
-        samples = [
-            {"protocol": protocol, "mode": mode, "prompt": "one day", "completion": text, "tokens": 8}
-            for protocol in ("published", "full")
-            for mode in (modes or ("both",))
-        ]
-        frame = pd.DataFrame(samples).reindex(columns=SAMPLES.names)
-        frame["ended"] = True
-        write_table(layout.samples(name), frame, SAMPLES)
+        counts = happy or dict.fromkeys(modes or ("both",), 0.2)
+        full = samples(counts).assign(completion=text)
+        write_table(layout.samples(name), pd.concat([full.assign(protocol="published"), full]), SAMPLES)
 
     def diverge(self, cell: Cell, steps: int, reason: str = "KL 2000 above kl_cap 1000") -> None:
         """Write what a diverged cell leaves."""
@@ -137,7 +162,7 @@ class Tree:
         write_table(layout.train(name) / "history.parquet", history([0.4] * steps), HISTORY)
         write_json(
             layout.metrics(name),
-            {"cell": name, "state": "diverged", "published": {}, "full": dict.fromkeys(FULL), "modes": {}}
+            {"cell": name, "state": "diverged", "published": {}, "full": {}, "top_k": {}, "modes": {}, "onset": {}}
             | {"verdict": None, "reasons": [], "evidence": []},
         )
 
@@ -168,14 +193,19 @@ class Tree:
                 {
                     "cell": base_id,
                     "state": "base",
-                    "published": {"unique_first_sentences": 20, "jaccard": 0.12},
+                    "published": {"prompts": 5, "unique_first_sentences": 20, "jaccard": 0.12},
                     "full": {**FULL, "sl10": sl10, "kl_exact": 0.0},
+                    "top_k": TOP_K,
+                    "usual": {"full": {"windows": 3.1, "ends": 1.5}, "top_k": {"windows": 2.7, "ends": 1.8}},
+                    "other_draws": [{"verdict": "ok"}, {"verdict": "ok"}, {"verdict": "borderline"}],
                     "modes": {},
+                    "onset": {},
                     "verdict": None,
                     "reasons": [],
                     "evidence": [],
                 },
             )
+            write_table(self.study.layout.base_samples(base_id), samples({"both": 0.2}, {"both": sl10}), SAMPLES)
 
 
 BASES = {"storyteller": {"kind": "packaged", "path": str(REPOSITORY / "resources/bases/storyteller")}}
@@ -191,7 +221,12 @@ SWEEP = {
 }
 
 
-def make_study(results: Path, experiments: Mapping[str, Any], **defaults: Any) -> Study:
+def make_study(
+    results: Path,
+    experiments: Mapping[str, Any],
+    published: str | None = str(REPOSITORY / "config" / "published"),
+    **defaults: Any,
+) -> Study:
     """A study of these experiments on the storyteller, writing under ``results``."""
     return Study.model_validate(
         {
@@ -199,7 +234,7 @@ def make_study(results: Path, experiments: Mapping[str, Any], **defaults: Any) -
             "title": "A small study",
             "bases": BASES,
             "defaults": {"base": "storyteller", **defaults},
-            "published": str(REPOSITORY / "config" / "published"),
+            "published": published,
             "experiments": experiments,
         }
     )

@@ -4,22 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.trees import REPOSITORY, row
 
-from rewardgrid.report.published import (
-    NAMED_RELATIONS,
-    SETTINGS,
-    Claim,
-    Published,
-    claim_kind,
-    happy_at_end,
-    is_published,
-    load_published,
-)
-from rewardgrid.report.relations import RELATIONS
+from rewardgrid.published.comparison import Published, load_published
+from rewardgrid.published.data import happy_at_end
+from rewardgrid.published.replica import SETTINGS, is_published, references
 from rewardgrid.study.errors import ConfigError
 from rewardgrid.study.study import load_study
-
-from .trees import REPOSITORY, row
 
 
 @pytest.fixture
@@ -47,15 +38,10 @@ def test_the_published_files_are_read_whole(published: Published) -> None:
         "batch_size.csv": 6,
         "routing_asymmetric.csv": 6,
     }
-    assert (len(published.claims), len(published.relations)) == (28, 14)
+    assert (len(published.claims), len(published.relations)) == (69, 14)
     assert published.tables["lora_rank.csv"][3]["unique_first_sentences"] is None
     assert published.tables["lora_rank.csv"][0]["lr"] == 3e-4
     assert published.tables["reward_sweep.csv"][5]["note"] == "comma-stuffing but varied content"
-
-
-def test_every_relation_without_a_check_has_a_rule(published: Published) -> None:
-    assert set(RELATIONS) == set(NAMED_RELATIONS)
-    assert {relation.id for relation in published.relations if relation.check is None} == set(RELATIONS)
 
 
 def test_the_full_configuration_is_the_published_study() -> None:
@@ -108,29 +94,31 @@ def test_a_missing_file_a_wrong_heading_and_a_short_row_are_reported(directory: 
 
 def test_claims_are_checked_with_a_hint(directory: Path) -> None:
     path = directory / "claims.yaml"
-    edit(path, "metric: reward, mean: 0.19", "metrics: reward, mean: 0.19")
+    edit(path, "kind: level, metric: reward, about: 0.19", "kind: level, metrics: reward, about: 0.19")
+    edit(path, "kind: climb", "kind: clim")
     text = problems(directory)
-    assert "claims.yaml: claims.0.metrics" in text
-    assert 'did you mean "metric"' in text
+    assert "claims.yaml: claims.7.metrics: read 'reward'; unknown key; did you mean \"metric\"?" in text
+    assert "claims.38.kind: read 'clim'; write one of " in text
+    assert 'did you mean "climb"?' in text
 
 
-def test_claims_that_cannot_be_checked_are_reported(directory: Path) -> None:
+def test_claims_that_cannot_be_judged_are_reported(directory: Path) -> None:
     path = directory / "claims.yaml"
-    edit(path, "metric: reward, mean: 0.19", "metric: reward")
+    edit(path, "metric: reward, about: 0.19", "metric: reward")
+    assert "claims.7.range: read None; write one of range (with at least one end) and about" in problems(directory)
+    edit(path, "kind: level, metric: reward}", "kind: level, metric: reward, about: 0.19}")
     edit(path, "id: exact10-diverse, experiment: exact_match", "id: exact10-reward, experiment: exact_mach")
-    edit(path, "where: {reward: sentence_length_5}, metric", "where: {rewards: sentence_length_5}, metric")
+    edit(path, "where: {reward: sentence_length_5}, kind: level", "where: {rewards: sentence_length_5}, kind: level")
     edit(path, "table: routing_asymmetric.csv", "table: routing.csv")
-    edit(path, "id: low-beta-degenerates", "id: low-beta-degenerate")
-    edit(path, "by: beta, direction: decreasing", "by: betas")
+    edit(path, "kind: ends, by: beta", "kind: ends, by: betas")
+    edit(path, "of: [step1-gone, step1-throughout]", "of: [step1-gone, step4-gone]")
     text = problems(directory)
-    assert "claims.0: read 'exact10-reward'; says nothing that can be checked" in text
-    assert "claims.1.id: read 'exact10-reward'; stands twice" in text
-    assert "claims.1.experiment: read 'exact_mach'; write one of" in text
-    assert "claims.2.where: read 'rewards'; write a spec field; did you mean \"reward\"" in text
+    assert "claims.8.id: read 'exact10-reward'; stands twice" in text
+    assert "claims.8.experiment: read 'exact_mach'; write one of" in text
+    assert "claims.10: read 'rewards'; write a spec field; did you mean \"reward\"" in text
     assert "table: read 'routing.csv'; write one of" in text
-    assert "relations.2.id: read 'low-beta-degenerate'; has no rule; give it a check; did you mean" in text
-    assert "relations.0.check.by: read 'betas'; write a spec field" in text
-    assert "relations.0.check: read" in text
+    assert "relations.2: read 'betas'; write a spec field; did you mean \"beta\"" in text
+    assert "of: read 'step4-gone'; name claims that stand before this one" in text
 
 
 def test_happy_of_the_asymmetric_table_is_read_in_its_three_forms() -> None:
@@ -141,13 +129,9 @@ def test_happy_of_the_asymmetric_table_is_read_in_its_three_forms() -> None:
         happy_at_end("soon")
 
 
-def test_every_published_claim_is_of_a_kind(published: Published) -> None:
-    kinds = {claim.id: claim_kind(claim) for claim in published.claims}
-    assert None not in kinds.values()
-    assert kinds["exact10-diverse"] == "verdict"
-    assert kinds["step1-retain-happy-zero"] == "zero_from"
-    assert kinds["step3-r1-collapse"] == "collapse"
-    assert kinds["step1-forget-sl10"] == "value"
-    assert kinds["step3b-table"] == "table"
-    assert kinds["lora-lr-ratio"] == "finding"
-    assert claim_kind(Claim(id="x", experiment="lora_rank", finding="best_tradeoff")) is None
+def test_points_for_pictures_stand_beside_cells_of_the_published_settings_only(published: Published) -> None:
+    ours = row("reward_sweep", beta=0.003, repetition_penalty=1.1, seed=42)
+    short = row("reward_sweep", beta=0.003, repetition_penalty=1.1, seed=123, max_steps=100)
+    (point,) = references(published.tables, "reward_sweep", [ours, short])
+    assert (point.cell, point.kl, point.reward, point.verdict) == (ours, 2.94, 0.998, "degenerate")
+    assert references(published.tables, "lora_rank", [ours]) == ()

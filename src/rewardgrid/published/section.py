@@ -1,0 +1,132 @@
+"""The report's section on the published study: what stands where, and in which words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rewardgrid.published.comparison import ComparedClaim, Comparison
+from rewardgrid.published.data import BASE
+from rewardgrid.published.judging import ANSWERS, Answer
+from rewardgrid.published.rows import PUBLISHED_SAMPLES, SAME_SECONDS, ComparedRow
+from rewardgrid.report.columns import NOTHING
+from rewardgrid.report.markdown import code, grid
+from rewardgrid.report.render import Section, environment
+from rewardgrid.report.statistics import largest_share
+from rewardgrid.report.words import p_in_words
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+MARKS: dict[Answer, str] = {
+    "agrees": "✓",
+    "differs": "✗",
+    "cannot be told": "?",
+    "not run": NOTHING,
+    "no test": NOTHING,
+}
+
+
+def section(comparison: Comparison, templates: Path) -> Section:
+    """The section and its lines in the summary, as safe Markdown."""
+    from markupsafe import Markup
+
+    overview = _overview(comparison)
+    tables: dict[str, list[ComparedRow]] = {}
+    for row in comparison["rows"]:
+        tables.setdefault(row["table"], []).append(row)
+    text = (
+        environment(templates)
+        .get_template("published.md.j2")
+        .render(
+            base=comparison["base"],
+            published_base=BASE,
+            overview=overview,
+            relations=_statements(comparison["relations"], "relation", numbered=False),
+            claims=_statements(comparison["claims"], "published claim", numbered=True),
+            tables=[
+                {
+                    "name": name,
+                    "answers": _answers(rows),
+                    "ran": any(row["answer"] != "not run" for row in rows),
+                    "table": _table(rows),
+                }
+                for name, rows in tables.items()
+            ],
+            seconds=f"{SAME_SECONDS:g}",
+            samples=PUBLISHED_SAMPLES,
+            compatible=f"{100 * largest_share(0, PUBLISHED_SAMPLES):.0f}",
+        )
+    )
+    summary = Markup("base {}\n\n{}\n").format(code(comparison["base"]), overview)
+    return Section(anchor="published", title="Beside the published study", summary=summary, text=Markup(text))
+
+
+def _overview(comparison: Comparison) -> Markup:
+    kinds: tuple[tuple[str, Sequence[Any]], ...] = (
+        ("configurations of the published tables", comparison["rows"]),
+        ("figures of those configurations", [item for row in comparison["rows"] for item in row["items"]]),
+        ("claims of the published text", comparison["claims"]),
+        ("relations that should hold on any base", comparison["relations"]),
+    )
+    lines = [
+        [what, *(str(sum(entry["answer"] == answer for entry in entries)) for answer in ANSWERS)]
+        for what, entries in kinds
+    ]
+    return grid(["", *ANSWERS], lines, [False, *[True] * len(ANSWERS)])
+
+
+def _answers(rows: Sequence[ComparedRow]) -> str:
+    found = Counter(row["answer"] for row in rows)
+    words: dict[Answer, str] = {"agrees": "agree", "differs": "differ", "not run": "not run"}
+    return ", ".join(f"{found[answer]} {word}" for answer, word in words.items() if found[answer])
+
+
+def _table(rows: Sequence[ComparedRow]) -> Markup:
+    """A line per published configuration: each figure as ``published → ours`` with its mark."""
+    metrics = list(dict.fromkeys(item["metric"] for row in rows for item in row["items"]))
+    lines = []
+    for row in rows:
+        items = {item["metric"]: item for item in row["items"]}
+        figures = [
+            f"{item['published']} → {item['ours']} {MARKS[item['answer']]}"
+            if (item := items.get(metric)) and item["answer"] != "not run"
+            else item["published"]
+            if item
+            else NOTHING
+            for metric in metrics
+        ]
+        runs = f"{row['seeds']} → {row['cells']}"
+        lines.append([row["settings"], runs, *figures, row["answer"], "; ".join(row["notes"])])
+    headings = ["settings", "runs", *metrics, "answer", "published notes"]
+    return grid(headings, lines, [False] * len(headings))
+
+
+def _statements(entries: Sequence[ComparedClaim], heading: str, numbered: bool) -> Markup:
+    """A line per claim; of relations the P that is adjusted for having asked them all, of claims their number."""
+    lines = []
+    for number, entry in enumerate(entries, start=1):
+        p = p_in_words(entry["p"]).removeprefix("P = ").removeprefix("P ") if entry["p"] is not None else NOTHING
+        lines.append(
+            [
+                str(number) if numbered else code(entry["id"]),
+                entry["experiment"],
+                entry["published"],
+                entry["ours"] or NOTHING,
+                entry["answer"],
+                code(entry["id"]) if numbered else p,
+                str(entry["cells"]) if entry["cells"] else NOTHING,
+            ]
+        )
+    headings = [
+        "no." if numbered else "id",
+        "experiment",
+        heading,
+        "ours",
+        "answer",
+        "id" if numbered else "P",
+        "cells",
+    ]
+    return grid(headings, lines, [numbered, *[False] * 5, True])

@@ -1,0 +1,274 @@
+"""What can be said of a few seeds and many prompts: pure functions of numbers.
+
+Cells that differ in one setting share their seed's draws, so what is judged are differences between such cells.
+Whatever rests on one seed has no interval and no P: None, and not 0 or 1. scipy is loaded where it is used, for the
+workflow imports this module before it runs anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rewardgrid.report.columns import known
+
+CONFIDENCE = 0.95
+ALPHA = 0.05
+"""A P below this counts; intervals are the 95 % ones that go with it."""
+
+SIGNS_FROM = 6
+"""Pairs from which the signs of the differences are shuffled: with fewer, no P of that test can be below 0.05."""
+
+DRAWS = 2000
+"""Resamples of a bootstrap."""
+SHUFFLES = 9999
+"""Resamples of a permutation test with too many permutations to try all."""
+
+
+class Mean(NamedTuple):
+    """A mean over n values; sd (n-1) and a t-based 95 % interval of the mean need two or more."""
+
+    n: int
+    mean: float | None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval, if there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+def mean_of(values: Sequence[float | None]) -> Mean:
+    """Mean, sd and interval of the values that there are."""
+    present = [float(value) for value in values if value is not None and known(value)]
+    n = len(present)
+    if n == 0:
+        return Mean(0, None)
+    mean = math.fsum(present) / n
+    if n == 1:
+        return Mean(1, mean)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / (n - 1))
+    half = t_quantile(n - 1) * sd / math.sqrt(n)
+    return Mean(n, mean, sd, mean - half, mean + half)
+
+
+def t_quantile(freedom: int) -> float:
+    """The 0.975 quantile of Student's t."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def pooled_sd(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
+    """Standard deviation within groups that differ in their means, and its degrees of freedom.
+
+    None unless some group has two values.
+    """
+    deviations = [value - math.fsum(group) / len(group) for group in groups for value in group]
+    freedom = sum(len(group) - 1 for group in groups if group)
+    return (math.sqrt(math.fsum(each**2 for each in deviations) / freedom), freedom) if freedom else None
+
+
+# --- differences between otherwise equal cells ---------------------------------------------------------
+
+
+class Difference(NamedTuple):
+    """A mean of paired differences: its 95 % interval, its size in their sd (Cohen's d), and P of there being none."""
+
+    n: int
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    effect: float | None = None
+    p: float | None = None
+
+
+def difference(differences: Sequence[float]) -> Difference:
+    """What paired differences say of their mean.
+
+    The interval is Student's. P is his too for fewer than six pairs; from six on it is that of shuffling the signs of
+    the differences, which asks for no normal distribution and where one outlier cannot hide what all pairs agree on.
+
+    Raises:
+        ValueError: there is no difference.
+    """
+    if not differences:
+        raise ValueError("no pair")
+    n, mean, sd, low, high = mean_of(differences)
+    assert mean is not None
+    if sd is None:
+        return Difference(n, mean)
+    # Equal differences (all 0, say) have no size in units of their sd.
+    effect = mean / sd if sd > 0 else None
+    return Difference(n, mean, low, high, effect, _sign_test(differences) if n >= SIGNS_FROM else _t_test(differences))
+
+
+def _t_test(values: Sequence[float], limit: float = 0.0, alternative: str = "two-sided") -> float:
+    """P of Student's one-sample test; of equal values the limit of what it is as they approach one another."""
+    from scipy import stats
+
+    gap = math.fsum(values) / len(values) - limit
+    if max(values) - min(values) > 1e-12 * max(1.0, abs(limit), abs(gap)):
+        return float(stats.ttest_1samp(values, limit, alternative=alternative).pvalue)
+    if abs(gap) <= 1e-12:
+        return 1.0 if alternative == "two-sided" else 0.5
+    beyond = {"two-sided": True, "less": gap < 0, "greater": gap > 0}[alternative]
+    return 0.0 if beyond else 1.0
+
+
+def _sign_test(values: Sequence[float]) -> float:
+    from scipy import stats
+
+    def mean(sample: Any, axis: int) -> Any:
+        return np.mean(sample, axis=axis)
+
+    shuffled = stats.permutation_test(
+        (np.asarray(values),),
+        mean,
+        permutation_type="samples",
+        n_resamples=SHUFFLES,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return float(shuffled.pvalue)
+
+
+def below(values: Sequence[float], limit: float) -> float | None:
+    """P that values with a mean of ``limit`` or more would lie as low as these (Student's t, one-sided)."""
+    return _t_test(values, limit, "less") if len(values) > 1 else None
+
+
+def equivalence(differences: Sequence[float], limit: float) -> float | None:
+    """P that differences with a mean of ``limit`` or more, either way, would look as small as these.
+
+    Two one-sided t tests (Schuirmann 1987): the larger of their P. Below 0.05 the 90 % interval of the mean lies
+    within the limits.
+    """
+    if len(differences) < 2:
+        return None
+    return max(_t_test(differences, -limit, "greater"), _t_test(differences, limit, "less"))
+
+
+def unpaired(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Mean of a minus mean of b, for cells that share no draws (Welch); the effect is in their pooled sd."""
+    from scipy import stats
+
+    gap = math.fsum(a) / len(a) - math.fsum(b) / len(b)
+    within = pooled_sd([a, b])
+    if min(len(a), len(b)) < 2 or within is None or within[0] == 0:
+        return Difference(min(len(a), len(b)), gap)
+    found = stats.ttest_ind(a, b, equal_var=False)
+    low, high = found.confidence_interval(CONFIDENCE)
+    return Difference(min(len(a), len(b)), gap, float(low), float(high), gap / within[0], float(found.pvalue))
+
+
+# --- order and rank ------------------------------------------------------------------------------------
+
+
+def slope(values: Sequence[float]) -> float:
+    """Change from the first to the last of equally spaced values, along the straight line that fits them best.
+
+    Of two values it is their difference.
+    """
+    places = np.arange(len(values)) - (len(values) - 1) / 2
+    return float(places @ np.asarray(values) / (places @ places) * (len(values) - 1))
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation and P that shuffled pairs show one as large (one-sided)."""
+
+    rho: float
+    p: float
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> Correlation | None:
+    """Whether b grows with a; None if either side is constant."""
+    from scipy import stats
+
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return None
+    ranks_a, ranks_b = stats.rankdata(a), stats.rankdata(b)
+    # With the ranks fixed, rho grows with the sum of their products.
+    centred = ranks_a - ranks_a.mean()
+
+    def products(sample: Any, axis: int) -> Any:
+        return np.sum(sample * centred, axis=axis)
+
+    shuffled = stats.permutation_test(
+        (ranks_b,),
+        products,
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=SHUFFLES,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return Correlation(float(stats.spearmanr(a, b).statistic), float(shuffled.pvalue))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """P adjusted for having asked all these questions (Holm 1979); a question without a P is not counted."""
+    order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    adjusted: list[float | None] = [None] * len(ps)
+    worst = 0.0
+    for rank, (p, i) in enumerate(order):
+        worst = max(worst, min(1.0, p * (len(order) - rank)))
+        adjusted[i] = worst
+    return adjusted
+
+
+# --- shares --------------------------------------------------------------------------------------------
+
+
+def more_often(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """P that two equal shares would differ as much as ``hits of n`` here (Fisher's exact test, one-sided)."""
+    from scipy import stats
+
+    table = [[hits, n - hits] for hits, n in (first, second)]
+    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+
+
+def largest_share(hits: int, n: int) -> float:
+    """The share that ``hits of n`` is still compatible with (Clopper and Pearson's one-sided 95 % limit)."""
+    from scipy import stats
+
+    return float(stats.binomtest(hits, n, alternative="less").proportion_ci(CONFIDENCE).high)
+
+
+# --- seeds and prompts ---------------------------------------------------------------------------------
+
+
+def resampled(*values: ArrayLike) -> list[np.ndarray]:
+    """Means of arrays (S seeds, P prompts) over seeds and prompts drawn anew, the same ones for every array.
+
+    Seeds are drawn with replacement, then prompts, which all seeds share. Drawing from few seeds understates their
+    spread by sqrt((S-1)/S), so their means are moved apart by as much beforehand. With one seed the spread is that of
+    prompts alone.
+
+    Returns:
+        for each array its means, (DRAWS,).
+    """
+    arrays = [np.asarray(each, dtype=np.float64) for each in values]
+    seeds, prompts = arrays[0].shape
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS) / seeds
+    counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=DRAWS) / prompts
+    apart = math.sqrt(seeds / (seeds - 1)) - 1 if seeds > 1 else 0.0
+    means = []
+    for array in arrays:
+        of_seeds = array.mean(axis=1, keepdims=True)
+        spread = array + apart * (of_seeds - of_seeds.mean())
+        means.append(np.einsum("ds,sp,dp->d", drawn, spread, counts, optimize=True))
+    return means
+
+
+def interval(draws: ArrayLike) -> tuple[float, float]:
+    """The middle 95 % of resampled figures."""
+    low, high = np.quantile(np.asarray(draws), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
