@@ -83,10 +83,10 @@ rule make_storyteller:
         train_prompts="<results>/storyteller/bases/{storyteller}/train_prompts.parquet",
         eval_prompts="<results>/storyteller/bases/{storyteller}/eval_prompts.parquet",
         provenance="<results>/storyteller/bases/{storyteller}/provenance.json",
-    wildcard_constraints:
-        storyteller="|".join(study.storyteller.bases),
     log:
         "<logs>/storyteller/make-{storyteller}.log",
+    wildcard_constraints:
+        storyteller="|".join(study.storyteller.bases),
     conda:
         "../envs/storyteller.yaml"
     threads: 2
