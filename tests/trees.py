@@ -12,7 +12,7 @@ import pandas as pd
 from rewardgrid.published.comparison import Published
 from rewardgrid.report.columns import COLUMNS
 from rewardgrid.report.tables import Row
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import REWARDS, Cell
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.study import Study
@@ -195,6 +195,7 @@ class Tree:
                     "state": "base",
                     "published": {"prompts": 5, "unique_first_sentences": 20, "jaccard": 0.12},
                     "full": {**FULL, "sl10": sl10, "kl_exact": 0.0},
+                    "rewards": dict.fromkeys(REWARDS, 0.47),
                     "top_k": TOP_K,
                     "usual": {"full": {"windows": 3.1, "ends": 1.5}, "top_k": {"windows": 2.7, "ends": 1.8}},
                     "other_draws": [{"verdict": "ok"}, {"verdict": "ok"}, {"verdict": "borderline"}],

@@ -10,7 +10,8 @@ from rewardgrid.report.columns import FINAL_STEPS, decimals
 from rewardgrid.report.curves import COLLAPSED, LAST_EVALUATIONS, at_end, mode_curve, within
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Finding, Scope, finding, not_enough
-from rewardgrid.report.separation import ENDING_RULE, Estimate, Run, Separation, gone_from, run_of, separate
+from rewardgrid.report.separation import ENDING_RULE, Run, Separation, gone_from, run_of, separate
+from rewardgrid.report.statistics import Estimate
 from rewardgrid.report.tables import Row, base_of
 from rewardgrid.report.words import Spread, count, in_words, sentence_case, spread
 from rewardgrid.study.steps import SMOOTHING_STEPS

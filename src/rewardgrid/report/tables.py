@@ -134,8 +134,12 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's own samples as a row of the same columns: the reference that cells are judged against."""
-    return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | {"cell": base_id, "state": "base"}
+    """The base's own samples as a row of the same columns: the reference that cells are judged against.
+
+    ``rewards`` is no column: what the base earns untrained, by what is paid for.
+    """
+    identity = {"cell": base_id, "state": "base", "rewards": metrics["rewards"]}
+    return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | identity
 
 
 def experiment_table(study: Study, name: str) -> pd.DataFrame:

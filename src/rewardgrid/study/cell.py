@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -29,6 +29,7 @@ RoutingMode = Literal["shared", "exclusive"]
 AdapterAlpha = Literal["retain_rank", "own_rank"]
 EvalMode = Literal["both", "retain_only", "forget_only"]
 
+REWARDS: tuple[Reward, ...] = get_args(Reward)
 EVAL_MODES: tuple[EvalMode, ...] = ("both", "retain_only", "forget_only")
 HAPPY_REWARDS: tuple[Reward, ...] = ("sentence_length_10_smooth_with_happy", "happy_count", "happy_binary")
 HACK_THRESHOLD = 3
