@@ -1,6 +1,7 @@
 """Shared by all stages: the environment of jobs, and functions of wildcards."""
 
 from rewardgrid.cli import mps
+from rewardgrid.storyteller.shards import needed
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
@@ -22,13 +23,8 @@ if not workflow.is_main_process:
 
 wildcard_constraints:
     cell="[^/]+",
-    base="[^/]+",
+    base="|".join(study.base_recipes),
     experiment="|".join(study.active),
-
-
-def bases_of(*kinds):
-    """A pattern of the bases of these kinds; one that matches nothing where there are none."""
-    return "|".join(base for base, (_, recipe) in study.base_recipes.items() if recipe.kind in kinds) or "(?!)"
 
 
 def recipe_of(wildcards):
@@ -60,6 +56,20 @@ def needs_of_untrained(wildcards):
     base = study.layout.base(cell.base_id)
     names = ("model", "train_prompts.parquet", "eval_prompts.parquet", "provenance.json")
     return [*(str(base / name) for name in names), str(study.layout.root / "study.json")]
+
+
+def needs_of_untold(wildcards):
+    """What a shard of stories is told by; nothing once it is told."""
+    path = study.layout.told(wildcards.teacher, wildcards.stories) / f"{wildcards.seed}-{wildcards.shard}.parquet"
+    return [] if path.exists() else [str(study.layout.teacher(wildcards.teacher))]
+
+
+def shards_of_stories(wildcards):
+    """Every shard that the storyteller is made of: those told before, and those that its teacher tells."""
+    try:
+        return [str(path) for path in needed(study.storyteller, study.layout)]
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def metrics_of(wildcards):

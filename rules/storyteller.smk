@@ -11,32 +11,59 @@ rule storyteller:
         "<results>/storyteller/base/provenance.json",
 
 
-rule tell:
-    """Let the teacher tell a shard of stories."""
+# This is the one job here that may need the network, and the nodes of a cluster often have none.
+rule teacher:
+    """Check the teacher, after a download if it is a hub's."""
     output:
-        f"<results>/storyteller/told/seed{study.storyteller.seed}-{study.storyteller.shard}/{{shard}}.parquet",
+        "<results>/storyteller/teacher/{teacher}/teacher.json",
     log:
-        "<logs>/storyteller/tell-{shard}.log",
+        "<logs>/storyteller/teacher-{teacher}.log",
+    localrule: True
+    conda:
+        "../envs/storyteller.yaml"
+    params:
+        recipe=study.storyteller.model_dump_json(include={"teacher"}),
+    shell:
+        'python workflow/scripts/teacher.py --recipe {params.recipe:q} --out "$(dirname {output:q})" > {log:q} 2>&1'
+
+
+rule tell:
+    """Let the teacher tell a shard of stories. The path says which teacher, and which stories."""
+    input:
+        needs_of_untold,
+    output:
+        "<results>/storyteller/told/{teacher}-{stories}/{seed}-{shard}.parquet",
+    log:
+        "<logs>/storyteller/tell-{teacher}-{stories}-{seed}-{shard}.log",
     wildcard_constraints:
-        shard="[0-9]+",
+        teacher="[0-9a-f]{10}",
+        stories="[0-9]+",
+        seed="[0-9]+",
+        shard="[0-9]{5,}",
     conda:
         "../envs/storyteller.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        mem_mb=lambda wc, attempt: 8000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     params:
-        stories=study.storyteller.shard,
-        seed=study.storyteller.seed,
+        teacher=lambda wc: str(study.layout.teacher(wc.teacher)),
     shell:
-        "OMP_NUM_THREADS={threads} python workflow/scripts/tell.py --shard {wildcards.shard} "
-        "--stories {params.stories} --seed {params.seed} --out {output:q} > {log:q} 2>&1"
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/tell.py --teacher {params.teacher:q} "
+        "--seed {wildcards.seed} --shard {wildcards.shard} --stories {wildcards.stories} --out {output:q} "
+        "> {log:q} 2>&1"
+
+
+rule stories:
+    """All stories that the storyteller is made of."""
+    input:
+        shards_of_stories,
 
 
 rule sift:
     """Sift the stories, and count what each sieve holds back."""
     input:
-        expand(rules.tell.output, shard=range(study.storyteller.shards)),
+        shards_of_stories,
     output:
         "<results>/storyteller/sifted.parquet",
     log:

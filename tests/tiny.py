@@ -1,4 +1,4 @@
-"""A base of milliseconds: a LLaMA with random weights, and a vocabulary in which everything that matters is common.
+"""A base of milliseconds: a model with random weights, and a vocabulary in which everything that matters is common.
 
 Nearly every fortieth token is a full stop, an end of text or a piece of "happy", so a dozen tokens already hold
 sentences, ends, and occurrences that span tokens.
@@ -49,6 +49,8 @@ SHAPE = Shape(
     norm_eps=1e-6,
     tied=True,
 )
+QWEN2 = dataclasses.replace(SHAPE, qkv_bias=True)
+FAMILIES = {"llama": SHAPE, "qwen2": QWEN2}
 PROMPT_TOKENS = 4
 
 
@@ -58,17 +60,21 @@ def random_tensors(shape: Shape = SHAPE, seed: int = 0, dtype: torch.dtype = tor
     tensors = {}
     for name, size in tensor_sizes(shape).items():
         normal = torch.randn(size, generator=draws, dtype=torch.float64)
-        tensors[name] = (1 + 0.2 * normal if len(size) == 1 else (0.12 if "layers" not in name else 0.25) * normal).to(
-            dtype
-        )
+        if name.endswith(".bias"):
+            values = 0.5 * normal
+        elif len(size) == 1:
+            values = 1 + 0.2 * normal
+        else:
+            values = (0.25 if "layers" in name else 0.12) * normal
+        tensors[name] = values.to(dtype)
     return tensors
 
 
 def config_of(shape: Shape = SHAPE) -> dict[str, Any]:
     """The Hugging Face configuration of a shape."""
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": ["Qwen2ForCausalLM" if shape.qkv_bias else "LlamaForCausalLM"],
+        "model_type": "qwen2" if shape.qkv_bias else "llama",
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
         "num_attention_heads": shape.heads,
@@ -91,7 +97,7 @@ def config_of(shape: Shape = SHAPE) -> dict[str, Any]:
 
 
 def make_tokenizer() -> Tokenizer:
-    """WordPiece over :data:`TOKENS`, like the embedded base's: a plain encode appends [EOS]."""
+    """WordPiece over :data:`TOKENS`, like the storyteller's: a plain encode appends [EOS]."""
     tokenizer = Tokenizer(models.WordPiece(IDS, unk_token=UNK))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -103,15 +109,20 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def make_model(directory: Path, shape: Shape = SHAPE, seed: int = 0) -> None:
+    """Write a Hugging Face directory: tokenizer, configuration, random weights."""
+    directory.mkdir(parents=True)
+    save_tokenizer(make_tokenizer(), directory, shape.context)
+    write_json(directory / "config.json", config_of(shape))
+    write_json(directory / "generation_config.json", {"eos_token_id": IDS[EOS], "pad_token_id": IDS[EOS]})
+    save_file(random_tensors(shape, seed), directory / "model.safetensors", metadata={"format": "pt"})
+
+
 def make_base(directory: Path, shape: Shape = SHAPE, prompts: int = 24, seed: int = 0) -> Base:
     """Write a base and load it. Its prompts are whole words, so that they survive decoding and encoding."""
     model = directory / "model"
-    model.mkdir(parents=True)
+    make_model(model, shape, seed)
     tokenizer = make_tokenizer()
-    save_tokenizer(tokenizer, model, shape.context)
-    write_json(model / "config.json", config_of(shape))
-    write_json(model / "generation_config.json", {"eos_token_id": IDS[EOS], "pad_token_id": IDS[EOS]})
-    save_file(random_tensors(shape, seed), model / "model.safetensors", metadata={"format": "pt"})
     words = [IDS[word] for word in WORDS]
     for place, split in enumerate(("train", "eval")):
         ids = np.random.default_rng(place).choice(words, size=(prompts, PROMPT_TOKENS))
@@ -192,10 +203,10 @@ def named(policy: Policy, flat: Tensor, cell: int = 0) -> dict[str, Tensor]:
 def hf_model(
     shape: Shape, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32, **config: Any
 ) -> torch.nn.Module:
-    """Hugging Face's LLaMA with these weights; ``config`` overrides keys of its configuration."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Hugging Face's LLaMA or Qwen2 with these weights; ``config`` overrides keys of its configuration."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = LlamaForCausalLM(LlamaConfig(**(config_of(shape) | config))).to(dtype).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**(config_of(shape) | config))).to(dtype).eval()
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected
     assert set(missing) <= ({"lm_head.weight"} if shape.tied else set())
@@ -207,6 +218,7 @@ def hf_model(
 def exact_hf() -> Iterator[None]:
     """Let Hugging Face compute norms and rotations in the model's own type, instead of always in float32."""
     from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, Qwen2RotaryEmbedding
 
     def norm(self: Any, x: Tensor) -> Tensor:
         return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
@@ -219,9 +231,12 @@ def exact_hf() -> Iterator[None]:
         both = torch.cat([angles, angles], -1)
         return both.cos(), both.sin()
 
-    before = LlamaRMSNorm.forward, LlamaRotaryEmbedding.forward
-    LlamaRMSNorm.forward, LlamaRotaryEmbedding.forward = norm, rotary
+    own = {LlamaRMSNorm: norm, Qwen2RMSNorm: norm, LlamaRotaryEmbedding: rotary, Qwen2RotaryEmbedding: rotary}
+    before = {module: module.forward for module in own}
+    for module, forward in own.items():
+        module.forward = forward
     try:
         yield
     finally:
-        LlamaRMSNorm.forward, LlamaRotaryEmbedding.forward = before
+        for module, forward in before.items():
+            module.forward = forward

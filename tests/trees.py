@@ -209,7 +209,7 @@ class Tree:
             write_table(self.study.layout.base_samples(base_id), samples({"both": 0.2}, {"both": sl10}), SAMPLES)
 
 
-BASES = {"embedded": {"kind": "embedded"}}
+BASES = {"storyteller": {"kind": "packaged", "path": str(REPOSITORY / "resources/bases/storyteller")}}
 
 SWEEP = {
     "title": "Reward against KL",
@@ -228,13 +228,13 @@ def make_study(
     published: str | None = str(REPOSITORY / "config" / "published"),
     **defaults: Any,
 ) -> Study:
-    """A study of these experiments on the small embedded base, writing under ``results``."""
+    """A study of these experiments on the storyteller, writing under ``results``."""
     return Study.model_validate(
         {
             "results": str(results),
             "title": "A small study",
             "bases": BASES,
-            "defaults": {"base": "embedded", **defaults},
+            "defaults": {"base": "storyteller", **defaults},
             "published": published,
             "experiments": experiments,
         }
@@ -244,7 +244,7 @@ def make_study(
 def row(experiment: str, state: str = "done", **values: Any) -> Row:
     """A finished cell as a table row: a spec's fields from ``values``, every other figure None."""
     spec = {name: value for name, value in values.items() if name in Cell.model_fields}
-    cell = Cell(base="embedded", base_recipe="0" * 10, **spec)
+    cell = Cell(base="storyteller", base_recipe="0" * 10, **spec)
     fields = cell.model_dump(mode="json") | {"eval_modes": None}
     measured = {name: value for name, value in values.items() if name not in spec}
     defaults = {"verdict": "ok", "final_reward": 0.9, "final_kl": 1.0, "hardware": "2 cores"}

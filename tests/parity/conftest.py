@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from tests.parity.trl_side import Step, watch
-from tests.tiny import CELLS, exact_hf, make_base
+from tests.tiny import CELLS, FAMILIES, exact_hf, make_base
 
 from rewardgrid.base.load import Base
 
@@ -16,9 +16,9 @@ Traces = Callable[[str, torch.dtype], list[Step]]
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """A LLaMA with random weights and a vocabulary of some forty tokens."""
-    return make_base(tmp_path_factory.mktemp("base") / "tiny")
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A LLaMA, or another of the FAMILIES, with random weights and a vocabulary of some forty tokens."""
+    return make_base(tmp_path_factory.mktemp("base") / "tiny", FAMILIES[getattr(request, "param", "llama")])
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tests.parity.trl_side import CPU
 from tests.runs import OFTEN, assert_same_run, killed_at, run, tables_of
-from tests.tiny import CELLS, make_cell, named, routing_cell
+from tests.tiny import CELLS, FAMILIES, make_cell, named, routing_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.model import logits
@@ -57,6 +57,7 @@ def differences(ours: Path, theirs: Path) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize("method", CELLS)
 def test_the_engines_write_the_same_files(method: str, base: Base, tmp_path: Path) -> None:
     cell = CELLS[method]()
@@ -174,6 +175,7 @@ def test_without_kl_in_the_loss_both_engines_still_record_it(base: Base, tmp_pat
     assert differences(ours, theirs) == []
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 def test_the_trl_engines_adapters_load_as_the_native_engines_do(base: Base, tmp_path: Path) -> None:
     ids = torch.randint(0, 40, (1, 3, 12), generator=torch.Generator().manual_seed(0))
     for method in ("lora", "routing"):

@@ -20,7 +20,7 @@ import torch
 from tests.parity.conftest import Traces
 from tests.parity.native_side import EXACT, SINGLE, Mask, Tolerance, follow
 from tests.parity.trl_side import watch
-from tests.tiny import CELLS, exact_hf, lora_cell, make_cell, routing_cell
+from tests.tiny import CELLS, FAMILIES, exact_hf, lora_cell, make_cell, routing_cell
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -34,12 +34,14 @@ from rewardgrid.train.routing import reach
 ARITHMETIC = {torch.float64: EXACT, torch.float32: SINGLE}
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize("dtype", ARITHMETIC, ids=str)
 @pytest.mark.parametrize("method", CELLS)
 def test_every_step_is_trls(method: str, dtype: torch.dtype, base: Base, trl_steps: Traces) -> None:
     assert follow(CELLS[method](), base, trl_steps(method, dtype), dtype, ARITHMETIC[dtype]) == []
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 def test_the_steps_hold_what_a_wrong_engine_would_stumble_over(trl_steps: Traces) -> None:
     for method in CELLS:
         steps = trl_steps(method, torch.float64)
@@ -74,12 +76,14 @@ def test_other_cells_are_trls_too(cell: Cell, base: Base) -> None:
     assert follow(cell, base, watch(cell, base, torch.float32), torch.float32, SINGLE) == []
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_completions_that_hugging_face_generated_are_trained_on_alike(method: str, base: Base) -> None:
     # TRL tokenises prompts itself here, and with the end token that a plain encode appends: prompt_eos.
-    cell = CELLS[method](prompt_eos=True)
+    cell = CELLS[method](prompt_eos=True, seed=8)
     with exact_hf():
         steps = watch(cell, base, torch.float64, own_rollouts=False)
+    assert all(step.rewards.std() > 0 for step in steps)
     assert steps[0].batch["prompt_ids"].shape == (8, 5)
     assert (steps[0].batch["prompt_ids"][:, -1] == base.vocabulary.eos).all()
     assert follow(cell, base, steps, torch.float64, EXACT) == []

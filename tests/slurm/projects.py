@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.study import Study, load_study
 from rewardgrid.train.lease import gone, read_lease
 from tests.runs import tables_of, weights_of
 from tests.workflow.project import MICRO, Project, make_project
@@ -67,11 +66,6 @@ class SlurmProject(Project):
 
     def __post_init__(self) -> None:
         self.output = self.directory / "driver.log"
-
-    @cached_property
-    def study(self) -> Study:
-        """Its configuration, with paths that lead here."""
-        return load_study([self.directory / "config/config.yaml"])
 
     def cell(self, experiment: str, seed: int = 1) -> Cell:
         """The cell of an experiment with that seed."""

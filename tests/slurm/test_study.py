@@ -50,7 +50,6 @@ def test_the_whole_study_on_gpus_gives_the_results_of_this_machine(
     rules = [rule for rule, _, _ in ran]
     cells = len(project.study.cells)
     assert {rule: rules.count(rule) for rule in set(rules)} == {
-        "base": 1,
         "evaluate_base": 1,
         "train": cells,
         "evaluate": cells,

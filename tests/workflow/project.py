@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from rewardgrid.study.study import Study, load_study
+from tests.tiny import WORDS, make_model
+
 PARTS = ("Snakefile", "rules", "workflow", "profiles", "envs", "src", "config/published")
 
-TINY_BASE = {
-    "kind": "embedded",
-    "layers": 1,
-    "hidden": 32,
-    "heads": 2,
-    "kv_heads": 1,
-    "mlp_width": 64,
-    "context": 64,
-    "steps": 3,
-    "batch": 4,
-    "length": 48,
-    "train_prompts": 64,
-    "eval_prompts": 64,
-}
+STORIES = 320  # that the tiny base's prompts are cut from
 
 MICRO: dict[str, Any] = {
     "title": "Micro",
-    "bases": {"tiny": TINY_BASE},
+    "bases": {"tiny": {"kind": "local", "model": "tiny/model", "stories": "tiny/stories.txt"}},
     "defaults": {
         "base": "tiny",
         "lr": 0.001,
@@ -74,6 +67,15 @@ class Project:
         path = self.directory / "config" / "config.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        self.__dict__.pop("study", None)
+
+    @cached_property
+    def study(self) -> Study:
+        """The configuration as the workflow reads it, with paths that lead from the checkout."""
+        with contextlib.chdir(self.directory):
+            study = load_study(["config/config.yaml"])
+            assert study.cells  # whose names are made of the bases' files
+        return study
 
     def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run snakemake; its standard output and error come together in ``stdout``."""
@@ -110,7 +112,7 @@ class Project:
 
 
 def make_project(root: Path, directory: Path) -> Project:
-    """A git checkout of the workflow's files with the micro configuration."""
+    """A git checkout of the workflow's files with the micro configuration and its base of random weights."""
     for part in PARTS:
         source, target = root / part, directory / part
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +120,10 @@ def make_project(root: Path, directory: Path) -> Project:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy(source, target)
+    make_model(directory / "tiny" / "model")
+    draws = random.Random(0)
+    stories = [" ".join(draws.choices(WORDS, k=12)) for _ in range(STORIES)]
+    (directory / "tiny" / "stories.txt").write_text("\n".join(stories) + "\n", encoding="utf-8")
     project = Project(directory)
     project.configure(MICRO)
     (directory / ".gitignore").write_text("/results/\n/logs/\n/.snakemake/\n__pycache__/\n")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rewardgrid.study.study import load_study
 from tests.workflow.project import MICRO, Project, make_project
 
 
@@ -23,9 +22,10 @@ def published(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(root, tmp_path_factory.mktemp("published"))
     for name in ("config.yaml", "quick.yaml"):
         (project.directory / "config" / name).write_bytes((root / "config" / name).read_bytes())
-    package = "resources/bases/storyteller/provenance.json"  # what the identity of the study's base comes from
-    (project.directory / package).parent.mkdir(parents=True)
-    (project.directory / package).write_bytes((root / package).read_bytes())
+    for name in ("storyteller", "storyteller-small"):  # what the identity of a base comes from
+        package = f"resources/bases/{name}/provenance.json"
+        (project.directory / package).parent.mkdir(parents=True)
+        (project.directory / package).write_bytes((root / package).read_bytes())
     return project
 
 
@@ -34,7 +34,7 @@ def test_the_published_study_is_planned_in_seconds(published: Project) -> None:
     text = published.run("--dry-run", "--cores", "1").stdout
     assert time.monotonic() - start < 20
     assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 105
-    assert text.count("\nrule base_import:") == text.count("\nrule evaluate_base:") == 1
+    assert text.count("\nrule base:") == text.count("\nrule evaluate_base:") == 1
     assert text.count(": 105 cells (105 waiting).") == 1
     assert "Training left: about " in text
     assert not (published.directory / "results").exists()
@@ -65,19 +65,20 @@ def test_the_storyteller_is_made_in_shards_and_only_when_asked_for(published: Pr
 
 
 def test_bases_are_a_target_without_training(published: Project) -> None:
-    assert published.plan("bases") == {"base_import": 1, "evaluate_base": 1, "bases": 1}
+    assert published.plan("bases") == {"base": 1, "evaluate_base": 1, "bases": 1}
 
 
 def test_one_cell_needs_its_own_training_only(published: Project) -> None:
-    study = load_study([published.directory / "config/config.yaml"])
+    study = published.study
     plan = published.plan(str(study.layout.metrics(study.grid["lora_rank"][0].name)))
-    assert plan == {"study": 1, "base_import": 1, "evaluate_base": 1, "train": 1, "evaluate": 1}
+    assert plan == {"study": 1, "base": 1, "evaluate_base": 1, "train": 1, "evaluate": 1}
 
 
-def test_a_base_from_the_hub_is_brought_in_by_a_job_of_its_own(published: Project) -> None:
-    plan = published.plan("--config", "defaults={base: simplestories}")
-    assert plan["base_import"] == 1
-    assert plan["base"] == 0
+@pytest.mark.parametrize("base", ["simplestories", "storyteller-small"])
+def test_one_rule_brings_in_a_base_wherever_it_comes_from(published: Project, base: str) -> None:
+    text = published.run("--dry-run", "--cores", "1", "bases", "--config", f"defaults={{base: {base}}}").stdout
+    assert text.count("\nrule base:") == 1
+    assert f"wildcards: base={base}-" in text
 
 
 def test_mistakes_are_told_once_and_without_a_traceback_before_anything_runs(project: Project) -> None:
@@ -113,7 +114,7 @@ def test_a_path_that_is_no_cell_is_explained(project: Project) -> None:
 
 
 def test_the_paths_of_the_rules_are_those_of_the_library(project: Project) -> None:
-    study = load_study([project.directory / "config/config.yaml"])
+    study = project.study
     text = project.run("--dry-run", "--cores", "1").stdout
     (name, *_), (base, *_) = study.cells, study.base_recipes
     layout = study.layout

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.study import Study, load_study, merge
+from rewardgrid.study.study import Study, merge
 from tests.workflow.project import MICRO, Project, make_project
 
 REPORT = {"table": 2, "figures": 2, "findings": 1, "results": 1}
@@ -32,7 +32,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def study(project: Project) -> Study:
-    return load_study([project.directory / "config/config.yaml"])
+    return project.study
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_another_hyper_parameter_is_another_path_and_trains_just_that(
 
 def test_a_cell_that_has_just_been_added_is_trained_when_its_path_is_asked_for(project: Project, study: Study) -> None:
     with configured(project, {"experiments": {"sweep": {"grids": [{"beta": [0.1, 0.3]}]}}}):
-        added = load_study([project.directory / "config/config.yaml"])
+        added = project.study
         (name,) = set(added.cells) - set(study.cells)
         train, metrics = str(added.layout.train(name)), str(added.layout.metrics(name))
         assert project.plan(train) == {"study": 1, "train": 1}
@@ -169,7 +169,7 @@ def test_a_cell_that_has_just_been_added_is_trained_when_its_path_is_asked_for(p
 
 
 def test_another_recipe_of_a_base_is_another_base_and_other_cells(project: Project) -> None:
-    with configured(project, {"bases": {"tiny": {"seed": 1}}}):
+    with configured(project, {"bases": {"tiny": {"train_prompts": 100}}}):
         assert project.plan() == RENDER | MEASURE | {"base": 1, "train": 2}
 
 
@@ -208,7 +208,7 @@ def test_one_bad_cell_blocks_no_other_and_what_there_is_can_be_rendered(project:
         done = project.run("--cores", "1", check=False)
         assert done.returncode == 1
         assert "error: this cell is broken" in done.stdout
-        study = load_study([project.directory / "config/config.yaml"])
+        study = project.study
         finished = {
             cell.beta for cell in study.grid["sweep"] if (project.directory / study.layout.metrics(cell.name)).exists()
         }

@@ -1,4 +1,4 @@
-"""Make a base: the frozen language model that cells start from, its tokenizer and its prompts.
+"""Bring in a base: the frozen language model that cells start from, its tokenizer and its prompts.
 
 Only a recipe of kind "hub" goes online (unless HF_HUB_OFFLINE=1 forbids it); HF_ENDPOINT names another hub.
 """
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status, 2 after a mistake of the user's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="what the configuration calls it")
-    parser.add_argument("--recipe", required=True, help='JSON, for example \'{"kind": "embedded"}\'')
+    parser.add_argument("--recipe", required=True, help='JSON, for example \'{"kind": "hub"}\'')
     parser.add_argument("--out", type=Path, required=True, help="directory to put it in")
     arguments = parser.parse_args(argv)
     try:

@@ -27,7 +27,7 @@ from rewardgrid.base.load import Base, load_base
 from rewardgrid.cli.program import run_program
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Shape
-from rewardgrid.study.bases import EmbeddedBase
+from rewardgrid.study.bases import PackagedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import replace_between, write_json
 from rewardgrid.study.study import load_study
@@ -38,19 +38,9 @@ from rewardgrid.train.rollout import Draws
 TOKENS = 128
 STARTS = 5
 START, END = "<!-- measured by make bench -->", "<!-- end of measured -->"
-SHAPES: dict[str, EmbeddedBase] = {
-    "embedded": EmbeddedBase(steps=20),
-    "1.25M": EmbeddedBase(
-        layers=4,
-        hidden=128,
-        heads=4,
-        kv_heads=2,
-        mlp_width=341,
-        vocabulary=4096,
-        steps=4,
-        train_prompts=512,
-        eval_prompts=64,
-    ),
+SHAPES = {
+    "small": PackagedBase(path="resources/bases/storyteller-small"),
+    "1.25M": PackagedBase(path="resources/bases/storyteller"),
 }
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"lr": 1e-5},
@@ -254,13 +244,13 @@ def start_up() -> float:
         study = {
             "title": "One step",
             "results": str(directory / "results"),
-            "bases": {"embedded": SHAPES["embedded"].model_dump()},
-            "defaults": {"base": "embedded", "max_steps": 1},
+            "bases": {"small": SHAPES["small"].model_dump()},
+            "defaults": {"base": "small", "max_steps": 1},
             "experiments": {"seeds": {"title": "Seeds", "grids": [{"seed": list(range(STARTS))}], "columns": ["seed"]}},
         }
         write_json(directory / "config.json", study)
         cells = load_study([directory / "config.json"]).cells
-        build_base("embedded", SHAPES["embedded"], directory / "results/base" / next(iter(cells.values())).base_id)
+        build_base("small", SHAPES["small"], directory / "results/base" / next(iter(cells.values())).base_id)
         program = [
             sys.executable,
             str(Path(__file__).with_name("train.py")),

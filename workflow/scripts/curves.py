@@ -14,10 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from rewardgrid.base.build import build_base
 from rewardgrid.base.load import load_base
 from rewardgrid.cli.program import run_program
-from rewardgrid.study.bases import EmbeddedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import replace_between, write_json
 from rewardgrid.study.study import Recording
@@ -96,20 +94,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 123, 7, 456])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--base", type=Path, help="directory of an embedded base (default: build one)")
+    parser.add_argument("--base", type=Path, default=Path("resources/bases/storyteller-small"), help="its directory")
     parser.add_argument("--out", type=Path, default=Path("results/bench/curves.json"))
     parser.add_argument("--page", type=Path, default=Path("BENCHMARKS.md"), help="page whose table is replaced")
     arguments = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        base = arguments.base or Path(scratch) / "embedded"
-        if arguments.base is None:
-            build_base("embedded", EmbeddedBase(), base)
         for method in METHODS:
-            rows.append(compare(method, arguments.seeds, arguments.steps, arguments.tokens, base, Path(scratch)))
+            rows.append(
+                compare(method, arguments.seeds, arguments.steps, arguments.tokens, arguments.base, Path(scratch))
+            )
     write_json(arguments.out, {"hardware": hardware(), "versions": versions(), "rows": rows})
     how = (
-        f"{hardware()}, embedded base, batch 32, {arguments.tokens} tokens; "
+        f"{hardware()}, base {arguments.base.name}, batch 32, {arguments.tokens} tokens; "
         f"means over the last {WINDOW} steps ± standard deviation over seeds."
     )
     replace_between(arguments.page, START, END, f"{how}\n\n{table(rows)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from rewardgrid.cli.program import run_program
 from rewardgrid.study.bases import StorytellerRecipe
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.contracts import SAMPLES, SIFTED, TOLD, read_table, write_table
+from rewardgrid.study.contracts import SAMPLES, SIFTED, read_table, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_text
 from rewardgrid.study.problems import validated
@@ -45,11 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _sift(shards: Sequence[Path], out: Path) -> None:
-    import pandas as pd
-
+    from rewardgrid.storyteller.shards import read_told
     from rewardgrid.storyteller.sifting import sift
 
-    sifted = sift(pd.concat([read_table(path, TOLD) for path in shards], ignore_index=True))
+    sifted = sift(read_told(shards))
     write_table(out, sifted, SIFTED)
     for what, reasons in (("sentences cut", sifted["cut"].explode().dropna()), ("stories", sifted["held"])):
         print(f"{what}:\n{reasons.replace('', 'kept').value_counts().to_string()}")
@@ -60,9 +59,9 @@ def _make(source: Path, recipe: StorytellerRecipe, out: Path) -> None:
     from rewardgrid.evaluate.cell import evaluate_base
     from rewardgrid.storyteller.card import card
     from rewardgrid.storyteller.making import make_storyteller
-    from rewardgrid.storyteller.teacher import teacher_facts
 
-    make_storyteller(recipe, read_table(source, SIFTED), {"teacher": teacher_facts()}, out)
+    teacher = recipe.teacher.model_dump(mode="json") if recipe.teacher else None
+    make_storyteller(recipe, read_table(source, SIFTED), {"teacher": teacher}, out)
     base = load_base(out)
     evaluate_base(base, Evaluation(), Cell.model_fields["max_new_tokens"].default, out / "evaluation")
     samples = read_table(out / "evaluation" / "samples.parquet", SAMPLES)

@@ -13,21 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from rewardgrid.base.corpus import Stories
-from rewardgrid.base.embedded import make_embedded
 from rewardgrid.base.hub import fetch_hub
 from rewardgrid.base.local import copy_local
 from rewardgrid.base.model_files import check_model, end_of_text, read_tokenizer
 from rewardgrid.base.packaged import copy_packaged
 from rewardgrid.base.prompts import EVAL_ORDER, TRAIN_ORDER, cut_prompts, read_prompts, write_prompts
-from rewardgrid.study.bases import (
-    EmbeddedBase,
-    HubBase,
-    LocalBase,
-    PackagedBase,
-    Prompted,
-    Recipe,
-    recipe_hash,
-)
+from rewardgrid.study.bases import HubBase, PackagedBase, Prompted, Recipe, recipe_hash
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256, write_json
 
@@ -43,8 +34,8 @@ def build_base(name: str, recipe: Recipe, out: Path) -> None:
     its hash, the SHA-256 of every file, origin and figures (commits, held-out loss, counts), versions, seconds.
 
     Raises:
-        UserError: the recipe cannot be followed: no network, wrong revision, damaged or missing files, no LLaMA,
-            no prompts, a full disk.
+        UserError: the recipe cannot be followed: no network, wrong revision, damaged or missing files, no LLaMA or
+            Qwen2, no prompts, a full disk.
     """
     started = time.monotonic()
     with staged(out) as directory:
@@ -53,25 +44,18 @@ def build_base(name: str, recipe: Recipe, out: Path) -> None:
             check_model(directory / "model")
             _check_prompts(name, recipe, directory)
         else:
-            (directory / "model").mkdir()
-            stories = _make(recipe, directory / "model")
+            model = directory / "model"
+            model.mkdir()
+            stories = fetch_hub(recipe, model) if isinstance(recipe, HubBase) else copy_local(recipe, model)
             facts = add_prompts(name, recipe, stories, directory)
         seal(name, recipe, facts, directory, started)
-
-
-def _make(recipe: EmbeddedBase | HubBase | LocalBase, model: Path) -> Stories:
-    if isinstance(recipe, EmbeddedBase):
-        return make_embedded(recipe, model)
-    if isinstance(recipe, HubBase):
-        return fetch_hub(recipe, model)
-    return copy_local(recipe, model)
 
 
 def add_prompts(name: str, recipe: Prompted, stories: Stories, directory: Path) -> dict[str, Any]:
     """Check the model of a new base and cut its prompts; returns the facts so far.
 
     Raises:
-        UserError: the model is no sound LLaMA, or there are no prompts that fit it.
+        UserError: the model is no sound LLaMA or Qwen2, or there are no prompts that fit it.
     """
     model = directory / "model"
     _settle_ends(model)

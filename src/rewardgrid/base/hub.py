@@ -35,18 +35,32 @@ def fetch_hub(recipe: HubBase, directory: Path) -> Stories:
     order of its file names, and only as far as the prompts reach.
 
     Raises:
-        UserError: no network, no such repository or revision, a truncated or altered file, no plain LLaMA with
-            safetensors weights, no such split or column.
+        UserError: no network, no such repository or revision, a truncated or altered file, no plain LLaMA or
+            Qwen2 with safetensors weights, no such split or column.
     """
-    _settle_library()
     model = Repository.resolve("model", recipe.model, recipe.model_revision)
     dataset = Repository.resolve("dataset", recipe.dataset, recipe.dataset_revision)
     facts: dict[str, Any] = {"source": {"model": model.facts, "dataset": dataset.facts}}
     splits = {split: dataset.parquet(split) for split in (recipe.train_split, recipe.eval_split)}
+    fetch_model(model, directory)
+
+    def stories(split: str) -> Iterator[str]:
+        for name in splits[split]:
+            yield from read_stories(dataset.fetch(name), recipe.story_column)
+
+    return Stories(stories(recipe.train_split), stories(recipe.eval_split), facts)
+
+
+def fetch_model(model: Repository, directory: Path) -> None:
+    """Download a model and its tokenizer into a directory.
+
+    Raises:
+        UserError: a truncated or altered file, or no plain LLaMA or Qwen2 with safetensors weights.
+    """
     names = [name for name in model.files if "/" not in name and name.endswith(KEPT)]
     if not any(name.endswith(".safetensors") for name in names):
         raise UserError(
-            f"model {recipe.model}: has no safetensors weights at {model.commit[:10]} (it has: "
+            f"model {model.name}: has no safetensors weights at {model.commit[:10]} (it has: "
             f"{', '.join(sorted(model.files)) or 'no files'}), and pickles, which can run code, are not opened; "
             "choose a revision or a model with model.safetensors"
         )
@@ -56,13 +70,7 @@ def fetch_hub(recipe: HubBase, directory: Path) -> Stories:
         check_model(directory)
     except UserError as error:
         # The directory is about to go, so the message names the repository.
-        raise UserError(str(error).replace(str(directory), f"model {recipe.model} at {model.commit[:10]}")) from None
-
-    def stories(split: str) -> Iterator[str]:
-        for name in splits[split]:
-            yield from read_stories(dataset.fetch(name), recipe.story_column)
-
-    return Stories(stories(recipe.train_split), stories(recipe.eval_split), facts)
+        raise UserError(str(error).replace(str(directory), f"model {model.name} at {model.commit[:10]}")) from None
 
 
 def _settle_library() -> None:
@@ -100,8 +108,9 @@ class Repository:
         """Ask the hub which commit a revision is, and what it holds.
 
         Raises:
-            UserError: it cannot be reached, or knows no such repository or revision.
+            UserError: its library is missing, it cannot be reached, or knows no such repository or revision.
         """
+        _settle_library()
         from huggingface_hub import HfApi
 
         with _explained(kind, name, revision):
@@ -193,8 +202,8 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
         yield
     except errors.OfflineModeIsEnabled:
         raise UserError(
-            f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job, or choose `base: embedded`, "
-            "which needs no network"
+            f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job, or choose a model that "
+            "lies on this machine"
         ) from None
     except errors.RevisionNotFoundError:
         key = f"{kind}_revision"
@@ -226,5 +235,5 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
 def _unreachable(what: str, hub: str) -> str:
     return (
         f"{what}: cannot reach {hub}; check the network and run again, set HF_ENDPOINT to a hub that can be reached, "
-        "or choose `base: embedded`, which needs no network"
+        "or choose a model that lies on this machine"
     )

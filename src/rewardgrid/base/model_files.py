@@ -1,4 +1,4 @@
-"""The files of a LLaMA directory: which there must be, and whether they are sound."""
+"""The files of a model's directory: which there must be, and whether they are sound."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 
 INDEX = "model.safetensors.index.json"
-KEPT = (".safetensors", ".json", ".txt")  # never code, never pickles
+KEPT = (".safetensors", ".json", ".txt", ".jinja")  # never code (a chat template is for a sandbox), never pickles
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The size of every weight of a LLaMA by its Hugging Face name, in a fixed order."""
+    """The size of every weight of a model by its Hugging Face name, in a fixed order."""
     q, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     hidden, width = shape.hidden, shape.mlp_width
     sizes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocabulary, hidden)}
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
+        if shape.qkv_bias:
+            sizes |= {
+                prefix + "self_attn.q_proj.bias": (q,),
+                prefix + "self_attn.k_proj.bias": (k,),
+                prefix + "self_attn.v_proj.bias": (k,),
+            }
         sizes |= {
             prefix + "input_layernorm.weight": (hidden,),
             prefix + "self_attn.q_proj.weight": (q, hidden),
@@ -67,24 +74,25 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def check_model(directory: Path) -> None:
-    """Make sure that a directory holds a plain LLaMA with sound weights and a tokenizer.
+    """Make sure that a directory holds a plain LLaMA or Qwen2 with sound weights and a tokenizer.
 
     Raises:
         UserError: names the file, and what is wrong with it.
     """
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
-            raise UserError(f"{directory / name}: no such file; a base is a Hugging Face directory with {name}")
+            raise UserError(f"{directory / name}: no such file; a model is a Hugging Face directory with {name}")
     config = read_json(directory / "config.json")
-    named = config.get("architectures") or ["LlamaForCausalLM"]
-    if named != ["LlamaForCausalLM"]:
-        raise UserError(
-            f"{directory / 'config.json'}: architectures: read {named!r}; choose a base that is a LlamaForCausalLM"
-        )
     try:
         shape = Shape.from_config(config, str(directory / "config.json"))
     except KeyError as error:
         raise UserError(f"{directory / 'config.json'}: the key {error} is missing; fetch the model again") from None
+    fitting = ARCHITECTURES[config["model_type"]]
+    named = config.get("architectures") or [fitting]
+    if named != [fitting]:
+        raise UserError(
+            f"{directory / 'config.json'}: architectures: read {named!r}; choose a model that is a {fitting}"
+        )
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
         try:

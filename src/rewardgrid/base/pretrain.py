@@ -1,4 +1,4 @@
-"""Pretraining of the embedded base: next-token prediction, the same bytes on every run.
+"""Pretraining of a small base: next-token prediction on stories, the same bytes on every run.
 
 Muon (Jordan 2024) moves the matrices, AdamW the embeddings and norm gains: together they reach a loss in a minute that
 AdamW alone would need several for.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from rewardgrid.base.model_files import tensor_sizes
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Shape, from_hf, token_logps
+from rewardgrid.study.bases import Pretrained
 
 INIT_STD, EMBEDDING_STD = 0.02, 0.1
 COPY = 0.5  # gain of the copying that attention begins with
@@ -26,6 +29,37 @@ ADAMW_BETAS = (0.9, 0.95)
 MOMENTUM = 0.95
 SHARDS = 2  # that a batch is trained in, whatever the number of threads: the order of sums decides the bits
 WARMUP, DECAY = 0.02, 0.5  # shares of the steps in which the learning rates rise, and fall to zero
+
+
+def config_of(recipe: Pretrained, eos: int) -> dict[str, Any]:
+    """The Hugging Face configuration of the model: LLaMA with tied embeddings, no BOS, padded with EOS."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "num_hidden_layers": recipe.layers,
+        "hidden_size": recipe.hidden,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.kv_heads,
+        "head_dim": recipe.hidden // recipe.heads,
+        "intermediate_size": recipe.mlp_width,
+        "max_position_embeddings": recipe.context,
+        "vocab_size": recipe.vocabulary,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.02,
+        "bos_token_id": None,
+        "eos_token_id": eos,
+        "pad_token_id": eos,
+        "use_cache": True,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
 
 
 def first_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
@@ -51,39 +85,66 @@ def first_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
     return weights
 
 
-def rows_of(stories: Iterable[Sequence[int]], length: int) -> np.ndarray:
-    """Training sequences (N, length): each begins where a story begins and goes on into the next ones.
+@dataclass(frozen=True)
+class Rows:
+    """Stories to learn from, one a row: a prompt is a story's beginning too, so a position means in both the same.
 
-    A prompt is a story's beginning too, so the model meets at every position what it will meet there in a rollout.
+    Attributes: ``ids`` (N, longest) padded at the right; ``lengths`` (N,) tokens of each story.
     """
-    rows: list[list[int]] = []
-    row: list[int] = []
-    for story in stories:
-        row.extend(story)
-        if len(row) >= length:
-            rows.append(row[:length])
-            row = []
-    return np.array(rows, dtype=np.int64).reshape(-1, length)
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, places: Any) -> Rows:
+        """Some rows, as wide as the longest of them."""
+        lengths = self.lengths[places]
+        return Rows(self.ids[places, : lengths.max()], lengths)
 
 
-def next_token_loss(shape: Shape, weights: dict[str, Tensor], rows: np.ndarray) -> Tensor:
-    """Mean negative log-likelihood, nats per token, of all tokens of each row but its first."""
-    ids = torch.from_numpy(rows).unsqueeze(0).to(weights["model.norm.weight"].device)
-    return -token_logps(shape, from_hf(shape, weights), ids, prompt_length=1)[0].mean()
+def rows_of(stories: Iterable[Sequence[int]], length: int) -> Rows:
+    """Rows of the first ``length`` tokens of each story; those of one token, which foretells nothing, are left out."""
+    cut = [story[:length] for story in stories if len(story) > 1]
+    ids = np.zeros((len(cut), max(map(len, cut), default=0)), dtype=np.int64)
+    for row, story in zip(ids, cut, strict=True):
+        row[: len(story)] = story
+    return Rows(ids, np.array([len(story) for story in cut], dtype=np.int64))
+
+
+def next_token_loss(shape: Shape, weights: dict[str, Tensor], rows: Rows) -> Tensor:
+    """Mean negative log-likelihood, nats per token, of all tokens of each story but its first."""
+    device = weights["model.norm.weight"].device
+    ids, lengths = (torch.from_numpy(each).to(device) for each in (rows.ids, rows.lengths))
+    logps = token_logps(shape, from_hf(shape, weights), ids.unsqueeze(0), prompt_length=1)[0].squeeze(0)
+    told = torch.arange(1, ids.shape[1], device=device) < lengths.unsqueeze(1)
+    return -logps.where(told, 0.0).sum() / told.sum()
+
+
+@torch.no_grad()
+def held_out_loss(shape: Shape, weights: dict[str, Tensor], rows: Rows) -> float:
+    """:func:`next_token_loss` of many rows, measured in parts; each token counts the same."""
+    parts = [rows[part] for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 32))]
+    losses = [next_token_loss(shape, weights, part).item() for part in parts]
+    return float(np.average(losses, weights=[(part.lengths - 1).sum() for part in parts]))
 
 
 def train_weights(
     shape: Shape,
     weights: dict[str, Tensor],
-    rows: np.ndarray,
-    steps: int,
+    epochs: Sequence[Rows],
     batch: int,
     weight_decay: float = 0.0,
-) -> None:
-    """Train the weights in place, ``batch`` rows a step, in the order of the rows (again from the first when they end).
+    held_out: Rows | None = None,
+) -> list[float]:
+    """Train the weights in place, ``batch`` rows a step, on one epoch after the other.
 
     The shards of a batch are spread over as many of PyTorch's threads as there are, one thread each, and their
     gradients are summed in the order of the shards: the bits are the same on every number of threads.
+
+    Returns:
+        the loss on the rows held out, after each epoch; nothing where there are none.
     """
     keep_freed_memory()
     for weight in weights.values():
@@ -97,38 +158,46 @@ def train_weights(
     torch.set_num_threads(1)
     # A new thread begins with the threads that the process was started with.
     pool = ThreadPoolExecutor(min(threads, SHARDS), initializer=torch.set_num_threads, initargs=(1,))
+    losses: list[float] = []
+    steps, step = sum(len(rows) // batch for rows in epochs), 0
     try:
         started = last = time.monotonic()
-        for step in range(steps):
-            data = rows[np.arange(step * batch, (step + 1) * batch) % len(rows)]
-            loss = backward(shape, weights, data, pool)
-            share = learning_rate(step, steps)
-            muon.step(MUON_LR * share)
-            adamw.param_groups[0]["lr"] = ADAMW_LR * share
-            adamw.step()
-            now = time.monotonic()
-            if now - last > 5 or step + 1 == steps:
-                last, rate = now, (step + 1) / (now - started)
-                print(
-                    f"step {step + 1}/{steps}  loss {loss.item():.3f}  {rate:.1f} steps/s  "
-                    f"{(steps - step - 1) / rate:.0f} s left",
-                    flush=True,
-                )
+        for rows in epochs:
+            for first in range(0, len(rows) - batch + 1, batch):
+                loss = backward(shape, weights, rows[first : first + batch], pool)
+                share = learning_rate(step, steps)
+                muon.step(MUON_LR * share)
+                adamw.param_groups[0]["lr"] = ADAMW_LR * share
+                adamw.step()
+                step, now = step + 1, time.monotonic()
+                if now - last > 5 or step == steps:
+                    last, rate = now, step / (now - started)
+                    print(
+                        f"step {step}/{steps}  loss {loss.item():.3f}  {rate:.1f} steps/s  "
+                        f"{(steps - step) / rate:.0f} s left",
+                        flush=True,
+                    )
+            if held_out is not None and len(held_out):
+                losses.append(held_out_loss(shape, weights, held_out))
+                print(f"epoch {len(losses)}/{len(epochs)}  held-out loss {losses[-1]:.4f}", flush=True)
     finally:
         pool.shutdown()
         torch.set_num_threads(threads)
     for weight in weights.values():
         weight.requires_grad_(False)
+    return losses
 
 
-def backward(shape: Shape, weights: dict[str, Tensor], data: np.ndarray, pool: ThreadPoolExecutor) -> Tensor:
+def backward(shape: Shape, weights: dict[str, Tensor], rows: Rows, pool: ThreadPoolExecutor) -> Tensor:
     """Set every weight's gradient of the batch's mean loss; gives the loss."""
+    told = (rows.lengths - 1).sum()
 
-    def of_shard(rows: np.ndarray) -> tuple[Tensor, ...]:
-        loss = next_token_loss(shape, weights, rows) * (len(rows) / len(data))
+    def of_shard(places: np.ndarray) -> tuple[Tensor, ...]:
+        shard = rows[places]
+        loss = next_token_loss(shape, weights, shard) * ((shard.lengths - 1).sum() / told)
         return loss.detach(), *torch.autograd.grad(loss, list(weights.values()))
 
-    shards = pool.map(of_shard, np.array_split(data, min(SHARDS, len(data))))
+    shards = pool.map(of_shard, np.array_split(np.arange(len(rows)), min(SHARDS, len(rows))))
     loss, *gradients = (sum(parts[1:], parts[0]) for parts in zip(*shards, strict=True))
     for weight, gradient in zip(weights.values(), gradients, strict=True):
         weight.grad = gradient

@@ -1,18 +1,20 @@
-"""A LLaMA in plain tensor operations, for one cell or many at once.
+"""A LLaMA or Qwen2 in plain tensor operations, for one cell or many at once.
 
 Every tensor has a leading cell axis C. Weights that all cells share (a frozen base) have C = 1 there and broadcast.
 Sizes: B sequences, T positions, N = B*T, H hidden, Q = heads*head_dim, K = kv_heads*head_dim, M MLP width, V words.
 
 The projections that read the same input are stored as one matrix: ``qkv`` (Q+2K, H) and ``gate_up`` (2M, H).
-The rows of queries and keys are in the order of :func:`pair`. The MLP width is padded with zeros to a multiple of 8,
-which changes no result (the padded units output zero and receive zero gradient) and makes the matrix products faster.
+The rows of queries and keys are in the order of :func:`pair`, and so are their biases in ``qkv_bias`` (Q+2K), which a
+Qwen2 has beside them. The MLP width is padded with zeros to a multiple of 8, which changes no result (the padded units
+output zero and receive zero gradient) and makes the matrix products faster.
 
-Architecture: Touvron et al. 2023 (LLaMA) with grouped-query attention, as in Hugging Face's ``LlamaForCausalLM``.
+Architecture: Touvron et al. 2023 (LLaMA) with grouped-query attention, as in Hugging Face's ``LlamaForCausalLM``; Yang
+et al. 2024 (Qwen2) is the same with biases on queries, keys and values, as in ``Qwen2ForCausalLM``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +35,19 @@ PROJECTIONS: dict[str, tuple[str, ...]] = {
 }
 """Our fused projections and the Hugging Face modules that they hold, in order."""
 
+WHOLE = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
+"""Our weights that no layer owns, and their Hugging Face names."""
+
+NORMS = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
+"""Our norms of a layer, and the Hugging Face modules that they are."""
+
 ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
 """Modules whose outputs the rotary embedding turns."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The architecture's sizes."""
+    """The architecture: its sizes, and whether queries, keys and values have biases (Qwen2)."""
 
     layers: int
     hidden: int
@@ -52,6 +60,7 @@ class Shape:
     rope_theta: float
     norm_eps: float
     tied: bool
+    qkv_bias: bool = False
 
     @property
     def mlp_padded(self) -> int:
@@ -90,36 +99,52 @@ class Shape:
         """Read the sizes from a Hugging Face ``config.json``.
 
         Raises:
-            UserError: the model is no plain LLaMA (other architecture, biases, scaled RoPE, other activation).
+            UserError: the model is neither a plain LLaMA nor a plain Qwen2 (other architecture, biases of a LLaMA,
+                sliding window, scaled RoPE, other activation).
         """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        qwen2 = config.get("model_type") == "qwen2"
         odd = {
-            "model_type": config.get("model_type") != "llama",
-            "attention_bias": bool(config.get("attention_bias", False)),
-            "mlp_bias": bool(config.get("mlp_bias", False)),
+            "model_type": not qwen2 and config.get("model_type") != "llama",
+            "attention_bias": not qwen2 and bool(config.get("attention_bias", False)),
+            "mlp_bias": not qwen2 and bool(config.get("mlp_bias", False)),
+            "use_sliding_window": qwen2 and _slides(config),
             "hidden_act": config.get("hidden_act", "silu") != "silu",
             "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
         }
         for key, is_odd in odd.items():
             if is_odd:
                 raise UserError(
-                    f"{source}: {key}: read {config.get(key)!r}; rewardgrid trains plain LLaMA models only: "
-                    "choose a base with model_type llama, no biases, silu and unscaled RoPE"
+                    f"{source}: {key}: read {config.get(key)!r}; rewardgrid trains plain LLaMA and Qwen2 models only: "
+                    "choose a model with model_type llama (without biases) or qwen2 (without a sliding window), silu "
+                    "and unscaled RoPE"
                 )
         heads = int(config["num_attention_heads"])
         return cls(
             layers=int(config["num_hidden_layers"]),
             hidden=int(config["hidden_size"]),
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
+            # Where the key is missing, Hugging Face has 32 in a Qwen2, and as many as queries in a LLaMA.
+            kv_heads=int(config.get("num_key_value_heads", 32 if qwen2 else heads) or heads),
             head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
             mlp_width=int(config["intermediate_size"]),
             vocabulary=int(config["vocab_size"]),
             context=int(config["max_position_embeddings"]),
             rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-            norm_eps=float(config["rms_norm_eps"]),
+            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
             tied=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=qwen2,
         )
+
+
+def _slides(config: Mapping[str, Any]) -> bool:
+    """Whether a Qwen2 has layers that see the last tokens only, as Hugging Face reads its configuration."""
+    if not config.get("use_sliding_window", False) or config.get("sliding_window", 4096) is None:
+        return False
+    kinds = config.get("layer_types")
+    if kinds is None:  # the layers from this one on
+        return bool(config["num_hidden_layers"] > config.get("max_window_layers", 28))
+    return "sliding_attention" in kinds
 
 
 # --- weights -------------------------------------------------------------------------------------------
@@ -140,27 +165,44 @@ def unpair(shape: Shape, rows: Tensor) -> Tensor:
 
 def from_hf(shape: Shape, tensors: Mapping[str, Tensor]) -> Weights:
     """Fuse and pad a Hugging Face state dict (``model.layers.0.self_attn.q_proj.weight`` ...); each gets C = 1."""
-    weights = {"embed": tensors["model.embed_tokens.weight"], "norm": tensors["model.norm.weight"]}
-    if not shape.tied:
-        weights["head"] = tensors["lm_head.weight"]
-    extra = shape.mlp_padded - shape.mlp_width
+    return {key: fused(shape, tensors, key) for key in weight_keys(shape)}
+
+
+def weight_keys(shape: Shape) -> Iterator[str]:
+    """The name of every weight in our form."""
+    yield from ("embed", "norm", *([] if shape.tied else ["head"]))
     for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}."
-        weights[f"{layer}.norm1"] = tensors[prefix + "input_layernorm.weight"]
-        weights[f"{layer}.norm2"] = tensors[prefix + "post_attention_layernorm.weight"]
-        for kind, modules in PROJECTIONS.items():
-            parts = [tensors[f"{prefix}{module}.weight"] for module in modules]
-            if kind == "qkv":
-                parts = [
-                    pair(shape, part) if module in ROTATED else part
-                    for module, part in zip(modules, parts, strict=True)
-                ]
-            if kind == "gate_up":
-                parts = [F.pad(part, (0, 0, 0, extra)) for part in parts]
-            if kind == "down":
-                parts = [F.pad(parts[0], (0, extra))]
-            weights[f"{layer}.{kind}"] = torch.cat(parts)
-    return {key: weight.unsqueeze(0) for key, weight in weights.items()}
+        kinds = ("norm1", "norm2", *(["qkv_bias"] if shape.qkv_bias else []), *PROJECTIONS)
+        yield from (f"{layer}.{kind}" for kind in kinds)
+
+
+def fused(shape: Shape, tensors: Mapping[str, Tensor], key: str) -> Tensor:
+    """One weight in our form, with C = 1, of the Hugging Face tensors that it holds."""
+    if key in WHOLE:
+        return tensors[WHOLE[key]].unsqueeze(0)
+    layer, kind = key.split(".")
+    prefix = f"model.layers.{layer}."
+    if kind in NORMS:
+        return tensors[f"{prefix}{NORMS[kind]}.weight"].unsqueeze(0)
+    if kind == "qkv_bias":
+        parts = [tensors[f"{prefix}{module}.bias"] for module in PROJECTIONS["qkv"]]
+    else:
+        parts = [tensors[f"{prefix}{module}.weight"] for module in PROJECTIONS[kind]]
+    extra = shape.mlp_padded - shape.mlp_width
+    if kind in ("qkv", "qkv_bias"):
+        parts = _paired(shape, parts)
+    if kind == "gate_up":
+        parts = [F.pad(part, (0, 0, 0, extra)) for part in parts]
+    if kind == "down":
+        parts = [F.pad(parts[0], (0, extra))]
+    return torch.cat(parts).unsqueeze(0)
+
+
+def _paired(shape: Shape, qkv: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of ``qkv``, weights or biases, with their rows in our order."""
+    return [
+        pair(shape, part) if module in ROTATED else part for module, part in zip(PROJECTIONS["qkv"], qkv, strict=True)
+    ]
 
 
 def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
@@ -173,6 +215,10 @@ def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
         prefix = f"model.layers.{layer}."
         tensors[prefix + "input_layernorm.weight"] = own[f"{layer}.norm1"]
         tensors[prefix + "post_attention_layernorm.weight"] = own[f"{layer}.norm2"]
+        if shape.qkv_bias:
+            parts = own[f"{layer}.qkv_bias"].split(shape.segments["qkv"])
+            for module, part in zip(PROJECTIONS["qkv"], parts, strict=True):
+                tensors[f"{prefix}{module}.bias"] = unpair(shape, part) if module in ROTATED else part
         for kind, modules in PROJECTIONS.items():
             parts = own[f"{layer}.{kind}"].split(shape.segments[kind])
             for module, part in zip(modules, parts, strict=True):
@@ -286,7 +332,10 @@ def blocks(shape: Shape, weights: Weights, x: Tensor, project: Project, attend: 
     """
     for layer in range(shape.layers):
         h = normalize(x, weights[f"{layer}.norm1"], shape.norm_eps)
-        x = x + project(f"{layer}.o", attend(project(f"{layer}.qkv", h)))
+        qkv = project(f"{layer}.qkv", h)
+        if shape.qkv_bias:
+            qkv = qkv + weights[f"{layer}.qkv_bias"].unsqueeze(1)
+        x = x + project(f"{layer}.o", attend(qkv))
         h = normalize(x, weights[f"{layer}.norm2"], shape.norm_eps)
         x = x + project(f"{layer}.down", _GatedSilu.apply(project(f"{layer}.gate_up", h)))
     return normalize(x, weights["norm"], shape.norm_eps)
@@ -302,9 +351,9 @@ def embed(weights: Weights, ids: Tensor) -> Tensor:
     return F.embedding(flat + offset, table.reshape(cells * vocabulary, hidden))
 
 
-def head(weights: Weights) -> Tensor:
+def head(weights: Mapping[str, Tensor]) -> Tensor:
     """The output matrix (C or 1, V, H): its own, or the embeddings where they are tied."""
-    return weights.get("head", weights["embed"])
+    return weights["head" if "head" in weights else "embed"]
 
 
 def causal(shape: Shape, sequences: int, length: int, like: Tensor) -> Callable[[Tensor], Tensor]:

@@ -6,15 +6,15 @@ Shapes as in :mod:`rewardgrid.lm.model`; P prompt tokens, L completion tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations
+from rewardgrid.lm.products import Plain, Products
 
 LOOK_EVERY = 8
 """Tokens between looking which completions have ended."""
@@ -76,7 +76,8 @@ def sample(
     ids[:, :prompt_length] = prompts.flatten(0, 1)
     luck = uniforms.flatten(0, 1)
     factor = None if penalty is None else penalty.repeat_interleave(sequences)
-    decoder = Decoder(shape, weights, cells, sequences, prompt_length + length - 1)
+    decoder = Decoder(shape, weights, cells)
+    decoder.begin(sequences, prompt_length + length - 1)
     scores = decoder(ids[:, :prompt_length], 0)
     writing: slice | Tensor = slice(None)  # the rows that are still written
     for place in range(length):
@@ -133,24 +134,34 @@ def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
 
 
 class Decoder:
-    """A LLaMA arranged for a token at a time: few operations on small arrays, so each of them counts.
+    """A model arranged for a token at a time: few operations on small arrays, so each of them counts.
 
-    The gains of the norms and the scale of the queries are multiplied into the matrices that follow them. Those lie
-    transposed, (in, out), and without their cell axis where there is one cell only, because products of two
-    dimensions are faster than of three. A key-value head's part of ``qkv`` is its g queries, its key, its value.
+    The gains of the norms and the scale of the queries are multiplied into the matrices that follow them, that scale
+    into the queries' biases too. A key-value head's part of ``qkv`` is its g queries, its key, its value. Activations
+    are of the type, and on the device, of the embeddings.
+
+    Sequences may begin with the same tokens: their keys and values are kept once then (:meth:`begin`).
     """
 
-    def __init__(self, shape: Shape, weights: Weights, cells: int, sequences: int, positions: int) -> None:
-        """Arrange weights (cell axis C or 1) for C cells of B sequences of at most this many positions."""
-        self.shape, self.cells, self.sequences = shape, cells, sequences
-        self.group = shape.heads // shape.kv_heads
-        self.multiply: Callable[[Tensor, Tensor], Tensor] = torch.mm if cells == 1 else torch.bmm
-        self.multiply_add: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.addmm if cells == 1 else torch.baddbmm
-        like = weights["embed"]
+    def __init__(
+        self, shape: Shape, weights: Mapping[str, Tensor], cells: int, products: Products | None = None
+    ) -> None:
+        """Arrange weights (cell axis C or 1), each read once, for C cells.
 
-        def arrange(matrix: Tensor, gain: Tensor | None = None) -> Tensor:
-            matrix = matrix.mT if gain is None else matrix.mT * (gain * shape.hidden**0.5).unsqueeze(-1)
-            return matrix[0].contiguous() if cells == 1 else matrix.expand(cells, -1, -1).contiguous()
+        Args:
+            products: how they are laid out and multiplied.
+        """
+        self.shape, self.cells = shape, cells
+        self.group = shape.heads // shape.kv_heads
+        self.products = products or Plain(cells)
+        # Of each layer the keys and values (2, sequences and their key-value heads, positions, head_dim).
+        self.cache: list[Tensor] = []
+        self.shared: list[Tensor] | None = None
+        table = weights["embed"]
+
+        def behind(norm: str, matrix: Tensor) -> Tensor:
+            """A matrix (C or 1, out, in) that takes over the gain of the norm before it, and sqrt(H)."""
+            return (matrix * (weights[norm] * shape.hidden**0.5).unsqueeze(1)).to(table.dtype)
 
         def by_head(qkv: Tensor) -> Tensor:
             q, k, v = qkv.split(shape.segments["qkv"], 1)
@@ -158,27 +169,50 @@ class Decoder:
             split = [part.unflatten(1, (shape.kv_heads, -1)) for part in parts]
             return torch.cat(split, 2).flatten(1, 2)
 
-        self.embed = like.expand(cells, -1, -1).reshape(-1, shape.hidden)
+        def bias(layer: int) -> Tensor | None:
+            if not shape.qkv_bias:
+                return None
+            return self.products.bias(by_head(weights[f"{layer}.qkv_bias"]).to(table.dtype))
+
+        self.embed = table.expand(cells, -1, -1).reshape(-1, shape.hidden)
         self.layers = [
             (
-                arrange(by_head(weights[f"{layer}.qkv"]), weights[f"{layer}.norm1"]),
-                arrange(weights[f"{layer}.o"]),
-                arrange(weights[f"{layer}.gate_up"], weights[f"{layer}.norm2"]),
-                arrange(weights[f"{layer}.down"]),
+                self.products.matrix(behind(f"{layer}.norm1", by_head(weights[f"{layer}.qkv"]))),
+                bias(layer),
+                self.products.matrix(weights[f"{layer}.o"].to(table.dtype)),
+                self.products.gates(behind(f"{layer}.norm2", weights[f"{layer}.gate_up"])),
+                self.products.matrix(weights[f"{layer}.down"].to(table.dtype)),
             )
             for layer in range(shape.layers)
         ]
-        self.head = arrange(head(weights), weights["norm"])
-        wide = torch.promote_types(like.dtype, torch.float32)
-        self.floor = torch.full((), (shape.hidden * shape.norm_eps) ** 0.5, dtype=wide, device=like.device)
+        self.head = self.products.matrix(behind("norm", head(weights)))
+        wide = torch.promote_types(table.dtype, torch.float32)
+        self.floor = torch.full((), (shape.hidden * shape.norm_eps) ** 0.5, dtype=wide, device=table.device)
+
+    def begin(self, sequences: int, positions: int, start: Tensor | None = None) -> None:
+        """Make room for B sequences of each cell, of at most this many positions after what they begin with.
+
+        Args:
+            start: (P,) tokens that all sequences of the one cell begin with. They are read here, once, as one sequence.
+        """
+        like, self.shared = self.embed, None
+        if start is not None:
+            self.begin(1, len(start))
+            self(start.unsqueeze(0), 0)
+            self.shared = self.cache
+        self.sequences, before = sequences, 0 if start is None else len(start)
         # Queries and keys are turned, values are not: their factor is 1. (positions, 1, g + 2, head_dim/2)
-        turns = rotations(shape, torch.arange(positions, device=like.device), like.dtype)[:, None, None]
+        places = torch.arange(before, before + positions, device=like.device)
+        turns = rotations(self.shape, places, like.dtype)[:, None, None]
         self.turns = torch.cat([turns.expand(-1, -1, self.group + 1, -1), torch.ones_like(turns)], 2)
-        size = (shape.layers, 2, cells * sequences * shape.kv_heads, positions, shape.head_dim)
-        self.cache: Any = torch.empty(size, dtype=like.dtype, device=like.device)
+        size = (2, self.cells * sequences * self.shape.kv_heads, positions, self.shape.head_dim)
+        self.cache = [torch.empty(size, dtype=like.dtype, device=like.device) for _ in self.layers]
 
     def __call__(self, ids: Tensor, start: int) -> Tensor:
-        """Feed ids (C*B, T) at positions start, start+1, ...; returns the scores (C*B, V) of the token after them."""
+        """Feed ids (C*B, T) at positions start, start+1, ...; returns the scores (C*B, V) of the token after them.
+
+        Positions count from the end of what all sequences begin with.
+        """
         length = ids.shape[1]
         if self.cells > 1:
             tables = torch.arange(self.cells, device=ids.device) * self.shape.vocabulary
@@ -186,39 +220,51 @@ class Decoder:
         x = F.embedding(ids.flatten(), self.embed)
         if self.cells > 1:
             x = x.unflatten(0, (self.cells, -1))
-        for cache, (qkv, o, gate_up, down) in zip(self.cache, self.layers, strict=True):
-            seen = self._attend(cache, self.multiply(self._unit(x), qkv), length, start)
-            x = self.multiply_add(x, seen.reshape(*x.shape[:-1], -1), o)
-            gate, up = self.multiply(self._unit(x), gate_up).chunk(2, -1)
-            x = self.multiply_add(x, F.silu(gate) * up, down)
+        for layer, (qkv, bias, o, gates, down) in enumerate(self.layers):
+            seen = self._attend(layer, self.products.multiply(self._unit(x), qkv, bias), length, start)
+            x = self.products.add(x, seen.reshape(*x.shape[:-1], -1), o)
+            x = self.products.add(x, self.products.gated(self._unit(x), gates), down)
         if length > 1:
             x = x.unflatten(-2, (-1, length))[..., -1, :]
-        scores = self.multiply(self._unit(x), self.head)
+        scores = self.products.multiply(self._unit(x), self.head)
         return scores.flatten(0, -2).float()
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some sequences of the one cell only: rows (B,) of booleans."""
-        self.cache = self.cache[:, :, rows.repeat_interleave(self.shape.kv_heads)]
+        heads = rows.repeat_interleave(self.shape.kv_heads)
+        for layer, own in enumerate(self.cache):  # one after another: two whole caches may be too much for the memory
+            self.cache[layer] = own[:, heads]
 
     def _unit(self, x: Tensor) -> Tensor:
         """Root-mean-square norm without its gain: x / sqrt(|x|^2 + H eps), sqrt(H) being in the matrices."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self.floor.dtype)
         return (x / torch.hypot(length, self.floor)).to(x.dtype)
 
-    def _attend(self, cache: Any, qkv: Tensor, length: int, start: int) -> Tensor:
-        """Attention of new positions to all so far: cache (2, C*B*kv_heads, positions, head_dim).
+    def _attend(self, layer: int, qkv: Tensor, length: int, start: int) -> Tensor:
+        """Attention of new positions to all so far, for C*B*kv_heads pairs of a sequence and a head.
 
         Returns (C*B, T, kv_heads, g*head_dim), a view: Q numbers for each token.
         """
-        stop = start + length
-        queries, cache[:, :, start:stop] = self._turned(qkv, length, start)
-        keys, values = cache[:, :, :stop]
-        scores = torch.bmm(queries, keys.mT)
+        own, stop = self.cache[layer], start + length
+        queries, own[:, :, start:stop] = self._turned(qkv, length, start)
+        keys, values = own[:, :, :stop]
+        scores = self.products.meet(queries, keys)
         if length > 1:
             future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
             scores = scores.masked_fill(future.repeat_interleave(self.group, 0), -torch.inf)
-        out = torch.bmm(scores.softmax(-1), values)
+        if self.shared is None:
+            out = torch.bmm(scores.softmax(-1), values)
+        else:
+            shared_keys, shared_values = self.shared[layer]
+            scores = torch.cat([self._by_all(queries, shared_keys.mT), scores], -1)
+            of_shared, of_own = scores.softmax(-1).split([shared_keys.shape[1], stop], -1)
+            out = torch.baddbmm(self._by_all(of_shared, shared_values), of_own, values)
         return out.view(-1, self.shape.kv_heads, length, self.group * self.shape.head_dim).transpose(1, 2)
+
+    def _by_all(self, x: Tensor, shared: Tensor) -> Tensor:
+        """Rows of each sequence (B*kv_heads, n, k) times what all share (kv_heads, k, m), which is read once."""
+        rows = x.unflatten(0, (-1, self.shape.kv_heads)).transpose(0, 1).flatten(1, 2)
+        return torch.bmm(rows, shared).unflatten(1, (-1, x.shape[1])).transpose(0, 1).flatten(0, 1)
 
     def _turned(self, qkv: Tensor, length: int, start: int) -> tuple[Tensor, Tensor]:
         """Queries (C*B*kv_heads, T*g, head_dim), and keys and values (2, C*B*kv_heads, T, head_dim), of a product."""

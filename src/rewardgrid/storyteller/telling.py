@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,129 +15,129 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rewardgrid.lm.draws import uniforms
-from rewardgrid.lm.model import Shape, Weights
-from rewardgrid.lm.sampler import Decoder, invert, keep_top
-from rewardgrid.storyteller.requests import SHOWN, request
+from rewardgrid.lm.sampler import invert
+from rewardgrid.storyteller.requests import SHOWN_ALIKE, Request, request
 from rewardgrid.storyteller.teacher import Teacher
+from rewardgrid.study.errors import UserError
 
-TEMPERATURE, TOP_K = 0.7, 40
-SHORTEST, LONGEST = (
-    60,
-    160,
-)  # tokens of a story; it may not end before, and one that has not ended by then is sifted out
-CLOSING, CLOSE = 110, 3.0  # from this token on, a story is so many nats likelier to end after a sentence
-USED = 0.7  # nats by which a word of four letters or more is less likely each time that it has been used
-DROP_EVERY = 8  # steps between looking which stories have ended
-
-
-class SharedStart(Decoder):
-    """A decoder of sequences that all begin with the same tokens, whose keys and values are kept once."""
-
-    def __init__(self, shape: Shape, weights: Weights, start: Tensor, sequences: int, positions: int) -> None:
-        """Read the start (P,), and make room for so many positions of each sequence after it."""
-        reader = Decoder(shape, weights, 1, 1, len(start))
-        reader(start.unsqueeze(0), 0)
-        super().__init__(shape, weights, 1, sequences, len(start) + positions)
-        self.turns = self.turns[len(start) :]
-        # For each layer: of each sequence (2, B*kv_heads, positions, head_dim), of all (2, kv_heads, P, head_dim).
-        self.cache = [
-            (own[:, :, len(start) :].clone(), shared) for own, shared in zip(self.cache, reader.cache, strict=True)
-        ]
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some sequences only: rows (B,) of booleans."""
-        heads = rows.repeat_interleave(self.shape.kv_heads)
-        self.cache = [(own[:, heads], shared) for own, shared in self.cache]
-
-    def _attend(self, cache: Any, qkv: Tensor, length: int, start: int) -> Tensor:
-        """One new position of each sequence; positions count from the end of what is shared."""
-        (keys, values), (shared_keys, shared_values) = own, _ = cache
-        queries, own[:, :, start : start + 1] = self._turned(qkv, length, start)
-        to_shared = self._by_sequence(torch.bmm(self._by_head(queries), shared_keys.mT))
-        to_own = torch.bmm(queries, keys[:, : start + 1].mT)
-        of_shared, of_own = torch.cat([to_shared, to_own], -1).softmax(-1).split([shared_keys.shape[1], start + 1], -1)
-        seen = self._by_sequence(torch.bmm(self._by_head(of_shared), shared_values))
-        return torch.baddbmm(seen, of_own, values[:, : start + 1]).view(len(qkv), -1)
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        """(B*kv_heads, g, n) -> (kv_heads, B*g, n)."""
-        return x.unflatten(0, (-1, self.shape.kv_heads)).transpose(0, 1).flatten(1, 2)
-
-    def _by_sequence(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`_by_head`."""
-        return x.unflatten(1, (-1, self.group)).transpose(0, 1).flatten(0, 1)
+TEMPERATURE, TOP_K = 0.8, 60
+SHORTEST, LONGEST = 125, 215  # tokens of a story; it may not end before, and is cut off there
+CLOSING, CLOSE = 165, 3.0  # from this token on, a story is so many nats likelier to end after a sentence
+USED = 0.2  # nats by which a word of four letters or more is less likely each time that it has been used
+HAPPY = 2.5  # nats by which it is less likely: the study pays for this word, so a base should seldom say it by itself
+LONG, PUSH = (
+    11,
+    0.6,
+)  # beyond so many words, a sentence's end is so many nats likelier for each, a comma half as much less
+SHORT, HOLD = 5, 3.0  # below so many words, a sentence's end is so many nats less likely
+ASK = 1.5  # nats by which a question is less likely
+DROP_EVERY, CROWDED = 8, 0.9  # tokens between looking which stories have ended; if more go on, those stay in the batch
 
 
-class Style:
-    """What makes some words likelier and others less, for stories told at a time: state of shape (B, W)."""
+class Manner:
+    """What makes some words likelier and others less, for B stories that are told at a time."""
 
-    def __init__(self, teacher: Teacher, sequences: int) -> None:
-        device, texts = teacher.words.device, [teacher.tokenizer.decode([word]) for word in teacher.words.tolist()]
-        self.ends = torch.tensor(teacher.ends, device=device)
-        self.closes = torch.tensor([text in (".", "!", "?") for text in texts], device=device)
-        self.price = USED * torch.tensor([float(len(text.strip()) > 3) for text in texts], device=device)
-        self.used = torch.zeros(sequences, len(texts), device=device)
-        self.closed = torch.zeros(sequences, dtype=torch.bool, device=device)
+    def __init__(self, teacher: Teacher, requests: Sequence[Request]) -> None:
+        device, texts = teacher.words.device, teacher.texts
+
+        def flags(chosen: Iterable[bool]) -> Tensor:
+            return torch.tensor(list(chosen), device=device)
+
+        self.end = teacher.end
+        self.closes = flags(text in (".", "!", "?") for text in texts)
+        self.asks = flags(text == "?" for text in texts)
+        self.comma = flags(text == "," for text in texts)
+        # A comma counts as a word, as it does in the rewards; the rest of a word that has begun does not.
+        self.counts = flags(not text[:1].isalpha() and not text.startswith("'") for text in texts)
+        self.price = USED * flags(text.startswith(" ") and len(text) > 4 for text in texts).float()
+        costs = HAPPY * flags("happy" in text.lower() for text in texts).float()
+        self.costs = costs.repeat(len(requests), 1)  # (B, W), in nats
+        # (B,) words of the sentence that each story is in; a story that is between two sentences has 0.
+        self.words = torch.tensor([float(len(re.findall(r"[\w']+|,", each.start))) for each in requests], device=device)
 
     def weigh(self, scores: Tensor, at: Tensor) -> Tensor:
-        """Scores (B, W) of the next word, given at which token of its story (B,) each sequence is."""
-        scores = scores - self.used * self.price
-        closing = CLOSE * ((at > CLOSING) & self.closed).float()
-        scores[:, self.ends] += torch.where(at < SHORTEST, -torch.inf, closing).unsqueeze(1)
+        """Scores (B, W) of the next word, given which one of its story (B,) it is."""
+        scores = scores - self.costs
+        beyond = PUSH * (self.words - LONG).clamp(min=0)
+        scores[:, self.closes] += (beyond - HOLD * (self.words < SHORT)).unsqueeze(1)
+        scores[:, self.comma] -= 0.5 * beyond.unsqueeze(1)
+        scores[:, self.asks] -= ASK
+        early = (at < SHORTEST) | (self.words > 0)
+        scores[:, self.end] = torch.where(early, -torch.inf, scores[:, self.end] + CLOSE * (at > CLOSING))
         return scores / TEMPERATURE
 
     def said(self, drawn: Tensor, telling: Tensor) -> None:
         """Take note of the words (B,) that were drawn by those (B,) that are telling already."""
-        self.used.scatter_add_(1, drawn.unsqueeze(1), telling.float().unsqueeze(1))
-        self.closed = self.closes[drawn]
+        cost = torch.where(telling, self.price[drawn], 0.0)
+        self.costs.scatter_add_(1, drawn.unsqueeze(1), cost.unsqueeze(1))
+        words = torch.where(self.closes[drawn], 0.0, self.words + self.counts[drawn])
+        self.words = torch.where(telling, words, self.words)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some sequences only: rows (B,) of booleans."""
-        self.used, self.closed = self.used[rows], self.closed[rows]
+        """Go on with some stories only: rows (B,) of booleans."""
+        self.costs, self.words = self.costs[rows], self.words[rows]
 
 
-@torch.no_grad()
 def tell(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataFrame:
     """The stories of these requests (schema: ``study.contracts.TOLD``).
 
-    A story's words are drawn with uniforms that belong to its number, whatever is told beside it. Requests differ in
-    length, but all sequences move on together: those whose request has ended tell, the others still read.
+    A story's words are drawn with uniforms that belong to its number, whatever is told beside it.
+
+    Raises:
+        UserError: the teacher's context is too short.
     """
-    device, encode = teacher.words.device, teacher.tokenizer.encode
+    alike = itertools.groupby(numbers, key=lambda number: number // SHOWN_ALIKE)
+    return pd.concat([_tell_alike(teacher, seed, list(group)) for _, group in alike], ignore_index=True)
+
+
+@torch.no_grad()
+def _tell_alike(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataFrame:
+    """Stories of which all are shown the same.
+
+    Requests differ in length, but all sequences move on together: those whose request has ended tell, the others read.
+    """
+    device, decoder = teacher.words.device, teacher.decoder
     requests = [request(seed, number) for number in numbers]
-    prompts = [torch.tensor(encode(each.prompt).ids) for each in requests]
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    given = pad_sequence(prompts, batch_first=True).to(device)
+    asked = [teacher.read(each) for each in requests]
+    # What all have in common must not depend on which stories are told together.
+    start = _common([*asked, teacher.read(replace(requests[0], prompt="?"))])
+    own = [torch.tensor(ids[len(start) :]) for ids in asked]
+    lengths = torch.tensor([len(ids) for ids in own], device=device)
+    given = pad_sequence(own, batch_first=True).to(device)
+    read, total = int(lengths.min()), given.shape[1] + LONGEST
+    if len(start) + total > decoder.shape.context:
+        raise UserError(
+            f"{teacher.chat.source}: a request and its story take up to {len(start) + total} tokens, but the model's "
+            f"context is {decoder.shape.context}; choose a teacher with a longer one"
+        )
     luck = torch.from_numpy(np.stack([uniforms(seed, "story", number, (LONGEST,)) for number in numbers])).to(device)
-    total = given.shape[1] + LONGEST
-    decoder = SharedStart(
-        teacher.shape, teacher.weights, torch.tensor(encode(SHOWN).ids, device=device), len(prompts), total
-    )
-    style = Style(teacher, len(prompts))
-    told = torch.full((len(prompts), total), -1, device=device)  # places in teacher.words
-    alive = torch.arange(len(prompts), device=device)
-    now, began = given[:, :1], time.monotonic()
-    for place in range(1, total):
+    manner, began = Manner(teacher, requests), time.monotonic()
+    told = torch.full((len(own), total), -1, device=device)  # places in teacher.words
+    alive = torch.arange(len(own), device=device)
+    decoder.begin(len(own), total, torch.tensor(start, device=device))
+    scores = decoder(given[:, :read], 0)
+    for place in range(read, total):
         at = place - lengths[alive]
         telling = (at >= 0) & (at < LONGEST)
-        scores = keep_top(style.weigh(decoder(now, place - 1), at), TOP_K)
-        drawn = invert(scores, luck[alive, at.clamp(0, LONGEST - 1)])
-        style.said(drawn, telling)
+        top, words = manner.weigh(scores, at).topk(min(TOP_K, scores.shape[1]))
+        drawn = words.gather(1, invert(top, luck[alive, at.clamp(0, LONGEST - 1)]).unsqueeze(1)).squeeze(1)
+        manner.said(drawn, telling)
         told[alive, place] = torch.where(telling, drawn, -1)
-        now = teacher.words[drawn].unsqueeze(1)
+        now = teacher.words[drawn]
         if place < given.shape[1]:
-            now = torch.where(telling.unsqueeze(1), now, given[alive, place : place + 1])
+            now = torch.where(telling, now, given[alive, place])
         elif place % DROP_EVERY == 0:
-            going = ~torch.isin(told[alive], style.ends).any(1) & (at + 1 < LONGEST)
+            going = (told[alive] != teacher.end).all(1) & (at + 1 < LONGEST)
             if not going.any():
                 break
-            if going.float().mean() < 0.9:
+            if going.float().mean() < CROWDED:
                 alive, now = alive[going], now[going]
                 decoder.keep(going)
-                style.keep(going)
-                done, seconds = len(prompts) - len(alive), time.monotonic() - began
-                print(f"from {numbers[0]}: {done}/{len(prompts)} stories told  {seconds:.0f} s", flush=True)
-    stories = [_story(teacher, row, each.start) for row, each in zip(told.cpu(), requests, strict=True)]
+                manner.keep(going)
+                done, seconds = len(own) - len(alive), time.monotonic() - began
+                print(f"from {numbers[0]}: {done}/{len(own)} stories told  {seconds:.0f} s", flush=True)
+        scores = decoder(now.unsqueeze(1), place)
+    stories = [_story(teacher, row, each.start) for row, each in zip(told.tolist(), requests, strict=True)]
     return pd.DataFrame(
         {
             "number": list(numbers),
@@ -147,9 +149,15 @@ def tell(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataFrame:
     )
 
 
-def _story(teacher: Teacher, told: Tensor, start: str) -> tuple[str, bool]:
+def _common(rows: Sequence[Sequence[int]]) -> Sequence[int]:
+    """What all rows begin with; of each, at least one token is left."""
+    least = min(map(len, rows)) - 1
+    return rows[0][: next((place for place in range(least) if len({row[place] for row in rows}) > 1), least)]
+
+
+def _story(teacher: Teacher, told: Sequence[int], start: str) -> tuple[str, bool]:
     """The text of what was told (T,), after its first words, and whether it came to an end."""
-    said = told[told >= 0].tolist()
-    stop = next((place for place, word in enumerate(said) if word in teacher.ends), None)
-    words = teacher.words.cpu()[said[:stop]].tolist()
-    return start + teacher.tokenizer.decode(words), stop is not None
+    said = [word for word in told if word >= 0]
+    ended = teacher.end in said
+    said = said[: said.index(teacher.end)] if ended else said
+    return (start + "".join(teacher.texts[word] for word in said)).strip(), ended

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rewardgrid.study.cell import Count, Strict
 from rewardgrid.study.errors import ConfigError, Problem
-from rewardgrid.study.files import sha256
+from rewardgrid.study.files import read_json, sha256
 from rewardgrid.study.problems import validated
+from rewardgrid.study.teachers import Teacher
 
 BASE_VERSION = 1
 """Bumped by hand when an edit changes what a recipe makes: bases, and cells on them, then have new paths."""
@@ -51,13 +53,6 @@ class Pretrained(Prompted):
         return self
 
 
-class EmbeddedBase(Pretrained):
-    """A LLaMA pretrained here, on stories that a grammar writes; needs no network."""
-
-    kind: Literal["embedded"] = "embedded"
-    steps: Count = Field(default=500, description="pretraining steps")
-
-
 class PackagedBase(Prompted):
     """A base that has been built before and lies in a directory, such as the storyteller that comes with rewardgrid."""
 
@@ -69,15 +64,26 @@ class PackagedBase(Prompted):
         """The file that names the hashes of all others."""
         return [path for path in [Path(self.path) / "provenance.json"] if path.is_file()]
 
+    @property
+    def config(self) -> Path:
+        """The model's Hugging Face configuration."""
+        return Path(self.path) / "model" / "config.json"
+
 
 class StorytellerRecipe(Pretrained):
     """How the storyteller is made: stories that a larger model tells, sifted, and a LLaMA pretrained on them."""
 
     kind: Literal["storyteller"] = "storyteller"
-    tokens: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kM]?$")] = Field(
-        default="3M", description="tokens that the teacher tells, before sifting: 200k, 3M, 40M"
+    teacher: Teacher | None = Field(
+        default=None, description="the model that tells what is missing of the stories; null: those of `told` must do"
     )
-    shard: Count = Field(default=512, description="stories told by one job")
+    told: str | None = Field(
+        default=None, description="directory of shards that were told before, SEED-SHARD.parquet; all of them are used"
+    )
+    tokens: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kM]?$")] = Field(
+        default="3M", description="of the teacher, that the stories have together before sifting: 200k, 3M, 40M"
+    )
+    shard: Count = Field(default=224, description="stories told by one job")
     layers: Count = Field(default=4, description="transformer blocks")
     hidden: Count = Field(default=128, description="width of the residual stream")
     mlp_width: Count = Field(default=341, description="width of the gated MLP")
@@ -93,18 +99,18 @@ class StorytellerRecipe(Pretrained):
     )
 
     @property
-    def shards(self) -> int:
-        """Jobs that the teacher's work is cut into."""
+    def stories(self) -> int:
+        """How many stories have so many tokens."""
         number = float(self.tokens.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(self.tokens[-1], 1)
-        return max(1, round(number / (self.shard * TOKENS_A_STORY)))
+        return max(1, math.ceil(number / TOKENS_A_STORY))
 
 
-TOKENS_A_STORY = 105
+TOKENS_A_STORY = 180
 """Mean length of what the teacher tells."""
 
 
 class HubBase(Prompted):
-    """A LLaMA and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
+    """A LLaMA or Qwen2 and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
 
     kind: Literal["hub"] = "hub"
     model: str = Field(default="SimpleStories/SimpleStories-1.25M", description="model repository")
@@ -117,7 +123,7 @@ class HubBase(Prompted):
 
 
 class LocalBase(Prompted):
-    """A LLaMA in a Hugging Face directory on this machine, and a file of stories."""
+    """A LLaMA or Qwen2 in a Hugging Face directory on this machine, and a file of stories."""
 
     kind: Literal["local"] = "local"
     model: str = Field(description="directory with config.json, tokenizer.json and *.safetensors")
@@ -134,8 +140,25 @@ class LocalBase(Prompted):
         inside = [path for path in sorted(Path(self.model).glob("*")) if path.suffix in (".safetensors", ".json")]
         return [path for path in [*named, *inside] if path.is_file()]
 
+    @property
+    def config(self) -> Path:
+        """The model's Hugging Face configuration."""
+        return Path(self.model) / "config.json"
 
-Recipe = Annotated[EmbeddedBase | HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
+
+Recipe = Annotated[HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
+
+
+def model_config(recipe: Recipe) -> dict[str, Any]:
+    """The Hugging Face configuration of a recipe's model; empty where its files are not on this machine (yet).
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    if isinstance(recipe, HubBase) or not recipe.config.is_file():
+        return {}
+    config: dict[str, Any] = read_json(recipe.config)
+    return config
 
 
 def read_recipe(text: str, source: str) -> Recipe:
@@ -144,12 +167,7 @@ def read_recipe(text: str, source: str) -> Recipe:
     Raises:
         ConfigError: with every problem; ``source`` is named as the file.
     """
-    kinds: dict[str, type[Recipe]] = {
-        "embedded": EmbeddedBase,
-        "hub": HubBase,
-        "local": LocalBase,
-        "packaged": PackagedBase,
-    }
+    kinds: dict[str, type[Recipe]] = {"hub": HubBase, "local": LocalBase, "packaged": PackagedBase}
     try:
         kind = json.loads(text)["kind"]
         model = kinds[kind]

@@ -72,7 +72,7 @@ _ROUTING_DEFAULTS: dict[str, Any] = {
 class Cell(Strict):
     """One training run. The defaults are the published study's; ``config/config.yaml`` shows them too."""
 
-    base: str = Field(default="embedded", description="name of the frozen language model the cell starts from")
+    base: str = Field(default="storyteller", description="name of the frozen language model the cell starts from")
     base_recipe: str = Field(
         default="",
         pattern=r"^([0-9a-f]{10})?$",

@@ -126,9 +126,9 @@ PROMPTS = _schema(
 
 TOLD = _schema(
     "told: what the teacher of the storyteller base was asked for, and told",
-    ("number", _I, "of the request, from 0"),
+    ("number", _I, "of the request, from 0; no seed has one twice"),
     ("seed", _I, "of requests and words"),
-    ("prompt", _S, "the request, after the examples"),
+    ("prompt", _S, "what the teacher was asked for"),
     ("story", _S, "its first words, which were given, and what the teacher made of them"),
     ("ended", _B, "came to its own end"),
 )
@@ -136,9 +136,11 @@ TOLD = _schema(
 SIFTED = _schema(
     "sifted: every story that was told, and what is left of it",
     ("number", _I, "of the request, from 0"),
+    ("seed", _I, "of requests and words"),
     ("told", _S, "the story as it was told, on one line"),
     ("story", _S, "the sentences that are left"),
-    ("cut", pa.list_(_S), "the sieve that cut each of the others"),
+    ("ended", _B, "what is left is whole and came to its own end"),
+    ("cut", _S, "the sieve that the story stops before; empty if it is whole"),
     ("held", _S, "the sieve that held the rest back; empty if it stays"),
 )
 
@@ -158,19 +160,28 @@ def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> Non
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_table(path: Path | str, schema: pa.Schema) -> pd.DataFrame:
-    """Read a table and check that it has the schema's columns.
+def read_table(path: Path | str, schema: pa.Schema, remedy: str = "delete it and run again") -> pd.DataFrame:
+    """Read a table and check that it has the schema's columns and types.
+
+    Args:
+        remedy: what to do about a file that cannot be used.
 
     Raises:
-        UserError: the file is missing, torn, or has other columns.
+        UserError: the file is missing, torn, or has other columns or types.
     """
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot read ({error}); delete it and run again") from None
+        raise UserError(f"{path}: cannot read ({error}); {remedy}") from None
     if table.schema.names != schema.names:
         odd = sorted(set(table.schema.names) ^ set(schema.names))
-        raise UserError(f"{path}: columns differ from this version's ({', '.join(odd)}); delete it and run again")
+        what = ", ".join(odd) or "in another order"
+        raise UserError(f"{path}: columns differ from this version's ({what}); {remedy}")
+    for name, found, wanted in zip(schema.names, table.schema.types, schema.types, strict=True):
+        if pa.types.is_large_string(found):  # as pandas writes text by itself
+            found = pa.string()
+        if found != wanted:
+            raise UserError(f"{path}: the column {name} has the type {found}, not {wanted}; {remedy}")
     return table.to_pandas()

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from statistics import fmean
 
-from rewardgrid.study.bases import EmbeddedBase, Recipe
+from rewardgrid.study.bases import Recipe, model_config
 from rewardgrid.study.cell import Cell, Engine
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.study import Study
@@ -18,6 +18,12 @@ STATES = ("done", "trained", "started", "waiting")
 
 RULE_OF_THUMB: dict[Engine, tuple[float, float]] = {"trl": (0.25, 1.25), "native": (0.1, 1.1)}
 """Seconds of a step of 32 completions of 128 tokens on one CPU thread: (fixed, per million parameters)."""
+
+SIZES = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size"),
+)
+"""Of a model, in its Hugging Face configuration."""
 
 
 def forecast(study: Study) -> str:
@@ -72,12 +78,15 @@ def rule_of_thumb(study: Study, cell: Cell) -> float:
 
 
 def megaparameters(recipe: Recipe) -> float:
-    """Size of a base in millions of parameters; one that is not made here counts like the published one."""
-    if not isinstance(recipe, EmbeddedBase):
+    """Size of a base in millions of parameters; one whose files are not here yet counts like the published one."""
+    config = model_config(recipe)
+    try:
+        layers, hidden, heads, kv_heads, mlp_width, vocabulary = (config[key] for key in SIZES)
+    except KeyError:
         return 1.25
-    attention = 2 * recipe.hidden**2 * (1 + recipe.kv_heads / recipe.heads)
-    block = attention + 3 * recipe.hidden * recipe.mlp_width + 2 * recipe.hidden
-    return (recipe.layers * block + (recipe.vocabulary + 1) * recipe.hidden) / 1e6
+    attention = 2 * hidden**2 * (1 + kv_heads / heads)
+    block = attention + 3 * hidden * mlp_width + 2 * hidden
+    return float(layers * block + (vocabulary + 1) * hidden) / 1e6
 
 
 def duration(seconds: float) -> str:

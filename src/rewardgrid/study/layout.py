@@ -65,6 +65,14 @@ class Layout:
         """The base's own completions."""
         return self.root / "base" / base_id / "evaluation" / "samples.parquet"
 
+    def teacher(self, teacher: str) -> Path:
+        """Where the teacher of this identity lies, and what is known of it."""
+        return self.root / "storyteller" / "teacher" / teacher / "teacher.json"
+
+    def told(self, teacher: str, stories: int) -> Path:
+        """Shards of so many stories each that this teacher has told."""
+        return self.root / "storyteller" / "told" / f"{teacher}-{stories}"
+
     def table(self, experiment: str) -> Path:
         """One tidy row per cell of an experiment."""
         return self.root / "tables" / f"{experiment}.parquet"

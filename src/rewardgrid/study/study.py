@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rewardgrid.study.bases import EmbeddedBase, Recipe, StorytellerRecipe, recipe_hash
+from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, recipe_hash
 from rewardgrid.study.cell import Cell, Count, Share, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
@@ -280,8 +280,8 @@ def _sound(block: object, kind: Any) -> dict[str, Any]:
 
 
 def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A location without what pydantic adds to it: the kind of a base, the mark of a key."""
-    if location[:1] == ("bases",) and len(location) > 3:
+    """A location without what pydantic adds to it: the kind of a base or teacher, the mark of a key."""
+    if (location[:1] == ("bases",) or location[:2] == ("storyteller", "teacher")) and len(location) > 3:
         location = location[:2] + location[3:]
     return location[:-1] if location[-1] == "[key]" else location
 
@@ -361,10 +361,11 @@ def _check(
         fix = f"write {recipe.prompt_tokens}, the length of the prompts of base {base}, or change it there"
         found.append(("prompt_tokens", cell.prompt_tokens, fix))
     needed = cell.prompt_length + cell.max_new_tokens
-    if isinstance(recipe, EmbeddedBase) and needed > recipe.context:
+    context = model_config(recipe).get("max_position_embeddings", needed) if recipe else needed
+    if needed > context:
         fix = (
             f"prompt and completion need {needed} tokens, but the context of base {base} is "
-            f"{recipe.context}; write at most {recipe.context - cell.prompt_length}"
+            f"{context}; write at most {context - cell.prompt_length}"
         )
         found.append(("max_new_tokens", cell.max_new_tokens, fix))
     return cell, found

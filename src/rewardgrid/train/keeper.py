@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import sha256, sync, write_text
+from rewardgrid.study.files import link, sha256, sync, write_text
 from rewardgrid.study.study import Recording
 from rewardgrid.train import checkpoint
 from rewardgrid.train.events import note, tell
@@ -177,7 +176,7 @@ def publish(directory: Path, cell: Cell) -> None:
     temporary, train = directory / ".train.tmp", directory / "train"
     write_text(directory / "spec.json", cell.canonical_json() + "\n")
     _remove(temporary)
-    shutil.copytree(directory / "kept", temporary, copy_function=_link)
+    shutil.copytree(directory / "kept", temporary, copy_function=link)
     _remove(train)
     temporary.rename(train)
 
@@ -189,13 +188,6 @@ def _published(directory: Path) -> bool:
     return (directory / "spec.json").exists() and all(
         path.exists() and path.stat().st_size == size for size, path in sizes
     )
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _sweep(directory: Path) -> None:

@@ -184,7 +184,7 @@ def test_an_unreachable_hub_is_named_with_the_ways_out(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     message = complaint(site, capsys)
-    for words in ("model tiny/llama: cannot reach http://127.0.0.1:9", "HF_ENDPOINT", "`base: embedded`"):
+    for words in ("model tiny/llama: cannot reach http://127.0.0.1:9", "HF_ENDPOINT", "lies on this machine"):
         assert words in message
 
 
@@ -234,11 +234,7 @@ def test_a_model_of_pickles_only_is_refused_without_downloading_any(
     [
         ("config.json", None, "config.json: no such file"),
         ("tokenizer.json", None, "tokenizer.json: no such file"),
-        (
-            "config.json",
-            b'{"architectures": ["GPT2LMHeadModel"]}',
-            "config.json: architectures: read ['GPT2LMHeadModel']",
-        ),
+        ("config.json", b'{"model_type": "gpt2"}', "config.json: model_type: read 'gpt2'"),
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0garbage!", "model.safetensors: corrupt weights"),
     ],
 )

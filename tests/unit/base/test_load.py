@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,16 @@ def test_missing_prompts_are_told_to_those_who_ask_for_them(directory: Path) -> 
     assert len(base.train_prompts()) == 24
     with pytest.raises(UserError, match=r"eval_prompts\.parquet"):
         base.eval_prompts()
+
+
+def test_loading_a_base_imports_no_model_library(directory: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rewardgrid.base.load import load_base; "
+        "load_base(Path(sys.argv[1])).train_prompts(); "
+        "print([name for name in ('transformers', 'trl', 'datasets', 'huggingface_hub') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(directory)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_vocabulary_knows_delimiters_the_comma_and_the_ends(directory: Path) -> None:

@@ -19,6 +19,7 @@ from rewardgrid.study.bases import LocalBase
 from rewardgrid.study.errors import UserError
 
 WEIGHTS = "model.safetensors"
+QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def pickled(model: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lose("config.json"), r"config\.json: no such file; a base is a Hugging Face directory"),
+        (lose("config.json"), r"config\.json: no such file; a model is a Hugging Face directory"),
         (lose("tokenizer.json"), r"tokenizer\.json: no such file"),
         (tear("tokenizer.json", 200), r"tokenizer\.json: no readable tokenizer"),
         (lose(WEIGHTS), r"model\.safetensors: no such weights file"),
@@ -133,11 +134,26 @@ def pickled(model: Path) -> None:
         (tear(WEIGHTS, 100), r"model\.safetensors: corrupt weights"),
         (tear(WEIGHTS, 0), r"model\.safetensors: corrupt weights"),
         (configure(architectures=["GPT2LMHeadModel"]), r"config\.json: architectures: read \['GPT2LMHeadModel'\]"),
-        (configure(model_type="mistral"), r"config\.json: model_type: read 'mistral'; .* plain LLaMA"),
+        (configure(model_type="mistral"), r"config\.json: model_type: read 'mistral'; .* plain LLaMA and Qwen2"),
+        (
+            configure(attention_bias=True),
+            r"config\.json: attention_bias: read True; .* llama \(without biases\) or qwen2",
+        ),
+        (configure(model_type="qwen2"), r"architectures: read \['LlamaForCausalLM'\]; .* a Qwen2ForCausalLM"),
+        (
+            configure(**QWEN2),
+            r"weights do not fit config\.json: model\.layers\.0\.self_attn\.q_proj\.bias has the shape None",
+        ),
+        (
+            configure(**QWEN2, use_sliding_window=True, max_window_layers=1),
+            r"use_sliding_window: read True; .* window\)",
+        ),
         (configure(hidden_size=40), r"weights do not fit config\.json: model\.embed_tokens\.weight"),
     ],
 )
-def test_a_directory_that_holds_no_sound_llama_is_refused(harm: Any, message: str, model: Path, tmp_path: Path) -> None:
+def test_a_directory_that_holds_no_sound_llama_or_qwen2_is_refused(
+    harm: Any, message: str, model: Path, tmp_path: Path
+) -> None:
     harm(model)
     with pytest.raises(UserError, match=message) as refused:
         build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))

@@ -1,53 +1,142 @@
-"""The pieces of pretraining, and the embedded base that comes of them."""
+"""The pieces of pretraining."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from tests.stories import told
+from torch import Tensor
 
-from rewardgrid.base import build
-from rewardgrid.base.build import build_base
-from rewardgrid.base.embedded import config_of
-from rewardgrid.base.load import load_base
 from rewardgrid.base.pretrain import (
     Muon,
+    Rows,
     backward,
+    config_of,
     first_weights,
+    held_out_loss,
     learning_rate,
     next_token_loss,
     orthogonalize,
     rows_of,
+    train_weights,
 )
-from rewardgrid.base.stories import story
+from rewardgrid.base.tokenizer import token_ids, train_tokenizer
 from rewardgrid.lm.model import Shape
-from rewardgrid.study.bases import EmbeddedBase, recipe_hash
-from rewardgrid.study.errors import UserError
+from rewardgrid.study.bases import StorytellerRecipe
 
-TINY = EmbeddedBase(
-    hidden=16, mlp_width=24, steps=30, batch=8, length=40, context=64, train_prompts=60, eval_prompts=20
-)
+RECIPE = StorytellerRecipe(layers=2, hidden=16, mlp_width=24, vocabulary=300)
+SHAPE = Shape.from_config(config_of(RECIPE, eos=1))
+
+
+def random_rows(*lengths: int) -> Rows:
+    draws = np.random.default_rng(0)
+    return rows_of([draws.integers(0, RECIPE.vocabulary, length).tolist() for length in lengths], max(lengths))
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    out = tmp_path_factory.mktemp("base") / "tiny"
-    build_base("tiny", TINY, out)
-    return out
+def stories() -> Rows:
+    """The beginnings of two hundred stories, of different lengths."""
+    table = told()
+    tokenizer = train_tokenizer(table["story"], RECIPE.vocabulary)
+    ids = token_ids(tokenizer, table["story"])
+    return rows_of((story[: 20 + number % 20] for number, story in enumerate(ids)), 40)
 
 
-def test_rows_begin_where_a_story_begins_and_lose_what_is_left_over() -> None:
-    assert rows_of([[1, 2, 3, 9], [4, 9], [5, 6, 7, 8, 9], [3]], 5).tolist() == [[1, 2, 3, 9, 4], [5, 6, 7, 8, 9]]
-    assert rows_of([[1, 2]], 5).shape == (0, 5)
+# --- rows ----------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_one_story_cut_at_its_length_and_padded() -> None:
+    rows = rows_of([[1, 2, 3, 9], [4, 9], [5, 6, 7, 8, 9]], 4)
+    assert rows.ids.tolist() == [[1, 2, 3, 9], [4, 9, 0, 0], [5, 6, 7, 8]]
+    assert rows.lengths.tolist() == [4, 2, 4]
+
+
+def test_a_story_of_one_token_foretells_nothing_and_is_left_out() -> None:
+    assert rows_of([[3], [4, 9], []], 5).ids.tolist() == [[4, 9]]
+    assert len(rows_of([[3]], 5)) == len(rows_of([], 5)) == 0
+
+
+def test_some_rows_are_as_wide_as_the_longest_of_them() -> None:
+    rows = rows_of([[1, 2, 3, 9], [4, 9], [5, 6, 9]], 10)
+    assert rows[1:].ids.tolist() == [[4, 9, 0], [5, 6, 9]]
+    assert rows[np.array([2, 0, 2])].ids.tolist() == [[5, 6, 9, 0], [1, 2, 3, 9], [5, 6, 9, 0]]
+    assert rows[np.array([2, 0, 2])].lengths.tolist() == [3, 4, 3]
+
+
+# --- loss ----------------------------------------------------------------------------------------------
+
+
+def test_the_loss_counts_no_padding_and_every_token_alike() -> None:
+    weights = first_weights(SHAPE, 0)
+    rows = random_rows(30, 4, 11)
+    alone = [next_token_loss(SHAPE, weights, rows[place : place + 1]).item() for place in range(3)]
+    assert next_token_loss(SHAPE, weights, rows).item() == pytest.approx(np.average(alone, weights=[29, 3, 10]))
+    padded = np.where(np.arange(30) < rows.lengths[:, None], rows.ids, 7)
+    assert next_token_loss(SHAPE, weights, Rows(padded, rows.lengths)) == next_token_loss(SHAPE, weights, rows)
+
+
+def test_the_loss_of_rows_held_out_is_that_of_all_their_tokens() -> None:
+    weights = first_weights(SHAPE, 0)
+    rows = random_rows(*range(2, 72))  # measured in two parts, of short rows and of long ones
+    whole = next_token_loss(SHAPE, weights, rows).item()
+    assert held_out_loss(SHAPE, weights, rows) == pytest.approx(whole, abs=1e-5)
+    assert held_out_loss(SHAPE, weights, rows[:1]) == pytest.approx(next_token_loss(SHAPE, weights, rows[:1]).item())
+
+
+def test_the_shards_of_a_batch_add_up_to_the_gradient_of_its_mean_loss() -> None:
+    rows = random_rows(12, 3, 9, 25, 2)  # shards of three and two stories
+    weights = {name: weight.requires_grad_() for name, weight in first_weights(SHAPE, 0).items()}
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        loss = backward(SHAPE, weights, rows, pool)
+    whole = next_token_loss(SHAPE, weights, rows)
+    assert torch.allclose(loss, whole)
+    for weight, gradient in zip(weights.values(), torch.autograd.grad(whole, list(weights.values())), strict=True):
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+# --- training ------------------------------------------------------------------------------------------
+
+
+def trained(
+    epochs: list[Rows], held_out: Rows | None = None, threads: int = 1
+) -> tuple[dict[str, Tensor], list[float]]:
+    weights, before = first_weights(SHAPE, 0), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        losses = train_weights(SHAPE, weights, epochs, batch=8, weight_decay=0.1, held_out=held_out)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    return weights, losses
+
+
+def test_training_gives_the_same_bits_on_one_thread_and_on_two(stories: Rows) -> None:
+    (one, losses), (two, others) = (trained([stories[:40]], stories[150:], threads) for threads in (1, 2))
+    assert losses == others
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_every_epoch_lowers_the_loss_of_stories_that_are_not_trained_on(stories: Rows) -> None:
+    read, unseen = stories[:150], stories[150:]
+    weights, losses = trained([read, read, read], unseen)
+    untrained = held_out_loss(SHAPE, first_weights(SHAPE, 0), unseen)
+    assert untrained == pytest.approx(np.log(RECIPE.vocabulary), abs=0.3)
+    assert untrained - 0.5 > losses[0] > losses[1] > losses[2]
+    assert losses[2] == held_out_loss(SHAPE, weights, unseen)
+    assert not any(weight.requires_grad for weight in weights.values())
+
+
+def test_an_epoch_is_read_in_its_order_and_what_fills_no_batch_is_left_out(stories: Rows) -> None:
+    whole, _ = trained([stories[:16], stories[16:24]])
+    more, losses = trained([stories[:19], stories[16:30]])
+    assert losses == []
+    assert all(torch.equal(whole[name], more[name]) for name in whole)
+    other, _ = trained([stories[16:24], stories[:16]])
+    assert not torch.equal(whole["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
@@ -82,13 +171,19 @@ def test_muon_moves_a_matrix_against_its_gradient_by_the_learning_rate_whatever_
     assert ((moves[0].diag() < -0.05) & (moves[0].diag() > -0.13)).all()
 
 
+def test_weight_decay_shrinks_a_matrix_by_its_share_of_the_learning_rate() -> None:
+    matrix = torch.ones(3, 3, requires_grad=True)
+    matrix.grad = torch.zeros(3, 3)
+    Muon([matrix], weight_decay=0.5).step(0.1)
+    assert torch.allclose(matrix, torch.full((3, 3), 0.95))
+
+
 def test_first_weights_depend_on_the_seed_alone() -> None:
-    shape = Shape.from_config(config_of(TINY, 1))
     torch.manual_seed(1)
-    one = first_weights(shape, 0)
+    one = first_weights(SHAPE, 0)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    two, other = first_weights(shape, 0), first_weights(shape, 1)
+    two, other = first_weights(SHAPE, 0), first_weights(SHAPE, 1)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
@@ -96,132 +191,8 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
 
 def test_attention_begins_by_copying_half_of_what_it_attends_to() -> None:
     """Every query head reads the values of its group; their outputs add up to 0.5 V^T V on the values' subspace."""
-    shape = Shape.from_config(config_of(TINY, 1))
-    weights = first_weights(shape, 0)
+    weights = first_weights(SHAPE, 0)
     values = weights["model.layers.0.self_attn.v_proj.weight"]  # (kv_heads * d, hidden), orthonormal rows
     out = weights["model.layers.0.self_attn.o_proj.weight"]
     per_query_head = values.reshape(2, 4, 16).repeat_interleave(2, dim=0).flatten(0, 1)
     assert torch.allclose(out @ per_query_head, 0.5 * values.mT @ values, atol=1e-6)
-
-
-def test_two_processes_build_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from rewardgrid.base.build import build_base; "
-        "from rewardgrid.study.bases import read_recipe; import torch; torch.manual_seed(5); torch.set_num_threads(2); "
-        "build_base('tiny', read_recipe(sys.argv[1], 'x'), Path(sys.argv[2]))"
-    )
-    arguments = [sys.executable, "-c", code, TINY.model_dump_json(), str(tmp_path / "other")]
-    subprocess.run(arguments, check=True, capture_output=True, env={"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"})
-
-    def files(directory: Path) -> dict[str, str]:
-        return json.loads((directory / "provenance.json").read_text())["files"]
-
-    assert files(tiny) == files(tmp_path / "other")
-    assert len(files(tiny)) == 8
-
-
-def test_the_shards_of_a_batch_add_up_to_the_gradient_of_its_mean_loss() -> None:
-    shape = Shape.from_config(config_of(TINY, 1))
-    rows = np.random.default_rng(0).integers(0, shape.vocabulary, (5, 12))  # shards of three and two sequences
-    weights = {name: weight.requires_grad_() for name, weight in first_weights(shape, 0).items()}
-    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        loss = backward(shape, weights, rows, pool)
-    whole = next_token_loss(shape, weights, rows)
-    assert torch.allclose(loss, whole)
-    for weight, gradient in zip(weights.values(), torch.autograd.grad(whole, list(weights.values())), strict=True):
-        assert weight.grad is not None
-        assert torch.allclose(weight.grad, gradient, rtol=1e-4, atol=1e-6)
-
-
-def test_pretraining_lowers_the_loss_of_stories_it_has_not_met(tiny: Path) -> None:
-    base = load_base(tiny)
-    shape = Shape.from_config(base.config)
-    unseen = rows_of([base.tokenizer.encode(story(0, 10_000 + index)).ids for index in range(8)], 40)
-    with torch.no_grad():
-        before = next_token_loss(shape, first_weights(shape, TINY.seed), unseen).item()
-        after = next_token_loss(shape, load_file(base.weights[0]), unseen).item()
-    assert before == pytest.approx(np.log(1312), abs=0.3)
-    assert after < before - 0.2
-    assert 0 < base.provenance["facts"]["held_out_loss"] < before
-
-
-def test_transformers_reads_the_model_and_agrees_on_the_loss(tiny: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    base = load_base(tiny)
-    theirs = AutoModelForCausalLM.from_pretrained(tiny / "model")
-    assert type(theirs).__name__ == "LlamaForCausalLM"
-    assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == theirs.config.pad_token_id == 1
-    assert theirs.config.bos_token_id is None
-    ids = rows_of([base.tokenizer.encode(story(0, 5)).ids], 40)
-    with torch.no_grad():
-        loss = theirs(torch.from_numpy(ids), labels=torch.from_numpy(ids)).loss.item()
-        ours = next_token_loss(Shape.from_config(base.config), load_file(base.weights[0]), ids).item()
-    assert ours == pytest.approx(loss, abs=1e-5)
-
-
-def test_a_built_base_has_what_its_recipe_says(tiny: Path) -> None:
-    base = load_base(tiny)
-    assert base.name == "tiny"
-    assert base.vocabulary.size == TINY.vocabulary == base.tokenizer.get_vocab_size()
-    assert base.vocabulary.eos == 1
-    train, evaluation = base.train_prompts(), base.eval_prompts()
-    assert (len(train), len(evaluation)) == (60, 20)
-    assert train.ids.shape == (60, 8)
-    assert len(set(train.text)) == 60
-    assert base.decode(train.ids[0].tolist()) == train.text[0]
-    assert base.provenance["recipe"] == TINY.model_dump(mode="json")
-    assert base.provenance["recipe_hash"] == recipe_hash(TINY)
-
-
-def test_loading_a_base_imports_no_model_library(tiny: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from rewardgrid.base.load import load_base; "
-        "load_base(Path(sys.argv[1])).train_prompts(); "
-        "print([name for name in ('transformers', 'trl', 'datasets', 'huggingface_hub') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tiny)], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("name", ["model/model.safetensors", "model/tokenizer.json", "model/config.json"])
-def test_a_changed_or_missing_file_of_a_base_is_named(tiny: Path, tmp_path: Path, name: str) -> None:
-    copy = tmp_path / "base"
-    shutil.copytree(tiny, copy)
-    content = bytearray((copy / name).read_bytes())
-    content[-3] ^= 1
-    (copy / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name}: corrupt .* delete .* run again"):
-        load_base(copy)
-    (copy / name).unlink()
-    with pytest.raises(UserError, match=rf"{name}: no such file; delete .* run again"):
-        load_base(copy)
-
-
-def test_a_build_that_fails_leaves_nothing_and_touches_nothing(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "base"
-    (out / "evaluation").mkdir(parents=True)
-    (out / "evaluation" / "metrics.json").write_text("{}")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(build, "write_prompts", full)
-    with pytest.raises(UserError, match="No space left on device; free some space"):
-        build_base("tiny", TINY, out)
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]
-    assert [path.name for path in out.iterdir()] == ["evaluation"]
-
-
-def test_a_rebuilt_base_replaces_the_old_one_and_keeps_its_evaluation(tmp_path: Path) -> None:
-    out = tmp_path / "base"
-    (out / "model").mkdir(parents=True)
-    (out / "model" / "stale.bin").write_text("old")
-    (out / "evaluation").mkdir()
-    build_base("tiny", TINY.model_copy(update={"steps": 2, "train_prompts": 5}), out)
-    assert not (out / "model" / "stale.bin").exists()
-    assert (out / "evaluation").exists()
-    assert len(load_base(out).train_prompts()) == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]

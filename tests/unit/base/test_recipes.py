@@ -8,13 +8,22 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rewardgrid.study import bases
-from rewardgrid.study.bases import EmbeddedBase, HubBase, LocalBase, Recipe, read_recipe, recipe_hash
-from rewardgrid.study.errors import ConfigError
+from rewardgrid.study.bases import (
+    HubBase,
+    LocalBase,
+    PackagedBase,
+    Recipe,
+    StorytellerRecipe,
+    model_config,
+    read_recipe,
+    recipe_hash,
+)
+from rewardgrid.study.errors import ConfigError, UserError
 
 
 def test_the_kind_chooses_the_recipe() -> None:
     adapter: TypeAdapter[Recipe] = TypeAdapter(Recipe)
-    assert isinstance(adapter.validate_python({"kind": "embedded"}), EmbeddedBase)
+    assert isinstance(adapter.validate_python({"kind": "packaged", "path": "p"}), PackagedBase)
     assert isinstance(adapter.validate_python({"kind": "hub"}), HubBase)
     assert isinstance(adapter.validate_python({"kind": "local", "model": "m", "stories": "s.txt"}), LocalBase)
     with pytest.raises(ValidationError, match="union_tag_invalid"):
@@ -41,29 +50,29 @@ def test_the_published_base_needs_nothing_but_its_kind() -> None:
 )
 def test_sizes_that_make_no_model_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        EmbeddedBase(**values)  # type: ignore[arg-type]
+        StorytellerRecipe(**values)  # type: ignore[arg-type]
 
 
 def test_a_recipe_on_the_command_line_gives_a_clear_error() -> None:
-    assert read_recipe('{"kind": "embedded", "layers": 4}', "--recipe") == EmbeddedBase(layers=4)
-    with pytest.raises(ConfigError, match='--recipe: layer: read 4; unknown key; did you mean "layers"'):
-        read_recipe('{"kind": "embedded", "layer": 4}', "--recipe")
-    with pytest.raises(ConfigError, match=r"--recipe: kind: read .* one of embedded, hub, local"):
+    assert read_recipe('{"kind": "hub", "model": "a/b"}', "--recipe") == HubBase(model="a/b")
+    with pytest.raises(ConfigError, match='--recipe: modle: read 4; unknown key; did you mean "model"'):
+        read_recipe('{"kind": "hub", "modle": 4}', "--recipe")
+    with pytest.raises(ConfigError, match=r"--recipe: kind: read .* one of hub, local, packaged"):
         read_recipe('{"kind": "magic"}', "--recipe")
     for text in ("{kind", "[]", "3"):
-        with pytest.raises(ConfigError, match="one of embedded, hub, local"):
+        with pytest.raises(ConfigError, match="one of hub, local, packaged"):
             read_recipe(text, "--recipe")
 
 
 def test_every_value_of_a_recipe_is_part_of_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = recipe_hash(EmbeddedBase())
+    plain = recipe_hash(HubBase())
     assert len(plain) == 10
-    assert recipe_hash(EmbeddedBase(layers=2)) == plain  # a default that is written out changes nothing
-    hashes = {recipe_hash(EmbeddedBase(**{key: 128})) for key in ("hidden", "steps", "seed", "train_prompts")}
+    assert recipe_hash(HubBase(prompt_tokens=8)) == plain  # a default that is written out changes nothing
+    others = ({"model": "a/b"}, {"model_revision": "v1"}, {"eval_split": "dev"}, {"train_prompts": 128})
+    hashes = {recipe_hash(HubBase.model_validate(values)) for values in others}
     assert len(hashes | {plain}) == 5
-    assert recipe_hash(HubBase(model_revision="v1")) != recipe_hash(HubBase())
     monkeypatch.setattr(bases, "BASE_VERSION", bases.BASE_VERSION + 1)
-    assert recipe_hash(EmbeddedBase()) != plain
+    assert recipe_hash(HubBase()) != plain
 
 
 def test_a_recipe_survives_its_own_json() -> None:
@@ -83,3 +92,14 @@ def test_the_bytes_of_local_files_are_part_of_the_hash(tmp_path: Path) -> None:
     assert len(seen) == 7
     (tmp_path / "model" / "README.md").write_text("not read")
     assert recipe_hash(recipe) in seen
+
+
+def test_the_configuration_of_a_model_is_known_where_its_files_are_on_this_machine(tmp_path: Path) -> None:
+    packaged, local = PackagedBase(path=str(tmp_path)), LocalBase(model=str(tmp_path / "model"), stories="s.txt")
+    assert model_config(HubBase()) == model_config(packaged) == model_config(local) == {}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 64}')
+    assert model_config(packaged) == model_config(local) == {"max_position_embeddings": 64}
+    (tmp_path / "model" / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"model/config\.json: no valid JSON"):
+        model_config(packaged)

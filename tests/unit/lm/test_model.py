@@ -1,12 +1,13 @@
-"""The model against Hugging Face's LLaMA, and its own pieces against autograd."""
+"""The model against Hugging Face's LLaMA and Qwen2, and its own pieces against autograd."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
-from tests.tiny import SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
+from tests.tiny import FAMILIES, QWEN2, SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
 from torch import Tensor
 
 from rewardgrid.lm.model import Shape, fixed_logps, from_hf, logits, to_hf, token_logps
@@ -18,6 +19,8 @@ SHAPES = {
     "a key for every query": shape_with(kv_heads=4),
     "one key for all queries": shape_with(kv_heads=1, mlp_width=88),
     "another rotation and norm": shape_with(rope_theta=500.0, norm_eps=1e-3),
+    "biases, tied": QWEN2,
+    "biases, untied, one key for all queries": shape_with(qkv_bias=True, tied=False, kv_heads=1),
 }
 
 
@@ -47,16 +50,18 @@ def test_logits_are_those_of_hugging_face_in_float64(shape: Shape) -> None:
 @pytest.mark.parametrize(
     "rope",
     [
+        {},
         {"rope_theta": 700.0},
         {"rope_theta": 700.0, "rope_scaling": None},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 700.0}},
     ],
-    ids=["old key", "old key without scaling", "new key"],
+    ids=["no key", "old key", "old key without scaling", "new key"],
 )
-def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, Any]) -> None:
-    config = {key: value for key, value in config_of().items() if key != "rope_parameters"} | rope
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, Any], family: Shape) -> None:
+    config = {key: value for key, value in config_of(family).items() if key != "rope_parameters"} | rope
     shape = Shape.from_config(config)
-    assert shape == shape_with(rope_theta=700.0)
+    assert shape == dataclasses.replace(family, rope_theta=700.0 if rope else 10000.0)
     tensors, ids = random_tensors(shape), random_ids(2, 20)
     with torch.no_grad():
         theirs = hf_model(shape, tensors)(ids).logits
@@ -64,21 +69,76 @@ def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("family", "key", "value"),
     [
-        ("model_type", "gpt2"),
-        ("attention_bias", True),
-        ("mlp_bias", True),
-        ("hidden_act", "gelu"),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        (SHAPE, "model_type", "gpt2"),
+        (SHAPE, "attention_bias", True),
+        (SHAPE, "mlp_bias", True),
+        (SHAPE, "hidden_act", "gelu"),
+        (SHAPE, "rope_scaling", {"type": "linear", "factor": 2.0}),
+        (QWEN2, "model_type", "qwen3"),
+        (QWEN2, "use_sliding_window", True),
+        (QWEN2, "hidden_act", "gelu"),
+        (QWEN2, "rope_scaling", {"type": "yarn", "factor": 4.0}),
     ],
 )
-def test_a_model_that_is_no_plain_llama_is_refused_by_the_key_that_says_so(key: str, value: object) -> None:
-    config = config_of() | {key: value}
+def test_a_model_that_is_no_plain_llama_or_qwen2_is_refused_by_the_key_that_says_so(
+    family: Shape, key: str, value: object
+) -> None:
+    config = config_of(family) | {key: value, "max_window_layers": 1}
     if key == "rope_scaling":
         del config["rope_parameters"]
-    with pytest.raises(UserError, match=f"base/config.json: {key}: read"):
+    message = f"base/config.json: {key}: read .*plain LLaMA and Qwen2 models only.*llama .without biases. or qwen2"
+    with pytest.raises(UserError, match=message):
         Shape.from_config(config, "base/config.json")
+
+
+@pytest.mark.parametrize("use", [True, False])
+@pytest.mark.parametrize("window", [{}, {"sliding_window": 16}, {"sliding_window": None}], ids=str)
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {},
+        {"max_window_layers": 1},
+        {"max_window_layers": 2},
+        {"layer_types": ["full_attention", "full_attention"], "max_window_layers": 0},
+        {"layer_types": ["full_attention", "sliding_attention"], "max_window_layers": 2},
+    ],
+    ids=str,
+)
+def test_a_sliding_window_is_refused_where_hugging_face_would_use_it(
+    use: bool, window: dict[str, Any], layers: dict[str, Any]
+) -> None:
+    from transformers import Qwen2Config
+
+    config = config_of(QWEN2) | {"use_sliding_window": use} | window | layers
+    theirs = Qwen2Config(**config)
+    if theirs.sliding_window is not None and "sliding_attention" in theirs.layer_types:
+        with pytest.raises(UserError, match="use_sliding_window: read True"):
+            Shape.from_config(config)
+    else:
+        assert Shape.from_config(config) == QWEN2
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("heads", [4, 64])
+def test_what_a_configuration_leaves_out_is_what_hugging_face_takes(family: Shape, heads: int) -> None:
+    from transformers import AutoConfig
+
+    named = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    config = {key: config_of(family)[key] for key in named}
+    config |= {"hidden_size": 128, "num_attention_heads": heads, "max_position_embeddings": 64}
+    theirs, ours = AutoConfig.for_model(**config), Shape.from_config(config)
+    assert ours.kv_heads == theirs.num_key_value_heads
+    assert ours.head_dim == 128 // heads
+    assert ours.norm_eps == theirs.rms_norm_eps
+    assert ours.tied == theirs.tie_word_embeddings
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert Shape.from_config(config | {"num_key_value_heads": None}).kv_heads == heads
+
+
+def test_a_qwen2_has_its_biases_whatever_its_configuration_says_of_them() -> None:
+    assert Shape.from_config(config_of(QWEN2) | {"attention_bias": False, "mlp_bias": True}) == QWEN2
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -99,13 +159,14 @@ def test_to_hf_takes_the_cell_that_it_is_asked_for() -> None:
     )
 
 
-def test_cells_side_by_side_do_not_see_one_another() -> None:
-    weights = [from_hf(SHAPE, random_tensors(seed=seed)) for seed in (1, 2, 3)]
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
+def test_cells_side_by_side_do_not_see_one_another(shape: Shape) -> None:
+    weights = [from_hf(shape, random_tensors(shape, seed)) for seed in (1, 2, 3)]
     side_by_side = {key: torch.cat([each[key] for each in weights]) for key in weights[0]}
     ids = random_ids(3, 2, 20)
-    together = logits(SHAPE, side_by_side, ids)
+    together = logits(shape, side_by_side, ids)
     for cell, own in enumerate(weights):
-        torch.testing.assert_close(together[cell], logits(SHAPE, own, ids[cell : cell + 1])[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together[cell], logits(shape, own, ids[cell : cell + 1])[0], rtol=0, atol=1e-5)
 
 
 def test_one_frozen_model_serves_every_cell() -> None:
@@ -174,10 +235,11 @@ def test_a_token_too_improbable_for_its_probability_to_be_a_number_has_a_log_pro
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in weights.values())
 
 
-def test_gradients_of_cells_with_their_own_weights_stay_apart() -> None:
-    pair = [from_hf(SHAPE, random_tensors(seed=seed, dtype=torch.float64)) for seed in (1, 2)]
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
+def test_gradients_of_cells_with_their_own_weights_stay_apart(shape: Shape) -> None:
+    pair = [from_hf(shape, random_tensors(shape, seed, torch.float64)) for seed in (1, 2)]
     weights = {key: torch.cat([each[key] for each in pair]).requires_grad_() for key in pair[0]}
-    token_logps(SHAPE, weights, random_ids(2, 2, 10), 4)[0][1].sum().backward()
+    token_logps(shape, weights, random_ids(2, 2, 10), 4)[0][1].sum().backward()
     for key, weight in weights.items():
         assert weight.grad is not None, key
         assert torch.count_nonzero(weight.grad[0]) == 0, key

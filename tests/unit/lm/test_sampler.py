@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tests.tiny import IDS, SHAPE, random_tensors, shape_with
+from tests.tiny import FAMILIES, IDS, QWEN2, SHAPE, random_tensors, shape_with
 from torch import Tensor
 
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, from_hf, logits
-from rewardgrid.lm.sampler import CROWDED, LOOK_EVERY, invert, keep_top, penalize, sample
+from rewardgrid.lm.sampler import CROWDED, LOOK_EVERY, Decoder, invert, keep_top, penalize, sample
 
 EOS = IDS["[EOS]"]
 NEVER = SHAPE.vocabulary + 1
@@ -89,7 +89,7 @@ def test_a_later_token_follows_the_distribution_given_what_was_drawn_before() ->
     assert p_value(after, wanted) > 0.01
 
 
-@pytest.mark.parametrize("shape", [SHAPE, shape_with(kv_heads=1), shape_with(kv_heads=4, tied=False)])
+@pytest.mark.parametrize("shape", [SHAPE, QWEN2, shape_with(kv_heads=1), shape_with(kv_heads=4, tied=False)])
 def test_every_step_of_the_cache_gives_the_distribution_of_the_whole_sequence(shape: Shape) -> None:
     weights = from_hf(shape, random_tensors(shape))
     luck = draws(1, 2, 30)
@@ -101,6 +101,20 @@ def test_every_step_of_the_cache_gives_the_distribution_of_the_whole_sequence(sh
     # Each draw lies in the interval of the token that was chosen with it.
     assert (lower - 1e-6 <= luck[0]).all()
     assert (luck[0] <= upper + 1e-6).all()
+
+
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("cells", [1, 2])
+@torch.no_grad()
+def test_a_token_at_a_time_the_scores_are_those_of_the_whole_sequence(shape: Shape, cells: int) -> None:
+    each = [from_hf(shape, random_tensors(shape, seed)) for seed in range(cells)]
+    weights = {key: torch.cat([one[key] for one in each]) for key in each[0]}
+    ids = torch.randint(0, shape.vocabulary, (cells, 3, 12), generator=torch.Generator().manual_seed(0))
+    decoder, rows = Decoder(shape, weights, cells), ids.flatten(0, 1)
+    decoder.begin(3, 12)
+    steps = [decoder(rows[:, :5], 0), *(decoder(rows[:, place : place + 1], place) for place in range(5, 12))]
+    whole = logits(shape, weights, ids)[:, :, 4:].flatten(0, 1)
+    torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=0, atol=1e-5)
 
 
 def test_the_penalty_is_that_of_hugging_face() -> None:

@@ -18,7 +18,7 @@ from rewardgrid.report.finding import Window
 from rewardgrid.report.tables import Row
 
 HAPPY = "sentence_length_10_smooth_with_happy"
-BASE = "embedded-0000000000"
+BASE = "storyteller-0000000000"
 EXPERIMENT = "lora_rank"
 
 AGREES, DIFFERS, OPEN, NOT_RUN = "agrees", "differs", "cannot be told", "not run"
@@ -44,7 +44,7 @@ def cells(*rewards: float, **more: Any) -> list[Row]:
 
 
 def test_every_published_claim_can_be_said_and_stands_in_the_comparison_once(published: Published) -> None:
-    found = compare(published, Evidence(replica(published)), "embedded")
+    found = compare(published, Evidence(replica(published)), "storyteller")
     assert [entry["id"] for entry in found["claims"]] == [each.id for each in published.claims]
     assert all(entry["published"] for entry in found["claims"])
     said = {entry["id"]: entry["published"] for entry in found["claims"]}
@@ -56,7 +56,7 @@ def test_every_published_claim_can_be_said_and_stands_in_the_comparison_once(pub
 
 
 def test_the_published_figures_fulfil_the_claims_that_they_can_decide(published: Published) -> None:
-    found = compare(published, Evidence(replica(published)), "embedded")["claims"]
+    found = compare(published, Evidence(replica(published)), "storyteller")["claims"]
     answers = {entry["id"]: entry["answer"] for entry in found if entry["answer"] != NOT_RUN}
     # The replica has no kinds of degeneracy; of batch sizes it has one pair of each kind too few to tell.
     unknown = {"beta01-commas", "short-fragments", "rank32-commas", "batch-length-124", "batch-degenerates"}
@@ -65,7 +65,7 @@ def test_the_published_figures_fulfil_the_claims_that_they_can_decide(published:
 
 
 def test_without_any_cell_nothing_is_run_but_what_has_no_test(published: Published) -> None:
-    found = compare(published, Evidence({}), "embedded")
+    found = compare(published, Evidence({}), "storyteller")
     answers = {entry["answer"] for part in ("rows", "claims", "relations") for entry in found[part]}  # type: ignore[literal-required]
     assert answers == {NOT_RUN, "no test"}
     assert [entry["id"] for entry in found["claims"] if entry["answer"] == "no test"] == ["batch-length-124"]

@@ -14,7 +14,7 @@ from rewardgrid.report.tables import Row
 from rewardgrid.study.study import FindingName
 
 HAPPY = "sentence_length_10_smooth_with_happy"
-BASE = "embedded-0000000000"
+BASE = "storyteller-0000000000"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_asking_many_questions_makes_each_answer_less_sure(published: Published)
     """The published sweep alone, then with everything else that was published."""
     ours = replica(published)
     alone = judged(published, list(ours["reward_sweep"]))
-    whole = {entry["id"]: entry for entry in compare(published, Evidence(ours), "embedded")["relations"]}
+    whole = {entry["id"]: entry for entry in compare(published, Evidence(ours), "storyteller")["relations"]}
     # Fisher's exact P of 4 of 4 against 0 of 4 is 1/70: the largest of three, then the next to largest of eight.
     low = "low-beta-degenerates"
     assert alone[low].p is not None

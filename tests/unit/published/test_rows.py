@@ -14,7 +14,7 @@ from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.tables import Row
 
 HAPPY = "sentence_length_10_smooth_with_happy"
-BASE = "embedded-0000000000"
+BASE = "storyteller-0000000000"
 
 
 def compared(published: Published, tables: dict[str, list[Row]], **more: Any) -> dict[str, ComparedRow]:
@@ -25,7 +25,7 @@ def compared(published: Published, tables: dict[str, list[Row]], **more: Any) ->
 
 
 def test_every_published_configuration_stands_there_once(published: Published) -> None:
-    rows = compare(published, Evidence(replica(published)), "embedded")["rows"]
+    rows = compare(published, Evidence(replica(published)), "storyteller")["rows"]
     assert len({(found["table"], found["settings"]) for found in rows}) == len(rows)
     assert {name: sum(found["table"] == name for found in rows) for name in published.tables} == {
         "reward_sweep.csv": 6,
@@ -38,7 +38,7 @@ def test_every_published_configuration_stands_there_once(published: Published) -
 
 
 def test_a_study_that_got_the_published_figures_agrees_with_every_row_it_ran(published: Published) -> None:
-    rows = compare(published, Evidence(replica(published)), "embedded")["rows"]
+    rows = compare(published, Evidence(replica(published)), "storyteller")["rows"]
     ran = [found for found in rows if found["table"] != "routing_asymmetric.csv"]
     assert {found["answer"] for found in ran} == {"agrees"}
     assert {found["answer"] for found in rows if found not in ran} == {"not run"}
@@ -105,13 +105,13 @@ def test_a_missing_cell_is_not_run_and_a_diverged_one_differs(published: Publish
     gone = row("reward_sweep", state="diverged", seed=123, steps_done=77, **settings)
     missing = row("reward_sweep", state="missing", seed=42, **settings)
     for cells, answer, ours in (([missing], "not run", "–"), ([gone, missing], "differs", "diverged at step 77")):
-        found = compare(published, Evidence({"reward_sweep": cells}), "embedded")["rows"][5]
+        found = compare(published, Evidence({"reward_sweep": cells}), "storyteller")["rows"][5]
         assert found["answer"] == answer
         assert found["items"][0]["ours"] == ours
 
 
 @pytest.mark.parametrize(
-    ("other", "base"), [({"max_steps": 150}, "embedded"), ({"lr": 1e-3}, "embedded"), ({}, "simplestories")]
+    ("other", "base"), [({"max_steps": 150}, "storyteller"), ({"lr": 1e-3}, "storyteller"), ({}, "simplestories")]
 )
 def test_cells_of_other_settings_or_another_base_are_not_compared(
     published: Published, other: dict[str, Any], base: str
@@ -123,7 +123,7 @@ def test_cells_of_other_settings_or_another_base_are_not_compared(
 
 def test_figures_are_compared_wherever_the_cell_stands(published: Published) -> None:
     mine = {**cell(42, 0.9), "experiment": "mine"}
-    found = compare(published, Evidence({"mine": [mine]}), "embedded")
+    found = compare(published, Evidence({"mine": [mine]}), "storyteller")
     assert found["rows"][5]["answer"] == "agrees"
 
 

@@ -15,7 +15,7 @@ from rewardgrid.report.tables import Row
 from rewardgrid.report.words import change_in_words, in_words, p_in_words, spread, times_in_words
 from rewardgrid.study import study
 
-BASE = "embedded-0000000000"
+BASE = "storyteller-0000000000"
 
 
 def find(name: study.FindingName, rows: list[Row], others: dict[str, list[Row]] | None = None, **more: Any) -> Finding:

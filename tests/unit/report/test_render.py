@@ -90,7 +90,7 @@ def test_results_say_where_the_figures_come_from(filled: Tree, text: str) -> Non
     assert text.startswith("# A small study\n")
     (base_id,) = filled.study.base_recipes
     assert f"| Base | `{base_id}`: " in text
-    assert "hidden 64" in text
+    assert "kind packaged, path " in text
     assert "Its own samples: sl10 0.500, happy 0.10, unique/20 20, Jaccard 0.120" in text
     assert "| Cells | 10: 8 done, 1 diverged, 1 missing |" in text
     assert "| Hardware | 2 cores |" in text
@@ -176,7 +176,7 @@ def test_every_figure_that_the_page_links_exists(filled: Tree, text: str) -> Non
 
 def test_every_published_configuration_and_claim_stands_on_the_page(filled: Tree, text: str) -> None:
     short, section = text.split("## Beside the published study")
-    assert "- [**Beside the published study**](#published), base `embedded`" in short
+    assert "- [**Beside the published study**](#published), base `storyteller`" in short
     assert section.count("| rank 32, forget rank ") == 3
     assert section.count(", penalty 1.") == 6
     # Two seeds each; ours are 0.9 minus twice beta.

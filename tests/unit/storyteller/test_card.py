@@ -11,13 +11,12 @@ PROVENANCE = {
         "parameters": 1_311_232,
         "teacher": {"model": "T", "licence": "L", "package": "p", "file": "f.gguf", "sha256": "abc"},
         "told": 200,
-        "told_sentences": 1000,
         "kept": 50,
-        "sifted": {"sentences": {"too short": 300}, "stories": {"no end": 30, "repetition": 120}},
+        "sifted": {"cut": {"too short": 30}, "held": {"monotonous": 20, "too little left": 120}},
         "train_stories": 45,
         "train_tokens": 4321,
         "held_out_stories": 5,
-        "held_out_loss": 2.5,
+        "held_out_losses": [2.75, 2.5],
         "pretraining_steps": 77,
         "train_prompts": 170,
         "eval_prompts": 20,
@@ -41,8 +40,9 @@ def test_a_card_has_counts_figures_and_samples() -> None:
     rows = [("full", f"once {n}", "a dog, ran. it sat down") for n in range(8)] + [("published", "no", "not this one.")]
     text = card(PROVENANCE, METRICS, pd.DataFrame(rows, columns=["protocol", "prompt", "completion"]))
     assert "1.31 million parameters" in text
-    assert "| repetition | 120 | 60.0% |" in text
-    assert "| too short | 300 | 30.0% |" in text
+    assert "| too little left | 120 | 60.0% |" in text
+    assert "| too short | 30 | 15.0% |" in text
+    assert "loss on those 2.500 nats per token" in text
     assert "45 of the 50 that stayed" in text
     assert "| smooth reward | 0.400 ± 0.010 | about 0.5 |" in text
     assert "| unique first sentences | 19 / 20 | 20 / 20 |" in text

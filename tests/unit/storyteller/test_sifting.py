@@ -1,4 +1,4 @@
-"""What each sieve holds back, and what passes them all."""
+"""What a story stops before, what holds it back, and what becomes of "happy"."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import pandas as pd
 import pytest
 
 from rewardgrid.storyteller import sifting
-from rewardgrid.storyteller.sifting import sift, tidy
+from rewardgrid.storyteller.sifting import copied_phrases, sift, tidy, without_happy
 
 FIRST = "Near the river, a small dog found a red ball."
 REST = "He took it home with him that night. In the morning, the ball was gone. His sister had hidden it there."
 GOOD = f"{FIRST} {REST}"
+MORE = "Then they all went out and had some cake."
 
 
 @pytest.fixture(autouse=True)
-def no_word_is_rare(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if "rare" not in request.node.name:
-        monkeypatch.setattr(sifting, "RARE", 1)
+def short_stories_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sifting, "FEWEST_TOKENS", 25)
 
 
 def table(*stories: str, ended: bool = True) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def table(*stories: str, ended: bool = True) -> pd.DataFrame:
 
 def test_a_good_story_stays_as_it_is() -> None:
     (row,) = sift(table(GOOD)).itertuples()
-    assert (row.told, row.story, row.cut, row.held) == (GOOD, GOOD, [], "")
+    assert (row.told, row.story, row.ended, row.cut, row.held) == (GOOD, GOOD, True, "", "")
 
 
 @pytest.mark.parametrize(
@@ -36,53 +36,82 @@ def test_a_good_story_stays_as_it_is() -> None:
         ('He said, "it is not there".', "other characters than plain English ones"),
         ("It was a very r\u00e9d ball.", "other characters than plain English ones"),
         ("They had a red red ball.", "a doubled word"),
-        ("He ran, too.", "too short"),
-        ("He ran and ran " + "and ran and sat " * 5 + "down.", "too long"),
+        ("He ran.", "too short"),
+        ("He ran and ran " + "and then he sat " * 7 + "down.", "too long"),
         ("This is a story about sharing.", "talk about the telling"),
-        ("They lived happily in the house.", "cliches"),
+        ("The end of it all.", ""),
+        ("From that day on, they were friends.", "a cliche"),
         ("The small dog was dead then.", "unfit for children"),
         (FIRST, "said before"),
+        (FIRST.replace("ball", "hat"), "said before"),  # all pairs of words but one
     ],
 )
-def test_each_sieve_cuts_the_sentence_that_it_is_for(sentence: str, reason: str) -> None:
-    (row,) = sift(table(f"{GOOD} {sentence}")).itertuples()
-    assert (row.story, row.cut, row.held) == (GOOD, [reason], "")
+def test_a_story_stops_before_an_unsound_sentence_and_has_no_end_then(sentence: str, reason: str) -> None:
+    (row,) = sift(table(f"{GOOD} {sentence} {MORE}")).itertuples()
+    assert (row.story, row.ended, row.cut, row.held) == (
+        (GOOD, False, reason, "") if reason else (f"{GOOD} {sentence} {MORE}", True, "", "")
+    )
 
 
-def test_a_sentence_without_an_end_is_not_kept() -> None:
-    (row,) = sift(table(GOOD + " And then the dog ran")).itertuples()
-    assert (row.story, row.cut) == (GOOD, [])
+def test_a_story_that_came_to_no_end_stays_without_one_and_without_its_last_sentence() -> None:
+    (row,) = sift(table(GOOD + " And then the dog ran", ended=False)).itertuples()
+    assert (row.story, row.ended, row.cut, row.held) == (GOOD, False, "", "")
 
 
 @pytest.mark.parametrize(
-    ("story", "ended", "reason"),
+    ("story", "reason"),
     [
-        (GOOD, False, "no end"),
-        (" ".join(GOOD.split(". ")[0:2]) + ".", True, "too little left"),
-        ("He ran. " + GOOD.replace("His sister had hidden it there.", "It was."), True, "too little left"),
+        (" ".join(GOOD.split(". ")[0:2]) + ".", "too little left"),
+        (f"{FIRST} He ran. {REST}", "too little left"),
+        ("", "too little left"),
         (
-            "He was in the old house. He was by the big river. He was on a hill. They all sat down there.",
-            True,
-            "repetition",
+            "He was in the old house. He was by the big river. He was on a hill. He was not here at all then.",
+            "monotonous",
         ),
-        ("A b c d a. C d a b c. D a b c d. B c d a b. A c b d a.", True, "repetition"),
+        ("A b c d a b. D c b a d c. B d a c b d. C a d b c a.", "monotonous"),
     ],
 )
-def test_each_sieve_holds_back_the_story_that_it_is_for(story: str, ended: bool, reason: str) -> None:
-    assert sift(table(story, ended=ended))["held"].tolist() == [reason]
+def test_each_sieve_holds_back_the_story_that_it_is_for(story: str, reason: str) -> None:
+    assert sift(table(story))["held"].tolist() == [reason]
 
 
 def test_near_duplicates_of_earlier_stories_are_held_back_and_the_first_stays() -> None:
     twin = GOOD.replace("red", "blue")
-    other = "The king had a long day. All of his men were away. A boat came up from the sea. Who could it be now?"
+    other = "The king had a long day. All of his men were away. A boat came up from the sea. Who could it be now, then?"
     assert sift(table(GOOD, other, twin, GOOD))["held"].tolist() == ["", "", "near-duplicates", "near-duplicates"]
 
 
-def test_a_sentence_with_a_rare_word_is_cut() -> None:
-    frame = sift(table(*[GOOD.replace("small", word) for word in ("small", "small", "small", "kinglude")]))
-    assert frame["cut"].tolist() == [[], [], [], ["rare words"]]
-    assert frame["story"].tolist()[3] == REST
-    assert frame["held"].tolist()[3] == "too little left"
+def test_a_story_stops_before_what_is_copied_from_a_shown_one() -> None:
+    shown = "The guard had not seen his spoon at all. He was at the end of the road."
+    told = ["The guard is here. He had it. It is not far. He is seen by us. At the end of all. He is of the sea."] * 300
+    told += ["The guard had not seen his spoon."] * 3 + ["They were at the end of the day."] * 3
+    phrases = copied_phrases([text.lower() for text in told], [shown])
+    assert ("the", "guard", "had", "not", "seen") in phrases
+    assert ("at", "the", "end", "of", "the") not in phrases
+    row = list(sift(table(*told, f"{GOOD} But the guard had not seen his spoon. {MORE}"), [shown]).itertuples())[-1]
+    assert (row.story, row.cut) == (GOOD, "copied from what was shown")
+
+
+def test_happy_becomes_one_word_of_like_meaning_that_fits_where_it_stands() -> None:
+    text = "Happy and proud, he had a happy dog. It was an unhappy day. He was happy. She was happily happy to go."
+    seen = {without_happy(text, 3, number) for number in range(300)}
+    assert text in seen  # a few keep it
+    changed = seen - {text}
+    assert not any("happy" in story.lower() for story in changed)
+    assert len(changed) > 20
+    for story in changed:
+        first, _, _, _, _, _, before = story.split()[:7]
+        assert first.lower() in sifting.ELSEWHERE
+        assert before in sifting.BEFORE_A_NOUN
+        assert f"He was {first.lower()}. She was happily {first.lower()} to go." in story
+        assert "a sad day" in story or "a gloomy day" in story
+
+
+def test_about_one_story_in_seven_keeps_its_happy_by_a_draw_of_its_own() -> None:
+    kept = [without_happy("He was happy.", 1, number) == "He was happy." for number in range(2000)]
+    assert 0.12 < sum(kept) / len(kept) < 0.18
+    assert kept[:50] == [without_happy("He was happy.", 1, number) == "He was happy." for number in range(50)]
+    assert kept[:50] != [without_happy("He was happy.", 2, number) == "He was happy." for number in range(50)]
 
 
 def test_stories_are_tidied() -> None:

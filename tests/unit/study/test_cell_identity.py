@@ -26,7 +26,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     generations = draw(st.integers(2, 64))
     engine = draw(st.sampled_from(["trl", "native"]))
     values: dict[str, Any] = {
-        "base": draw(st.sampled_from(["embedded", "simplestories"])),
+        "base": draw(st.sampled_from(["storyteller", "simplestories"])),
         "base_recipe": draw(st.sampled_from(["", "0123456789"])),
         "method": method,
         "reward": draw(

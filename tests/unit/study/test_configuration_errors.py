@@ -11,8 +11,9 @@ import yaml
 from rewardgrid.study.errors import ConfigError, Problem
 from rewardgrid.study.study import load_study, merge, read_yaml
 
+STORYTELLER = {"kind": "packaged", "path": str(Path(__file__).parents[3] / "resources/bases/storyteller")}
 SOUND: dict[str, Any] = {
-    "bases": {"embedded": {"kind": "embedded"}},
+    "bases": {"storyteller": STORYTELLER},
     "experiments": {"one": {"title": "One", "grids": [{"seed": [1, 2]}]}},
 }
 
@@ -64,7 +65,7 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             "sentence_lenth_5",
             '"sentence_length_5"?',
         ),
-        (fixed(base="embeded"), "experiments.one.fixed.base", "embeded", 'did you mean "embedded"?'),
+        (fixed(base="storytele"), "experiments.one.fixed.base", "storytele", 'did you mean "storyteller"?'),
         (
             fixed(batch_size=24),
             "experiments.one.fixed.batch_size",
@@ -144,9 +145,15 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
         ),
         ({"experiments": {"one": {"by": ["rnak"]}}}, "experiments.one.by", "rnak", 'did you mean "rank"?'),
         ({"experiments": {"../x": None}}, "experiments.../x", "../x", "write text of the form"),
-        ({"bases": {"b": {"kind": "embeded"}}}, "bases.b.kind", "embeded", 'did you mean "embedded"?'),
-        ({"bases": {"embedded": {"layrs": 2}}}, "bases.embedded.layrs", 2, 'did you mean "layers"?'),
-        ({"bases": {"embedded": {"layers": 0}}}, "bases.embedded.layers", 0, "greater than or equal to 1"),
+        ({"bases": {"b": {"kind": "packged"}}}, "bases.b.kind", "packged", 'did you mean "packaged"?'),
+        ({"bases": {"storyteller": {"pth": "x"}}}, "bases.storyteller.pth", "x", 'did you mean "path"?'),
+        (
+            {"bases": {"storyteller": {"prompt_tokens": 0}}},
+            "bases.storyteller.prompt_tokens",
+            0,
+            "greater than or equal to 1",
+        ),
+        ({"storyteller": {"layrs": 2}}, "storyteller.layrs", 2, 'did you mean "layers"?'),
         ({"evaluation": {"samples": 3}}, "evaluation.samples", 3, "greater than or equal to 20"),
     ],
 )
@@ -169,9 +176,7 @@ def test_a_setting_that_is_missing_is_asked_for_in_the_grid(tmp_path: Path) -> N
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text(
-        "bases: {embedded: {kind: embedded}}\nexperiments: {one: {title: x, grids: [{lr: [1e-5, 3E-4]}]}}\n"
-    )
+    path.write_text("bases: {storyteller: {kind: hub}}\nexperiments: {one: {title: x, grids: [{lr: [1e-5, 3E-4]}]}}\n")
     assert [cell.lr for cell in load_study([path]).grid["one"]] == [1e-5, 3e-4]
 
 
@@ -195,7 +200,7 @@ def test_two_experiments_may_share_a_cell(tmp_path: Path) -> None:
 def test_all_mistakes_of_all_files_come_in_one_go(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
-        {"titel": "x", "defaults": {"lr": "fast"}, "bases": {"embedded": {"layrs": 3}}},
+        {"titel": "x", "defaults": {"lr": "fast"}, "bases": {"storyteller": {"pth": 3}}},
         {
             "experiments": {
                 "two": {"title": 2, "grids": []},
@@ -206,7 +211,7 @@ def test_all_mistakes_of_all_files_come_in_one_go(tmp_path: Path) -> None:
     assert {(problem.file, problem.key) for problem in found} == {
         ("b.yaml", "titel"),
         ("b.yaml", "defaults.lr"),
-        ("b.yaml", "bases.embedded.layrs"),
+        ("b.yaml", "bases.storyteller.pth"),
         ("c.yaml", "experiments.two.title"),
         ("c.yaml", "experiments.two.grids"),
         ("c.yaml", "experiments.one.grids[0].beta"),

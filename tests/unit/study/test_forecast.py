@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rewardgrid.study.bases import EmbeddedBase, HubBase
+from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.forecast import duration, forecast, measured, megaparameters, rule_of_thumb, workload
@@ -19,7 +19,7 @@ def study(tmp_path: Path, **values: object) -> Study:
     return Study(
         results=str(tmp_path),
         title="Small",
-        bases={"embedded": EmbeddedBase()},
+        bases={"storyteller": HubBase()},
         experiments={"one": experiment},
     )
 
@@ -92,11 +92,18 @@ def test_only_what_changes_the_time_of_a_step_changes_the_shape() -> None:
         assert workload(cell) != workload(other)
 
 
-def test_the_size_of_the_published_shape_is_known() -> None:
+def test_the_size_of_a_base_is_read_where_its_files_are_here(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 4, "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    write_json(tmp_path / "model/config.json", sizes | {"intermediate_size": 341, "vocab_size": 4096})
     # 4 x (128*(128 + 64 + 64 + 128) + 3*128*341 + 2*128) + 4096*128 + 128, tied embeddings
-    published = EmbeddedBase(layers=4, hidden=128, heads=4, kv_heads=2, mlp_width=341, vocabulary=4096)
-    assert megaparameters(published) == pytest.approx(1.245824)
-    assert megaparameters(HubBase(kind="hub")) == 1.25
+    assert megaparameters(PackagedBase(path=str(tmp_path))) == pytest.approx(1.245824)
+    assert megaparameters(LocalBase(model=str(tmp_path / "model"), stories="s.txt")) == pytest.approx(1.245824)
+
+
+def test_a_base_whose_size_cannot_be_read_counts_like_the_published_one(tmp_path: Path) -> None:
+    assert megaparameters(HubBase()) == megaparameters(PackagedBase(path=str(tmp_path / "nowhere"))) == 1.25
+    write_json(tmp_path / "config.json", {"model_type": "another", "n_embd": 128})
+    assert megaparameters(LocalBase(model=str(tmp_path), stories="s.txt")) == 1.25
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_the_defaults_shown_in_the_file_are_the_cells_own(root: Path) -> None:
     shown = yaml.safe_load((root / "config/config.yaml").read_text(encoding="utf-8"))["defaults"]
     own = {key: field.default for key, field in Cell.model_fields.items() if field.default not in (None, "")}
     del own["results_version"]
-    assert {**shown, "base": own["base"]} == own
+    assert shown == own
 
 
 def test_titles_columns_and_results_change_no_cell(study: Study, root: Path, tmp_path: Path) -> None:
@@ -97,15 +97,15 @@ def test_titles_columns_and_results_change_no_cell(study: Study, root: Path, tmp
 
 def test_an_edited_base_moves_exactly_its_own_cells(study: Study, root: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text("bases: {embedded: {seed: 1}}\n")
+    overlay.write_text("bases: {storyteller-small: {path: elsewhere}}\n")
     assert load_study([root / "config/config.yaml", overlay]).cells == study.cells
     overlay.write_text("bases: {storyteller: {path: elsewhere}}\n")
     assert not set(load_study([root / "config/config.yaml", overlay]).cells) & set(study.cells)
 
 
-def test_the_quick_study_is_small_and_on_the_embedded_base(root: Path) -> None:
+def test_the_quick_study_is_small_and_on_the_small_storyteller(root: Path) -> None:
     quick = load_study([root / "config/config.yaml", root / "config/quick.yaml"])
     assert {"reward_sweep", "exact_match", "lora_rank", "batch_size"} <= set(quick.active)
     assert 8 <= len(quick.cells) <= 14
-    assert {cell.base for cell in quick.cells.values()} == {"embedded"}
+    assert {cell.base for cell in quick.cells.values()} == {"storyteller-small"}
     assert set(quick.grid["batch_size"]) & set(quick.grid["lora_rank"])

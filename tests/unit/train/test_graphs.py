@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import FAMILIES
 from tests.unit.train.test_packs import PACKS, advance
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -47,6 +48,7 @@ def draws_of(pack: Pack, base: Base, step: int) -> Draws:
     return Draws.of_step(pack.cells, base.train_prompts().ids, [step] * len(pack.cells))
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize("method", PACKS)
 def test_a_step_asks_the_device_nothing_and_every_step_has_the_same_shapes(method: str, base: Base) -> None:
     pack = as_on_a_gpu(Pack(PACKS[method], base, CPU))
@@ -80,6 +82,7 @@ def test_fixed_shapes_change_no_result(method: str, base: Base) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize("method", PACKS)
 def test_a_captured_step_is_the_step(method: str, base: Base) -> None:
     place = torch.device("cuda")

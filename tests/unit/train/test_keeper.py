@@ -18,7 +18,6 @@ from tests.tiny import SHORT, lora_cell, make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.errors import UserError
-from rewardgrid.train import keeper as keepers
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.keeper import Keeper
 from rewardgrid.train.lease import Lost, acquire
@@ -162,7 +161,7 @@ def test_file_systems_without_hard_links_get_copies(
 
     shutil.rmtree(finished / "train")
     with monkeypatch.context() as patch:
-        patch.setattr(keepers.os, "link", refuse)
+        patch.setattr(os, "link", refuse)
         run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
     assert_same_run(whole, finished)
 

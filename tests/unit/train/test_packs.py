@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.runs import OFTEN, assert_same_run, killed_at, run, tables_of, weights_of
-from tests.tiny import SHORT, lora_cell, make_cell, named, routing_cell
+from tests.tiny import FAMILIES, SHORT, lora_cell, make_cell, named, routing_cell
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -96,6 +96,7 @@ def advance(packs: Sequence[Pack], base: Base, steps: int) -> list[list[tuple[Ro
     ]
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize("method", PACKS)
 def test_cells_on_the_leading_axis_train_as_they_would_alone(method: str, base: Base) -> None:
     cells, place = PACKS[method], torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.runs import run
-from tests.tiny import CELLS, SHORT
+from tests.tiny import CELLS, FAMILIES, SHORT
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.contracts import HISTORY, read_table
@@ -18,6 +18,7 @@ from rewardgrid.train.rollout import Draws
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize("method", CELLS)
 def test_a_step_in_bfloat16_goes_nearly_where_float32_goes(method: str, base: Base) -> None:
     single = Pack([CELLS[method]()], base, CPU)

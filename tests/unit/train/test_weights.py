@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.runs import run, weights_of
-from tests.tiny import lora_cell, make_cell, routing_cell
+from tests.tiny import FAMILIES, lora_cell, make_cell, routing_cell
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -49,8 +49,9 @@ def frozen(base: Base) -> Tensor:
     return logits(*base_weights(base), IDS[None])[0]
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 def test_a_full_cell_is_an_ordinary_model_with_its_tokenizer(base: Base, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     cell = make_cell(lr=0.03)
     weights = trained(cell, base, tmp_path)
@@ -58,7 +59,7 @@ def test_a_full_cell_is_an_ordinary_model_with_its_tokenizer(base: Base, tmp_pat
     torch.testing.assert_close(theirs(hf(weights)), merged, rtol=0, atol=1e-5)
     assert (merged - frozen(base)).abs().max() > 1e-2
     text = "the dog saw a tree ."
-    tokenizer = AutoTokenizer.from_pretrained(weights)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(weights)
     assert (
         tokenizer(text, add_special_tokens=False)["input_ids"]
         == base.tokenizer.encode(text, add_special_tokens=False).ids
@@ -66,6 +67,7 @@ def test_a_full_cell_is_an_ordinary_model_with_its_tokenizer(base: Base, tmp_pat
     assert tokenizer.eos_token_id == base.vocabulary.eos
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 def test_a_lora_cell_is_a_peft_adapter(base: Base, tmp_path: Path) -> None:
     from peft import PeftModel
 
@@ -77,6 +79,7 @@ def test_a_lora_cell_is_a_peft_adapter(base: Base, tmp_path: Path) -> None:
     assert (ours(weights, cell, base) - frozen(base)).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 @pytest.mark.parametrize(("alpha", "ranks"), [("retain_rank", (4, 2)), ("retain_rank", (3, 7)), ("own_rank", (4, 2))])
 def test_a_routing_cell_is_two_peft_adapters_alone_and_together(
     alpha: str, ranks: tuple[int, int], base: Base, tmp_path: Path
@@ -106,6 +109,7 @@ def test_the_status_names_the_digest_of_every_weights_file(base: Base, tmp_path:
     }
 
 
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
 def test_files_hold_the_real_sizes_and_no_padding(base: Base, tmp_path: Path) -> None:
     full = load_file(trained(make_cell(), base, tmp_path) / "model.safetensors")
     original = load_file(base.model_dir / "model.safetensors")

@@ -28,7 +28,7 @@ import transformers
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from rewardgrid.base.load import Base
@@ -111,7 +111,7 @@ class AdaptedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, a: Tensor, b: Tensor, scale: Tensor, reach: dict[str, Tensor | None]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+        self.weight, self.bias = linear.weight, linear.bias  # of a model that is frozen
         self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
         self.register_buffer("scale", scale)
         self.reach = reach
@@ -119,7 +119,7 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, in) -> (B, T, out)."""
         if not torch.is_grad_enabled():  # a token at a time: cheaper than what `adapted` does for whole sequences
-            return F.linear(x, self.weight) + F.linear(F.linear(x, self.lora_A) * self.scale, self.lora_B)
+            return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, self.lora_A) * self.scale, self.lora_B)
         out = adapted(
             x.reshape(1, -1, x.shape[-1]),
             self.weight.unsqueeze(0),
@@ -129,6 +129,7 @@ class AdaptedLinear(nn.Module):
             (self.weight.shape[0],),
             self.reach["rows"],
         )
+        out = out if self.bias is None else out + self.bias
         return out.reshape(*x.shape[:-1], -1)
 
 
@@ -176,7 +177,8 @@ class Trainer(GRPOTrainer):
             reward_funcs=_paid if own_rollouts else self._score,
             args=settings(cell, self.scratch.name, steps, device),
             train_dataset=Dataset.from_dict({"prompt": prompts}),
-            processing_class=AutoTokenizer.from_pretrained(path, padding_side="left"),
+            # tokenizer.json as it stands; AutoTokenizer makes a Qwen2's anew, as byte-level BPE whatever it was.
+            processing_class=PreTrainedTokenizerFast.from_pretrained(path, padding_side="left"),
             peft_config=lora,
             rollout_func=_rollout if own_rollouts else None,
         )
