@@ -11,7 +11,7 @@ import pandas as pd
 
 from rewardgrid.published.comparison import Published
 from rewardgrid.report.columns import COLUMNS
-from rewardgrid.report.tables import Row
+from rewardgrid.report.tables import Row, spec_row
 from rewardgrid.study.cell import REWARDS, Cell
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
 from rewardgrid.study.files import write_json, write_text
@@ -245,7 +245,7 @@ def row(experiment: str, state: str = "done", **values: Any) -> Row:
     """A finished cell as a table row: a spec's fields from ``values``, every other figure None."""
     spec = {name: value for name, value in values.items() if name in Cell.model_fields}
     cell = Cell(base="storyteller", base_recipe="0" * 10, **spec)
-    fields = cell.model_dump(mode="json") | {"eval_modes": None}
+    fields = spec_row(cell)
     measured = {name: value for name, value in values.items() if name not in spec}
     defaults = {"verdict": "ok", "final_reward": 0.9, "final_kl": 1.0, "hardware": "2 cores"}
     if state != "done":
