@@ -167,9 +167,9 @@ class Contrast(Statement):
         of, to = either(self.by, self.of), either(self.by, self.to)
         nothing = 1 if self.measure == "ratio" else 0
         if self.range == (nothing, None):
-            return f"more {what} at {name} {of} than at {to}"
+            return f"{what}: more at {name} {of} than at {to}"
         size = f"{range_in_words(self.range)} times that" if nothing else f"{range_in_words(self.range)} more than"
-        return f"{what} at {name} {of} is {size} at {to}"
+        return f"{what}: at {name} {of} {size} at {to}"
 
 
 class Beside(Statement):
@@ -212,7 +212,7 @@ class Beside(Statement):
         return p / 2 if right else 1 - p / 2
 
     def words(self) -> str:
-        share = "" if self.share == 1 else f"{self.share:g} times "
+        share = {1.0: "", 0.5: "half "}.get(self.share, f"{self.share:g} times ")
         low, high = self.range
         whose = ", ".join(setting(name, value) for name, value in self.other_where.items())
         other = f"{share}that of {self.other}{f' at {whose}' if whose else ''}"

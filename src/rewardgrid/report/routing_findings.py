@@ -237,7 +237,7 @@ def collapse(scope: Scope) -> Finding:
         mine = [run for row, run in judged if row["cell"] in names]
         since = spread([float(run.collapsed_from) for run in mine if run.collapsed_from is not None])
         number = since["n"] if since else 0
-        parts.append(f"{prefix}{number} of {count(len(mine), 'seed')}")
+        parts.append(f"{prefix}collapses in {number} of {count(len(mine), 'seed')}")
         when = f", from step {in_words(since, 0)}" if since else ""
         sentences.append(
             sentence_case(
@@ -246,8 +246,7 @@ def collapse(scope: Scope) -> Finding:
                 f"{in_words(spread(float(run.retain_sl10.mean()) for run in mine))}."
             )
         )
-    conclusion = f"collapses in {'; '.join(parts)}"
-    return finding(conclusion, sentences, [row for row, _ in judged], rows, rule)
+    return finding("; ".join(parts), sentences, [row for row, _ in judged], rows, rule)
 
 
 class NearEnd(NamedTuple):

@@ -218,7 +218,7 @@ def test_the_order_of_experiments_and_cells_survives_the_checked_configuration(t
     config = REPOSITORY / "config" / "config.yaml"
     assert script("study", "--files", config, "--out", tmp_path / "study.json") == 0
     study = Study.model_validate(json.loads((tmp_path / "study.json").read_text()))
-    assert list(study.active)[:3] == ["reward_sweep", "exact_match", "lora_rank"]
+    assert list(study.active)[:4] == ["reward_sweep", "exact_match", "exact_match_penalty", "lora_rank"]
     assert [cell.beta for cell in study.grid["reward_sweep"]][::4] == [0.003, 0.01, 0.02]
 
 
