@@ -11,8 +11,8 @@ import pandas as pd
 
 from rewardgrid.published.comparison import Published
 from rewardgrid.report.columns import COLUMNS
-from rewardgrid.report.tables import Row
-from rewardgrid.study.cell import Cell
+from rewardgrid.report.tables import Row, spec_row
+from rewardgrid.study.cell import REWARDS, Cell
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.study import Study
@@ -195,6 +195,7 @@ class Tree:
                     "state": "base",
                     "published": {"prompts": 5, "unique_first_sentences": 20, "jaccard": 0.12},
                     "full": {**FULL, "sl10": sl10, "kl_exact": 0.0},
+                    "rewards": dict.fromkeys(REWARDS, 0.47),
                     "top_k": TOP_K,
                     "usual": {"full": {"windows": 3.1, "ends": 1.5}, "top_k": {"windows": 2.7, "ends": 1.8}},
                     "other_draws": [{"verdict": "ok"}, {"verdict": "ok"}, {"verdict": "borderline"}],
@@ -244,7 +245,7 @@ def row(experiment: str, state: str = "done", **values: Any) -> Row:
     """A finished cell as a table row: a spec's fields from ``values``, every other figure None."""
     spec = {name: value for name, value in values.items() if name in Cell.model_fields}
     cell = Cell(base="storyteller", base_recipe="0" * 10, **spec)
-    fields = cell.model_dump(mode="json") | {"eval_modes": None}
+    fields = spec_row(cell)
     measured = {name: value for name, value in values.items() if name not in spec}
     defaults = {"verdict": "ok", "final_reward": 0.9, "final_kl": 1.0, "hardware": "2 cores"}
     if state != "done":

@@ -66,6 +66,8 @@ OTHERS: dict[str, Cell] = {
     "prompt_eos, no penalty, small clip": lora_cell(
         prompt_eos=True, repetition_penalty=1.0, max_grad_norm=0.05, seed=5
     ),
+    "an alpha that does not grow with the rank": lora_cell(adapter_alpha="constant", seed=5),
+    "an alpha that grows with its root": lora_cell(adapter_alpha="sqrt", seed=5),
     "prompt_eos, all weights trained": make_cell(prompt_eos=True, seed=5),
     "one large group, another reward": make_cell(num_generations=8, reward="happy_count", seed=6),
 }
@@ -210,6 +212,7 @@ MUTANTS: dict[str, Mutant] = {
     "labels inverted": Mutant(("routing",), replace={"reach": inverted}),
     "parts not weighted": Mutant(("routing",), replace={"reach": reweighted}),
     "exclusive for shared": Mutant(("routing",), spec={"routing_mode": "exclusive"}),
+    "scale of the adapter": Mutant(("lora",), spec={"adapter_alpha": "sqrt"}),
     "scale of forget": Mutant(("routing",), spec={"adapter_alpha": "own_rank"}),
     "activation gradients masked": Mutant(
         ("routing",), patch=lambda patch: patch.setattr(policy, "adapted", through_forget_alone)

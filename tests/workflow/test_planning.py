@@ -33,9 +33,9 @@ def test_the_published_study_is_planned_in_seconds(published: Project) -> None:
     start = time.monotonic()
     text = published.run("--dry-run", "--cores", "1").stdout
     assert time.monotonic() - start < 20
-    assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 105
+    assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 157
     assert text.count("\nrule base:") == text.count("\nrule evaluate_base:") == 1
-    assert text.count(": 105 cells (105 waiting).") == 1
+    assert text.count(": 157 cells (157 waiting).") == 1
     assert "Training left: about " in text
     assert not (published.directory / "results").exists()
 
@@ -49,7 +49,7 @@ def test_the_default_profile_is_used_beneath_any_other(published: Project) -> No
 
 @pytest.mark.parametrize("profile", ["local", "gpu", "slurm"])
 def test_every_profile_plans_the_whole_study(published: Project, profile: str) -> None:
-    assert published.plan("--profile", f"profiles/{profile}")["train"] == 105
+    assert published.plan("--profile", f"profiles/{profile}")["train"] == 157
 
 
 def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -> None:

@@ -17,7 +17,7 @@ from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Study, merge
 from tests.workflow.project import MICRO, Project, make_project
 
-REPORT = {"table": 2, "figures": 2, "findings": 1, "results": 1}
+REPORT = {"table": 2, "figures": 2, "findings": 1, "published": 1, "results": 1}
 RENDER = {"study": 1, "index": 1, **REPORT}
 MEASURE = {"evaluate_base": 1, "evaluate": 2}
 
@@ -182,7 +182,7 @@ def test_an_experiment_that_is_left_out_takes_no_cell_with_it(project: Project) 
 
 def test_other_published_figures_are_compared_again(project: Project) -> None:
     with edited(project.directory / "config/published/lora_rank.csv", "1,3e-4,123,", "1,3.0e-4,123,"):
-        assert project.plan() == {"figures": 2, "findings": 1, "results": 1}
+        assert project.plan() == {"figures": 2, "findings": 1, "published": 1, "results": 1}
 
 
 @pytest.mark.parametrize(("lost", "made"), [("base", {"base": 1}), ("study.json", {})])
@@ -215,7 +215,7 @@ def test_one_bad_cell_blocks_no_other_and_what_there_is_can_be_rendered(project:
         assert finished == {0.1, 0.6}
 
         # Nothing is trained for it, and the tables are not mistaken for whole ones afterwards.
-        render = {"table": 1, "figures": 1, "findings": 1, "results": 1}
+        render = {"table": 1, "figures": 1, "findings": 1, "published": 1, "results": 1}
         assert project.plan("results_partial") == {**render, "results_partial": 1}
         project.run("--cores", "1", "results_partial")
         table = pd.read_parquet(project.directory / study.layout.table("sweep"))

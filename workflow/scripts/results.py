@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rewardgrid.cli.program import run_program
 from rewardgrid.published.section import section
-from rewardgrid.report.evidence import load_bases, read_study
+from rewardgrid.report.evidence import load_bases, load_samples, read_study
 from rewardgrid.report.render import Results, render
 from rewardgrid.report.tables import read_experiment, rows_of
 from rewardgrid.study.errors import UserError
@@ -31,10 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         study = read_study(arguments.study)
         templates = REPOSITORY / "workflow" / "templates"
         published = arguments.published
+        tables = {name: rows_of(read_experiment(study.layout.table(name))) for name in study.active}
+        finished = {str(row["cell"]) for table in tables.values() for row in table if row["state"] == "done"}
         results = Results(
             study=study,
-            tables={name: rows_of(read_experiment(study.layout.table(name))) for name in study.active},
+            tables=tables,
             findings=read_json(arguments.findings),
+            samples=load_samples(study, sorted(finished)),
             bases=load_bases(study),
             commit=commit(REPOSITORY),
             sections=[section(read_json(published), templates)] if published else [],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rewardgrid.evaluate.samples import Protocol, by_mode, draw, summary
 from rewardgrid.evaluate.surprise import Usual, unlikely, usual
 from rewardgrid.evaluate.verdict import Signals, verdict
 from rewardgrid.lm.model import Shape, Weights
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import REWARDS, Cell, Reward
 from rewardgrid.study.contracts import (
     COURSE,
     HISTORY,
@@ -56,10 +56,16 @@ def protocols(settings: Evaluation, max_new_tokens: int, other: int = 0) -> list
 
 
 def sample_all(
-    shape: Shape, policy: Weights, reference: Weights, base: Base, cell: Cell, wanted: list[Protocol]
+    shape: Shape,
+    policy: Weights,
+    reference: Weights,
+    base: Base,
+    cell: Cell,
+    wanted: list[Protocol],
+    also: Sequence[Reward] = (),
 ) -> dict[str, pd.DataFrame]:
     """The samples of each protocol, by its name."""
-    return {each.name: draw(shape, policy, reference, base, each, cell.reward) for each in wanted}
+    return {each.name: draw(shape, policy, reference, base, each, cell.reward, also=also) for each in wanted}
 
 
 def measurements(
@@ -86,16 +92,16 @@ def signals(figures: Mapping[str, Any]) -> Signals:
 def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Path) -> None:
     """Measure a base's own samples, the reference of every verdict; writes metrics.json and samples.parquet.
 
-    ``usual`` holds the quantiles that cells are compared with; ``other_draws`` the verdicts on further draws of the
-    same base, which should all be ok.
+    ``usual`` holds the quantiles that cells are compared with; ``rewards`` what the base earns untrained, by what is
+    paid for; ``other_draws`` the verdicts on further draws of the same base, which should all be ok.
     """
     shape, weights = base_weights(base)
     cell = Cell(max_new_tokens=max_new_tokens)
 
-    def drawn(other: int) -> dict[str, pd.DataFrame]:
-        return sample_all(shape, weights, weights, base, cell, protocols(settings, max_new_tokens, other))
+    def drawn(other: int, also: Sequence[Reward] = ()) -> dict[str, pd.DataFrame]:
+        return sample_all(shape, weights, weights, base, cell, protocols(settings, max_new_tokens, other), also)
 
-    samples = drawn(0)
+    samples = drawn(0, REWARDS)
     write_table(out / "samples.parquet", pd.concat(samples.values()), SAMPLES)
     limits = {name: usual(samples[name]) for name in ("full", "top_k")}
     figures: dict[str, Any] = {
@@ -104,6 +110,7 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
         "max_new_tokens": max_new_tokens,
         **measurements(samples, limits, cell.hacked_from),
         "usual": limits,
+        "rewards": {name: float(samples["full"][name].mean()) for name in REWARDS},
         "modes": {},
         "onset": {},
         "verdict": None,

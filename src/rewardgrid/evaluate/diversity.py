@@ -69,24 +69,30 @@ def expected_unique(values: Sequence[Hashable], k: int = 20) -> float | None:
     return sum(subsets - math.comb(n - count, k) for count in Counter(values).values()) / subsets
 
 
-def jaccard(texts: Sequence[str]) -> float | None:
-    """Mean over all pairs of texts of (words in both) / (words in either), between 0 and 1.
+def overlaps(texts: Sequence[str]) -> np.ndarray:
+    """(words in both) / (words in either) of every two texts, (n, n); NaN of a text with itself and of two empty ones.
 
-    Words are the distinct ones of the whitespace-split lowercase text. A pair of two empty texts is left out;
-    None if no pair is left.
+    Words are the distinct ones of the whitespace-split lowercase text.
     """
     word_sets = [set(text.lower().split()) for text in texts]
     column = {word: i for i, word in enumerate(sorted(set().union(*word_sets)))}
     incidence = np.zeros((len(texts), len(column)), dtype=np.float32)
     for row, words in zip(incidence, word_sets, strict=True):
         row[[column[word] for word in words]] = 1
-    a, b = np.triu_indices(len(texts), k=1)
     # Counts below 2^24 are exact in float32, whose matrix product is fast; the division is in float64.
-    both = (incidence @ incidence.T)[a, b].astype(np.float64)
+    both = (incidence @ incidence.T).astype(np.float64)
     sizes = np.array([len(words) for words in word_sets], dtype=np.float64)
-    union = sizes[a] + sizes[b] - both
-    kept = union > 0
-    return float(np.mean(both[kept] / union[kept])) if kept.any() else None
+    union = sizes[:, None] + sizes - both
+    found = np.divide(both, union, out=np.full_like(both, np.nan), where=union > 0)
+    np.fill_diagonal(found, np.nan)
+    return found
+
+
+def jaccard(texts: Sequence[str]) -> float | None:
+    """Mean overlap of all pairs of texts, between 0 and 1; None if there is no pair with a word."""
+    pairs = overlaps(texts)[np.triu_indices(len(texts), k=1)]
+    kept = pairs[~np.isnan(pairs)]
+    return float(np.mean(kept)) if len(kept) else None
 
 
 def rounded(overlap: float | None) -> float | None:

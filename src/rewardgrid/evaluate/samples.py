@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.divergence import divergence
 from rewardgrid.evaluate.diversity import jaccard, measure, rounded
+from rewardgrid.evaluate.shares import shares
 from rewardgrid.evaluate.surprise import Usual, surprises, unlikely
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, Weights
@@ -70,6 +72,7 @@ def draw(
     reward: Reward,
     mode: str = "both",
     prompts: np.ndarray | None = None,
+    also: Sequence[Reward] = (),
 ) -> pd.DataFrame:
     """Sample and score as many completions for each prompt, at temperature 1.
 
@@ -77,9 +80,10 @@ def draw(
 
     Args:
         prompts: (protocol.prompts, P) token ids; None: the first evaluation prompts that suit.
+        also: further rewards to score the same completions with.
 
     Returns:
-        rows of the samples table (:data:`rewardgrid.study.contracts.SAMPLES`).
+        rows of the samples table (:data:`rewardgrid.study.contracts.SAMPLES`), and a column for each of ``also``.
 
     Raises:
         UserError: there are too few evaluation prompts.
@@ -94,8 +98,9 @@ def draw(
         chunk = torch.from_numpy(starts[start : start + ROWS]).unsqueeze(0)
         luck = torch.from_numpy(random[start : start + ROWS]).unsqueeze(0)
         done = sample(shape, policy, chunk, luck, base.vocabulary.eos, penalty, protocol.top_k)
-        rows += _rows(shape, policy, reference, base, chunk, done, reward, tables)
-    return pd.DataFrame(rows).assign(protocol=protocol.name, mode=mode)
+        rows += _rows(shape, policy, reference, base, chunk, done, reward, tables, also)
+    frame = pd.DataFrame(rows).assign(protocol=protocol.name, mode=mode)
+    return frame.assign(**shares(list(frame["completion"])))
 
 
 def _rows(
@@ -107,12 +112,13 @@ def _rows(
     done: Completions,
     reward: Reward,
     tables: TextTables,
+    also: Sequence[Reward],
 ) -> list[dict[str, Any]]:
     scores = score(reward, done.ids, done.mask, tables)
     sequences = torch.cat([prompts, done.ids], -1)[0]
     apart = divergence(shape, policy, reference, sequences, prompts.shape[-1])
     mask = done.mask[0]
-    columns = {
+    columns: dict[str, torch.Tensor] = {
         "tokens": done.lengths[0],
         "ended": done.ended[0],
         "reward": scores.reward[0],
@@ -121,6 +127,7 @@ def _rows(
         "kl_k3": mean_over(apart.k3, mask),
         "kl_exact": mean_over(apart.exact, mask),
         "base_nll": mean_over(apart.base_nll, mask),
+        **{name: score(name, done.ids, done.mask, tables).reward[0] for name in also},
     }
     values = {name: column.tolist() for name, column in columns.items()}
     values |= surprises(apart.base_nll, done.ids[0], mask, tables)

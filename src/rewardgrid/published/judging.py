@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -171,8 +170,3 @@ def range_in_words(limits: Range) -> str:
         return f"above {low}"
     digits = max(len(end.partition(".")[2]) for end in (low, high))
     return "–".join(decimals(end, digits) for end in limits)
-
-
-def geometric(ratios: Sequence[float]) -> list[float]:
-    """Logarithms, whose mean is judged where ratios are."""
-    return [math.log(ratio) for ratio in ratios]

@@ -10,7 +10,7 @@ from typing import Any
 from rewardgrid.published.data import Tables
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Reference
-from rewardgrid.report.tables import Row
+from rewardgrid.report.tables import Row, spec_row
 from rewardgrid.study.cell import Cell
 
 _ROUTING: dict[str, Any] = {
@@ -76,7 +76,7 @@ def _published_spec(experiment: str) -> Mapping[str, Any]:
     """The whole spec of a published experiment's cells; a tuple holds alternatives."""
     wanted = SETTINGS[experiment]
     one = Cell(**{name: value[0] if isinstance(value, tuple) else value for name, value in wanted.items()})
-    return one.model_dump(mode="json") | wanted
+    return spec_row(one) | wanted
 
 
 def replica(evidence: Evidence, base: str) -> Evidence:

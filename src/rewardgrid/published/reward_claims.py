@@ -16,7 +16,6 @@ from rewardgrid.published.judging import (
     Range,
     by_p,
     figure,
-    geometric,
     has,
     in_seeds,
     range_in_words,
@@ -137,7 +136,7 @@ class Contrast(Statement):
             answer, p = within(values, self.range)
             return Judgement(answer, with_p(in_seeds(values), p), used, p)
         low, high = (None if end is None else math.log(end) for end in self.range)
-        answer, p = within(geometric(values), (low, high))
+        answer, p = within([math.log(value) for value in values], (low, high))
         return Judgement(answer, with_p(times_in_words(values), p), used, p)
 
     def _partners(self, row: Row, other: Row) -> bool:
@@ -168,9 +167,9 @@ class Contrast(Statement):
         of, to = either(self.by, self.of), either(self.by, self.to)
         nothing = 1 if self.measure == "ratio" else 0
         if self.range == (nothing, None):
-            return f"more {what} at {name} {of} than at {to}"
+            return f"{what}: more at {name} {of} than at {to}"
         size = f"{range_in_words(self.range)} times that" if nothing else f"{range_in_words(self.range)} more than"
-        return f"{what} at {name} {of} is {size} at {to}"
+        return f"{what}: at {name} {of} {size} at {to}"
 
 
 class Beside(Statement):
@@ -203,13 +202,17 @@ class Beside(Statement):
         inside = (low is None or gap.low >= low) and (high is None or gap.high <= high)
         outside = (low is not None and gap.high < low) or (high is not None and gap.low > high)
         answer: Answer = "agrees" if inside else "differs" if outside else "cannot be told"
-        p = gap.p / 2 if (low is None or high is None) and 0.0 in self.range else None
-        if p is not None and (gap.mean > 0) == (low is None):
-            p = 1 - p
-        return Judgement(answer, f"{text}; {change_in_words(gap)}", used, p)
+        return Judgement(answer, f"{text}; {change_in_words(gap)}", used, self._one_sided(gap.mean, gap.p))
+
+    def _one_sided(self, mean: float, p: float) -> float | None:
+        """P that the figure lies on the wrong side of the other's; None of a range with two ends."""
+        if 0.0 not in self.range or None not in self.range:
+            return None
+        right = mean < 0 if self.range[0] is None else mean > 0
+        return p / 2 if right else 1 - p / 2
 
     def words(self) -> str:
-        share = "" if self.share == 1 else f"{self.share:g} times "
+        share = {1.0: "", 0.5: "half "}.get(self.share, f"{self.share:g} times ")
         low, high = self.range
         whose = ", ".join(setting(name, value) for name, value in self.other_where.items())
         other = f"{share}that of {self.other}{f' at {whose}' if whose else ''}"
@@ -453,7 +456,7 @@ class NeverSooner(Statement):
         text += f"; {times_in_words(ratios)} the time" if ratios else ""
         if sooner:
             return Judgement("differs", text, used, 1.0)
-        p = below([-log for log in geometric(ratios)], 0.0)
+        p = below([-math.log(ratio) for ratio in ratios], 0.0)
         return Judgement(by_p(p), with_p(text, p), used, p)
 
     def words(self) -> str:

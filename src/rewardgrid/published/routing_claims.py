@@ -52,10 +52,7 @@ class Gone(Statement):
         most = 100 * largest_share(0, PUBLISHED_SAMPLES)
         first, last = self.steps
         when = f"from step {first}–{last} on" if first < last else f"from step {first} on"
-        return (
-            f'retain_only writes no "happy" {when} (0 of {PUBLISHED_SAMPLES} samples, which up to {most:.0f} % of them '
-            f"are compatible with); here: {100 * HACK_GONE:.0f} % of the excess over the base is gone"
-        )
+        return f'retain_only writes no "happy" {when} (0 of {PUBLISHED_SAMPLES} samples, so up to {most:.0f} % of them)'
 
 
 class Collapse(Statement):

@@ -14,8 +14,9 @@ from rewardgrid.published.rows import PUBLISHED_SAMPLES, SAME_SECONDS, ComparedR
 from rewardgrid.report.columns import NOTHING
 from rewardgrid.report.markdown import code, grid
 from rewardgrid.report.render import Section, environment
+from rewardgrid.report.separation import HACK_GONE
 from rewardgrid.report.statistics import largest_share
-from rewardgrid.report.words import p_in_words
+from rewardgrid.report.words import p_value
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -57,6 +58,7 @@ def section(comparison: Comparison, templates: Path) -> Section:
             ],
             seconds=f"{SAME_SECONDS:g}",
             samples=PUBLISHED_SAMPLES,
+            gone=f"{100 * HACK_GONE:.0f}",
             compatible=f"{100 * largest_share(0, PUBLISHED_SAMPLES):.0f}",
         )
     )
@@ -68,7 +70,7 @@ def _overview(comparison: Comparison) -> Markup:
     kinds: tuple[tuple[str, Sequence[Any]], ...] = (
         ("configurations of the published tables", comparison["rows"]),
         ("figures of those configurations", [item for row in comparison["rows"] for item in row["items"]]),
-        ("claims of the published text", comparison["claims"]),
+        ("claims outside its tables", comparison["claims"]),
         ("relations that should hold on any base", comparison["relations"]),
     )
     lines = [
@@ -108,7 +110,7 @@ def _statements(entries: Sequence[ComparedClaim], heading: str, numbered: bool) 
     """A line per claim; of relations the P that is adjusted for having asked them all, of claims their number."""
     lines = []
     for number, entry in enumerate(entries, start=1):
-        p = p_in_words(entry["p"]).removeprefix("P = ").removeprefix("P ") if entry["p"] is not None else NOTHING
+        p = NOTHING if entry["p"] is None else p_value(entry["p"])
         lines.append(
             [
                 str(number) if numbered else code(entry["id"]),

@@ -76,7 +76,7 @@ class Statement(Strict):
         """It in plain words."""
         where = ", ".join(_setting(name, value) for name, value in self.where.items())
         said = f"{where}: {self.words()}" if where else self.words()
-        return f"{said} ({self.note})" if self.note else said
+        return f"{said}; {self.note}" if self.note else said
 
 
 def _setting(name: str, value: Any) -> str:

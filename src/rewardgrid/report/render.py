@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from rewardgrid.report.columns import (
     COLUMNS,
     FINAL_STEPS,
     MEASURED_COLUMNS,
     NOTHING,
     PASSING,
+    RENAMED,
     decimals,
     show,
 )
@@ -22,10 +25,11 @@ from rewardgrid.report.figures import CAPTIONS
 from rewardgrid.report.finding import Scope
 from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
+from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
+from rewardgrid.report.statistics import Estimate
 from rewardgrid.report.tables import Configuration, Row, base_of
 from rewardgrid.report.verdicts import evidence_table, other_draws
 from rewardgrid.report.words import count, in_words
-from rewardgrid.study.contracts import SAMPLES, read_table
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
 
@@ -56,6 +60,7 @@ class Results:
     study: Study
     tables: Mapping[str, Sequence[Row]]
     findings: Sequence[Entry]
+    samples: Mapping[str, pd.DataFrame]
     bases: Mapping[str, Row]
     commit: str
     sections: Sequence[Section] = ()
@@ -65,7 +70,7 @@ def render(results: Results, templates: Path) -> str:
     """RESULTS.md as text: the same for the same results, whatever the day.
 
     Raises:
-        UserError: a file of samples is torn; or a configuration would average unequal cells.
+        UserError: a configuration would average unequal cells.
     """
     experiments = [_experiment(results, name) for name in results.study.active]
     text = (
@@ -190,6 +195,8 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
             for figure in experiment.figures
         ],
         "configurations": configuration_table(scope, experiment),
+        "sampled": sampled_table(results, scope),
+        "short": short_runs(rows),
         "cells": cell_table(rows, experiment, _bases_of(results, rows)),
         "evidence": evidence_table(results.study.layout, rows),
         "passing": passing_table(scope),
@@ -209,8 +216,13 @@ def _scope(results: Results, name: str) -> Scope:
 
 
 def _bases_of(results: Results, rows: Sequence[Row]) -> list[Row]:
-    used = dict.fromkeys(base_of(row) for row in rows)
-    return [results.bases[base_id] for base_id in used if base_id in results.bases]
+    """The bases that these cells start from, each with its reward for every thing that they are paid for."""
+    used = dict.fromkeys((base_of(row), row["reward"]) for row in rows)
+    return [
+        {**base, "reward": reward, "final_reward": base["rewards"][reward]}
+        for base_id, reward in used
+        if (base := results.bases.get(base_id)) is not None
+    ]
 
 
 def _numeric(name: str) -> bool:
@@ -228,7 +240,7 @@ def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row]
     measured = [name for name in columns if name in MEASURED_COLUMNS]
     for base in bases:
         if any(base[name] is not None for name in measured):
-            line: list[str] = [show(name, base[name]) if name in measured else "" for name in columns]
+            line: list[str] = [show(name, base[name]) if name in (*measured, "reward") else "" for name in columns]
             line[columns.index("verdict")] = "base, for reference"
             lines.append(line)
     return grid([COLUMNS[name].label for name in columns], lines, [_numeric(name) for name in columns])
@@ -267,6 +279,37 @@ def configuration_table(scope: Scope, experiment: Experiment) -> Markup:
         lines.append([*line, _verdicts(configuration)])
     numeric = [_numeric(name) for name in fields] + [True] * (len(headings) - len(fields))
     return grid([*headings, "verdicts"], lines, [*numeric, False])
+
+
+def sampled_table(results: Results, scope: Scope) -> Markup | None:
+    """What final samples say of each configuration, with intervals; None without any."""
+    lines, names = [], [RENAMED.get(column, column) for column in (*PER_PROMPT, *PER_TOKEN)]
+    for configuration in scope.configurations:
+        frames = [results.samples[cell] for row in configuration.finished if (cell := row["cell"]) in results.samples]
+        found = sampled([frame[frame["mode"] == "both"] for frame in frames])
+        if found:
+            figures = [estimated(name, found.get(name)) for name in names]
+            lines.append([configuration.label, str(len(frames)), *figures])
+    headings = ["configuration", "n", *(COLUMNS[name].label for name in names)]
+    return grid(headings, lines, [False, *[True] * (len(names) + 1)]) if lines else None
+
+
+def estimated(name: str, found: Estimate | None) -> str:
+    """``0.131 (0.125 to 0.137)``."""
+    return (
+        NOTHING if found is None else f"{show(name, found.value)} ({show(name, found.low)} to {show(name, found.high)})"
+    )
+
+
+def short_runs(rows: Sequence[Row]) -> str | None:
+    """What to know of runs with fewer steps than the means are taken over; None if there are none."""
+    short = [row for row in rows if row["state"] == "done" and row["steps_done"] < FINAL_STEPS]
+    if not short:
+        return None
+    steps = sorted({row["steps_done"] for row in short})
+    length = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
+    which = "The run has" if len(short) == len(rows) == 1 else f"{len(short)} of {count(len(rows), 'run')} have"
+    return f"{which} only {length}: reward and KL are means over all of them, the first ones too"
 
 
 def mean_sd(name: str, mean: float | None, sd: float | None) -> str:
@@ -343,14 +386,10 @@ def _samples(results: Results, scope: Scope) -> Iterator[dict[str, Any]]:
     """The first samples of each configuration's first finished seed, as quotes."""
     number = 2 if len(scope.configurations) <= MOST_TWICE else 1
     for found in scope.configurations:
-        path = next(
-            (path for row in found.finished if (path := results.study.layout.samples(str(row["cell"]))).exists()),
-            None,
-        )
-        if path is None:
+        name = next((row["cell"] for row in found.finished if row["cell"] in results.samples), None)
+        if name is None:
             continue
-        samples = read_table(path, SAMPLES)
-        full = samples[samples["protocol"] == "full"]
+        full = results.samples[name]
         modes = [mode for mode in ("both", "retain_only") if (full["mode"] == mode).any()]
         quotes = [
             {

@@ -21,7 +21,7 @@ from rewardgrid.report.columns import (
 from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, finding, not_enough
 from rewardgrid.report.statistics import ALPHA, SIGNS_FROM, Difference, difference, equivalence, slope
 from rewardgrid.report.tables import Configuration, Row, configurations
-from rewardgrid.report.words import change_in_words, count, spread, times_in_words
+from rewardgrid.report.words import change_in_words, count, p_value, spread, times_in_words
 
 NEGLIGIBLE = {"final_reward": 0.02, "jaccard": 0.02}
 """A change of these is negligible if it is surely smaller: about what seeds of one setting differ by."""
@@ -59,13 +59,14 @@ def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
         best = highest(sound)
         verb = "is" if len(sound) == 1 else "are"
         conclusion = in_short(best)
-        sentences = [f"{len(sound)} of {number} {verb} ok in every seed; the highest reward has {_achieves(best)}."]
+        sentences = [
+            f"{len(sound)} of {number} {verb} ok in every seed; the highest reward of them is {_achieves(best)}."
+        ]
     else:
         conclusion = "none is ok in every seed" if borderline else "all degenerate"
         sentences = [f"None of {number} is ok in every seed."]
     if borderline:
-        more = "A higher reward is" if sound and _two(highest(borderline)) > _two(highest(sound)) else "The highest is"
-        sentences.append(f"{more} to be had where texts are borderline: {_achieves(highest(borderline))}.")
+        sentences.append(f"The best whose texts are borderline in some seed has {_achieves(highest(borderline))}.")
     return conclusion, sentences
 
 
@@ -88,7 +89,7 @@ def _achieves(found: Configuration) -> str:
     reward = found.reward
     sure = f" (95 % {decimals(reward.low, 2)} to {decimals(reward.high, 2)})" if reward.low is not None else ""
     return (
-        f"{found.label}: {decimals(_two(found), 2)}{sure} at a KL of {decimals(found.mean('final_kl').mean, 2)} nats "
+        f"{decimals(_two(found), 2)}{sure} at {found.label}, with a KL of {decimals(found.mean('final_kl').mean, 2)} nats "
         f"per token ({count(reward.n, 'seed')}: {verdicts})"
     )
 
@@ -208,7 +209,7 @@ def _changes(key: str, found: Effect) -> dict[str, Any]:
         "change": gap.mean,
         "95 % interval": f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.low is not None else None,
         "change by sd": gap.effect,
-        "P": gap.p,
+        "P": None if gap.p is None else p_value(gap.p),
         "n": gap.n,
     }
 
@@ -225,9 +226,9 @@ def beta_order(scope: Scope) -> Finding:
     kl, reward = found["final_kl"], found["final_reward"]
     betas = " → ".join(show("beta", beta) for beta in kl.means)
     sentences = [
-        f"From beta {betas}, KL goes {kl.path} nats per token: {change_in_words(kl.difference)}.",
-        f"Reward goes {reward.path}: {change_in_words(reward.difference)}.",
-        f"That is over {count(kl.difference.n, 'set')} of cells that differ in beta alone.",
+        f"From beta {betas}, KL goes {kl.path} nats per token, a change of {change_in_words(kl.difference)}.",
+        f"Reward goes {reward.path}, a change of {change_in_words(reward.difference)}.",
+        f"These are means over {count(kl.difference.n, 'set')} of cells that differ in beta alone.",
     ]
     rows = [{"figure": COLUMNS[name].label, **_changes("beta", each)} for name, each in found.items()]
     cells = [row for each in found.values() for row in each.cells]
@@ -294,7 +295,7 @@ def smallest_passing(scope: Scope) -> Finding:
     else:
         conclusion = f"{best.label} ({decimals(_two(best), 2)})"
         sentence = (
-            f"The smallest rank that reaches {PASSING} with every seed ok is {best.cells[0]['rank']}, with "
+            f"The smallest rank that reaches {PASSING} with every seed ok is {best.cells[0]['rank']}: "
             f"{_achieves(best)}. Ranks tried: {tried}."
         )
     return finding(conclusion, [sentence], cells, rows, rule)

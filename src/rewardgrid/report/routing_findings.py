@@ -10,7 +10,8 @@ from rewardgrid.report.columns import FINAL_STEPS, decimals
 from rewardgrid.report.curves import COLLAPSED, LAST_EVALUATIONS, at_end, mode_curve, within
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Finding, Scope, finding, not_enough
-from rewardgrid.report.separation import ENDING_RULE, Estimate, Run, Separation, gone_from, run_of, separate
+from rewardgrid.report.separation import ENDING_RULE, Run, Separation, gone_from, run_of, separate
+from rewardgrid.report.statistics import Estimate
 from rewardgrid.report.tables import Row, base_of
 from rewardgrid.report.words import Spread, count, in_words, sentence_case, spread
 from rewardgrid.study.steps import SMOOTHING_STEPS
@@ -236,7 +237,7 @@ def collapse(scope: Scope) -> Finding:
         mine = [run for row, run in judged if row["cell"] in names]
         since = spread([float(run.collapsed_from) for run in mine if run.collapsed_from is not None])
         number = since["n"] if since else 0
-        parts.append(f"{prefix}{number} of {count(len(mine), 'seed')}")
+        parts.append(f"{prefix}collapses in {number} of {count(len(mine), 'seed')}")
         when = f", from step {in_words(since, 0)}" if since else ""
         sentences.append(
             sentence_case(
@@ -245,8 +246,7 @@ def collapse(scope: Scope) -> Finding:
                 f"{in_words(spread(float(run.retain_sl10.mean()) for run in mine))}."
             )
         )
-    conclusion = f"collapses in {'; '.join(parts)}"
-    return finding(conclusion, sentences, [row for row, _ in judged], rows, rule)
+    return finding("; ".join(parts), sentences, [row for row, _ in judged], rows, rule)
 
 
 class NearEnd(NamedTuple):

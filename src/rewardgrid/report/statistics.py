@@ -268,7 +268,15 @@ def resampled(*values: ArrayLike) -> list[np.ndarray]:
     return means
 
 
-def interval(draws: ArrayLike) -> tuple[float, float]:
-    """The middle 95 % of resampled figures."""
+class Estimate(NamedTuple):
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(value: float, draws: ArrayLike) -> Estimate:
+    """A figure with the middle 95 % of what it came to where seeds and prompts were drawn anew."""
     low, high = np.quantile(np.asarray(draws), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return Estimate(float(value), float(low), float(high))

@@ -58,6 +58,16 @@ def time_to_threshold(
     return step, None if step is None else math.fsum(seconds[:step])
 
 
+def spec_row(cell: Cell) -> dict[str, Any]:
+    """A cell's spec as tables show it: lists as text, and the alpha of LoRA named although it is the default."""
+    spec = cell.model_dump(mode="json")
+    if spec["eval_modes"] is not None:
+        spec["eval_modes"] = ", ".join(spec["eval_modes"])
+    if cell.method == "lora" and cell.adapter_alpha is None:
+        spec["adapter_alpha"] = "rank"
+    return spec
+
+
 def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
     """A cell's spec and everything that was measured, from the files that training and evaluation left.
 
@@ -68,11 +78,8 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
         UserError: a file is torn or belongs to another cell.
     """
     name = cell.name
-    spec = cell.model_dump(mode="json")
-    if spec["eval_modes"] is not None:
-        spec["eval_modes"] = ", ".join(spec["eval_modes"])
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row |= spec | {"experiment": experiment, "cell": name, "state": "missing"}
+    row |= spec_row(cell) | {"experiment": experiment, "cell": name, "state": "missing"}
     status_path, metrics_path = layout.train(name) / "status.json", layout.metrics(name)
     if layout.spec(name).exists():
         found = read_cell(layout.spec(name).read_text(encoding="utf-8"), str(layout.spec(name))).name
@@ -134,8 +141,12 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's own samples as a row of the same columns: the reference that cells are judged against."""
-    return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | {"cell": base_id, "state": "base"}
+    """The base's own samples as a row of the same columns: the reference that cells are judged against.
+
+    ``rewards`` is no column: what the base earns untrained, by what is paid for.
+    """
+    identity = {"cell": base_id, "state": "base", "rewards": metrics["rewards"]}
+    return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | identity
 
 
 def experiment_table(study: Study, name: str) -> pd.DataFrame:
@@ -301,7 +312,7 @@ def check_columns(study: Study) -> None:
     if problems:
         raise ConfigError(problems)
     for name, experiment in study.active.items():
-        configurations([cell.model_dump() | {"experiment": name} for cell in study.grid[name]], experiment.by)
+        configurations([spec_row(cell) | {"experiment": name} for cell in study.grid[name]], experiment.by)
 
 
 def _unknown(column: str) -> str:

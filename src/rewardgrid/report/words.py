@@ -49,7 +49,13 @@ def change_in_words(gap: Difference, digits: int = 3) -> str:
 
 def p_in_words(p: float) -> str:
     """``P = 0.03``, ``P < 0.001``."""
-    return "P < 0.001" if p < 0.001 else f"P = {p:.2g}"
+    value = p_value(p)
+    return f"P {value}" if value.startswith("<") else f"P = {value}"
+
+
+def p_value(p: float) -> str:
+    """``0.03``, ``< 0.001``."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def times_in_words(ratios: Sequence[float]) -> str:

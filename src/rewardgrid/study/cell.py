@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -26,11 +26,16 @@ Reward = Literal[
 Engine = Literal["trl", "native"]
 Precision = Literal["fp32", "tf32", "bf16"]
 RoutingMode = Literal["shared", "exclusive"]
-AdapterAlpha = Literal["retain_rank", "own_rank"]
+LoraAlpha = Literal["rank", "constant", "sqrt"]
+RoutingAlpha = Literal["retain_rank", "own_rank"]
 EvalMode = Literal["both", "retain_only", "forget_only"]
 
+REWARDS: tuple[Reward, ...] = get_args(Reward)
 EVAL_MODES: tuple[EvalMode, ...] = ("both", "retain_only", "forget_only")
 HAPPY_REWARDS: tuple[Reward, ...] = ("sentence_length_10_smooth_with_happy", "happy_count", "happy_binary")
+SHARED_ALPHA = 8
+"""Of LoRA where alpha is not the rank: the middle of the ranks 1 to 64, where the published scale of 1 and the others
+meet."""
 HACK_THRESHOLD = 3
 """A completion with at least this many "happy" is hacked, unless its cell says otherwise."""
 
@@ -131,10 +136,12 @@ class Cell(Strict):
     label_noise_frac: Share | None = Field(
         default=None, description="probability that an unflagged completion is flagged all the same"
     )
-    adapter_alpha: AdapterAlpha | None = Field(
+    adapter_alpha: LoraAlpha | RoutingAlpha | None = Field(
         default=None,
-        description="alpha of the adapters: the retain rank for both (published; scales forget by "
-        "rank/forget_rank) or each adapter's own rank (scale 1)",
+        description="alpha of the adapters, whose output is multiplied by alpha/rank. Method lora: rank (published, "
+        f"default), constant ({SHARED_ALPHA}) or sqrt (sqrt({SHARED_ALPHA} rank), rank-stabilised LoRA); all meet at "
+        f"rank {SHARED_ALPHA}. Method routing: retain_rank for both (published, default; scales forget by "
+        "rank/forget_rank) or each adapter's own_rank (scale 1)",
     )
     hack_threshold: Count | None = Field(
         default=None,
@@ -158,8 +165,12 @@ class Cell(Strict):
         if isinstance(values, dict) and values.get("method") == "routing":
             filled = {**_ROUTING_DEFAULTS, "forget_rank": values.get("rank")}
             return {**filled, **{key: value for key, value in values.items() if value is not None}}
-        if isinstance(values, dict) and values.get("hack_threshold") == HACK_THRESHOLD:
-            return {**values, "hack_threshold": None}  # spelled out, the default makes no other cell
+        if isinstance(values, dict):
+            # Spelled out, a default makes no other cell.
+            defaults: dict[str, Any] = {"hack_threshold": HACK_THRESHOLD}
+            if values.get("method") == "lora":
+                defaults["adapter_alpha"] = "rank"
+            return values | {key: None for key, value in defaults.items() if values.get(key) == value}
         return values
 
     @model_validator(mode="after")
@@ -231,9 +242,13 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
         found.append(("rank", 'remove it, or write "method: lora": full fine-tuning has no adapter'))
     if cell.method != "full" and cell.rank is None:
         found.append(("rank", f"write the adapter's rank (1 or more): method {cell.method} needs it"))
+    alphas = {"full": (), "lora": get_args(LoraAlpha), "routing": get_args(RoutingAlpha)}[cell.method]
+    if cell.adapter_alpha is not None and cell.adapter_alpha not in alphas:
+        fix = f"write one of {', '.join(alphas)}" if alphas else "remove it: full fine-tuning has no adapter"
+        found.append(("adapter_alpha", fix))
     if cell.method != "routing":
         for key in ("forget_rank", *_ROUTING_DEFAULTS):
-            if key != "hack_threshold" and getattr(cell, key) is not None:
+            if key not in ("hack_threshold", "adapter_alpha") and getattr(cell, key) is not None:
                 found.append((key, f'remove it, or write "method: routing": method {cell.method} has no two adapters'))
         if cell.hack_threshold is not None and cell.reward not in HAPPY_REWARDS:
             found.append(("hack_threshold", f'remove it: reward {cell.reward} does not pay for "happy"'))

@@ -96,7 +96,13 @@ SAMPLES = _schema(
     ("kl_k3", _F, "mean k3 KL to the base, nats per token"),
     ("kl_exact", _F, "mean exact KL to the base, nats per token"),
     ("base_nll", _F, "mean negative log-likelihood under the base, nats per token"),
-    ("windows", pa.list_(_F), "the same of each whole window of 16 tokens among the first 64"),
+    ("jaccard", _F, "share in the mean pairwise word overlap of all completions (jackknife pseudo-value)"),
+    ("unique_openings", _F, "share in the distinct first sentences expected among 20 completions (likewise)"),
+    (
+        "windows",
+        pa.list_(_F),
+        "mean negative log-likelihood under the base of each whole window of 16 tokens among the first 64",
+    ),
     ("ends", pa.list_(_F), "negative log-likelihood under the base of each delimiter that closes a sentence, nats"),
 )
 

@@ -5,13 +5,14 @@ Labels are pure functions of a cell's own draws; they are computed before the up
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rewardgrid.lm.adapters import Adapter
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import SHARED_ALPHA, Cell
 
 RETAIN, FORGET = "retain", "forget"
 
@@ -53,7 +54,9 @@ def adapters_of(cell: Cell) -> tuple[Adapter, ...]:
     if cell.method == "full" or cell.rank is None:
         return ()
     if cell.forget_rank is None:
-        return (Adapter("default", cell.rank, cell.rank),)
+        # Of sqrt, alpha by rank is sqrt(SHARED_ALPHA / rank): rank-stabilised LoRA with an alpha of sqrt(SHARED_ALPHA).
+        alphas = {None: cell.rank, "constant": SHARED_ALPHA, "sqrt": math.sqrt(SHARED_ALPHA * cell.rank)}
+        return (Adapter("default", cell.rank, alphas[cell.adapter_alpha]),)
     own = cell.adapter_alpha == "own_rank"
     return (
         Adapter(RETAIN, cell.rank, cell.rank),

@@ -15,7 +15,7 @@ from tests.tiny import CELLS, PROMPT_TOKENS, TOKENS, make_cell, routing_cell
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.cell import course_of, evaluate_base, evaluate_cell, judge, routing_table
 from rewardgrid.evaluate.course import base_rollouts, degeneration_onset
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import REWARDS, Cell
 from rewardgrid.study.contracts import COURSE, HISTORY, ROLLOUTS, ROUTING, SAMPLES, read_table, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
@@ -57,6 +57,9 @@ def test_the_bases_metrics_are_those_of_its_samples(reference: Path) -> None:
     assert found["full"]["sl10"] == pytest.approx(full["sl10"].mean())
     assert found["full"]["happy_se"] == pytest.approx(full["happy"].std() / math.sqrt(20))
     assert found["full"]["kl_exact"] == 0
+    assert found["rewards"]["sentence_length_10_smooth"] == pytest.approx(full["sl10"].mean())
+    assert found["rewards"]["happy_binary"] == pytest.approx((full["happy"] > 0).mean())
+    assert set(found["rewards"]) == set(REWARDS)
     few = samples[samples["protocol"] == "published"]
     assert few["prompt"].tolist() == [prompt for prompt in full["prompt"][:5] for _ in range(2)]
     assert found["published"]["unique_first_sentences"] == len(

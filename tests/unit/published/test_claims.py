@@ -50,8 +50,8 @@ def test_every_published_claim_can_be_said_and_stands_in_the_comparison_once(pub
     said = {entry["id"]: entry["published"] for entry in found["claims"]}
     assert said["exact10-reward"] == "paid for sentence_length_10: reward is about 0.19"
     assert said["step1-retain-sl10"] == "sl10 of retain_only at steps 60–100 is 0.45–0.60"
-    assert said["beta003-kl"] == "KL at beta 0.003 is 2–3 times that at 0.02"
-    assert said["batch-steps"] == "more steps to 0.85 and steps to 0.95 at batch 64 or 128 than at 32"
+    assert said["beta003-kl"] == "KL: at beta 0.003 2–3 times that at 0.02"
+    assert said["batch-steps"] == "steps to 0.85 and steps to 0.95: more at batch 64 or 128 than at 32"
     assert said["step3-r4-collapse"] == "rank 4: sl10 of retain_only falls to 0 by step 150"
 
 

@@ -36,11 +36,9 @@ def test_a_sweep(published: Published, experiment: str, name: FindingName, concl
 def test_more_reward_at_a_smaller_beta_is_named_for_what_it_is(published: Published) -> None:
     found = FINDINGS["best_tradeoff"][1](Scope(Evidence(replica(published)), "reward_sweep"))
     assert found["sentences"][0].startswith(
-        "2 of 6 configurations are ok in every seed; the highest reward has beta 0.02"
+        "2 of 6 configurations are ok in every seed; the highest reward of them is 0.91"
     )
-    assert found["sentences"][1].startswith(
-        "A higher reward is to be had where texts are borderline: beta 0.01, penalty"
-    )
+    assert found["sentences"][1].startswith("The best whose texts are borderline in some seed has 0.99 ")
     assert (found["cells"], found["seeds"]) == (12, 2)
 
 

@@ -9,6 +9,7 @@ from tests.trees import REPOSITORY, row
 from rewardgrid.published.comparison import Published, load_published
 from rewardgrid.published.data import happy_at_end
 from rewardgrid.published.replica import SETTINGS, is_published, references
+from rewardgrid.report.tables import spec_row
 from rewardgrid.study.errors import ConfigError
 from rewardgrid.study.study import load_study
 
@@ -45,12 +46,13 @@ def test_the_published_files_are_read_whole(published: Published) -> None:
 
 
 def test_the_full_configuration_is_the_published_study() -> None:
-    """Every cell of config.yaml, but those of the control, has the settings under which figures are compared."""
+    """Every cell of config.yaml, but those of the controls, has the settings under which figures are compared."""
     study = load_study([REPOSITORY / "config" / "config.yaml"])
-    assert set(study.grid) == {*SETTINGS, "batch_size_scaled"}
+    controls = {"exact_match_penalty", "lora_alpha", "batch_size_scaled", "routing_long"}
+    assert set(study.grid) == {*SETTINGS, *controls}
     for name in SETTINGS:
         for cell in study.grid[name]:
-            assert is_published(cell.model_dump(mode="json"), name), f"{name}: {cell.name}"
+            assert is_published(spec_row(cell), name), f"{name}: {cell.name}"
 
 
 @pytest.mark.parametrize(

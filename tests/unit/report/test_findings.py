@@ -60,10 +60,10 @@ def test_only_a_configuration_that_is_ok_in_every_seed_is_a_trade_off() -> None:
     found = find("best_tradeoff", rows)
     assert found["conclusion"] == "0.80 at beta 0.02"
     assert found["sentences"] == [
-        "1 of 2 configurations is ok in every seed; the highest reward has beta 0.02: 0.80 (95 % 0.80 to 0.80) at a KL "
-        "of 1.00 nats per token (2 seeds: 2 ok).",
-        "A higher reward is to be had where texts are borderline: beta 0.01: 0.90 (95 % 0.90 to 0.90) at a KL of 2.00 "
-        "nats per token (2 seeds: 1 borderline, 1 ok).",
+        "1 of 2 configurations is ok in every seed; the highest reward of them is 0.80 (95 % 0.80 to 0.80) at beta "
+        "0.02, with a KL of 1.00 nats per token (2 seeds: 2 ok).",
+        "The best whose texts are borderline in some seed has 0.90 (95 % 0.90 to 0.90) at beta 0.01, with a KL of "
+        "2.00 nats per token (2 seeds: 1 borderline, 1 ok).",
     ]
 
 
@@ -94,7 +94,7 @@ def test_none_that_is_ok_is_a_finding_too() -> None:
     )
     found = find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="borderline"))
     assert found["conclusion"] == "none is ok in every seed"
-    assert found["sentences"][1].startswith("The highest is to be had where texts are borderline: ")
+    assert found["sentences"][1].startswith("The best whose texts are borderline in some seed has 0.80 at ")
 
 
 def test_rewards_of_different_kinds_are_not_compared() -> None:

@@ -118,7 +118,8 @@ def test_missing_and_diverged_cells_are_named(filled: Tree, text: str) -> None:
 
 def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
     assert "| 0.003 | 1.05 | 42 | 0.894 | 0.997 | 0.130 | ok |" in text
-    assert "|  |  |  | – | – | 0.120 | base, for reference |" in text
+    # The gain is to be read from the base's own reward.
+    assert "|  |  |  | 0.470 | – | 0.120 | base, for reference |" in text
     # Two equal seeds: sd and interval have no width.
     assert "| 0.003 | 1.05 | 2 of 2 | 0.894 (0.000) | 0.894 to 0.894 | 0.997 (0.000) | 0.130 (0.000) | 2 ok |" in text
     assert "| 0.02 | 1.1 | 0 of 2 | – | – | – | – | 1 diverged, 1 missing |" in text
@@ -130,6 +131,23 @@ def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
         "| beta 0.02, penalty 1.05",
     ]
     assert "mean over the last 50 steps" in text
+
+
+def test_a_run_that_is_shorter_than_the_window_is_said_to_be(filled: Tree, tmp_path: Path) -> None:
+    brief = Tree(make_study(tmp_path / "results", {"reward_sweep": SWEEP}))
+    brief.measure_bases()
+    first, second, *_ = brief.study.grid["reward_sweep"]
+    brief.finish(first, [0.5] * 30)
+    brief.finish(second, [0.5] * 60)
+    text = report(brief.study)
+    said = "1 of 8 runs have only 30 steps: reward and KL are means over all of them, the first ones too."
+    assert text.count(said) == 2
+
+
+def test_figures_of_samples_have_intervals_over_seeds_and_prompts(text: str) -> None:
+    lines = [line for line in text.splitlines() if line.startswith("| beta 0.003, penalty 1.05 | 2 | ")]
+    # All prompts of the tree's samples alike.
+    assert "| 0.000 (0.000 to 0.000) |" in lines[0]
 
 
 def test_what_a_model_wrote_cannot_break_the_page(filled: Tree, text: str) -> None:
@@ -200,7 +218,7 @@ def test_the_order_of_experiments_and_cells_survives_the_checked_configuration(t
     config = REPOSITORY / "config" / "config.yaml"
     assert script("study", "--files", config, "--out", tmp_path / "study.json") == 0
     study = Study.model_validate(json.loads((tmp_path / "study.json").read_text()))
-    assert list(study.active)[:3] == ["reward_sweep", "exact_match", "lora_rank"]
+    assert list(study.active)[:4] == ["reward_sweep", "exact_match", "exact_match_penalty", "lora_rank"]
     assert [cell.beta for cell in study.grid["reward_sweep"]][::4] == [0.003, 0.01, 0.02]
 
 

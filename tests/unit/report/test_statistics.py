@@ -11,8 +11,8 @@ from rewardgrid.report.statistics import (
     below,
     difference,
     equivalence,
+    estimate,
     holm,
-    interval,
     largest_share,
     mean_of,
     more_often,
@@ -157,6 +157,6 @@ def test_arrays_are_resampled_together_so_that_what_they_share_cancels() -> None
     rng = np.random.default_rng(1)
     shared = rng.normal(size=(3, 100))
     a, b = resampled(shared, shared + 0.2)
-    low, high = interval(b - a)
-    assert (low, high) == (pytest.approx(0.2), pytest.approx(0.2))
-    assert interval(a)[1] - interval(a)[0] > 0.1
+    gap, alone = estimate(0.2, b - a), estimate(0.0, a)
+    assert (gap.low, gap.high) == (pytest.approx(0.2), pytest.approx(0.2))
+    assert alone.high - alone.low > 0.1

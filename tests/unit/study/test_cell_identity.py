@@ -214,3 +214,26 @@ def test_a_torn_spec_is_one_clear_error() -> None:
         read_cell('{"lr": ', "results/spec.json")
     with pytest.raises(ConfigError, match='unknown key; did you mean "beta"'):
         read_cell('{"bete": 1}', "results/spec.json")
+
+
+def test_the_published_alpha_of_lora_makes_no_other_cell_when_it_is_spelled_out() -> None:
+    plain = Cell(method="lora", rank=4)
+    assert Cell(method="lora", rank=4, adapter_alpha="rank") == plain
+    names = {Cell(method="lora", rank=4, adapter_alpha=alpha).name for alpha in ("rank", "constant", "sqrt")}
+    assert len(names) == 3
+    assert plain.name in names
+
+
+@pytest.mark.parametrize(
+    ("values", "fix"),
+    [
+        ({"method": "lora", "rank": 4, "adapter_alpha": "own_rank"}, "write one of rank, constant, sqrt"),
+        ({"method": "routing", "rank": 4, "adapter_alpha": "sqrt"}, "write one of retain_rank, own_rank"),
+        ({"method": "full", "adapter_alpha": "constant"}, "remove it: full fine-tuning has no adapter"),
+    ],
+)
+def test_an_alpha_belongs_to_its_method(values: dict[str, Any], fix: str) -> None:
+    reward = {"reward": "happy_binary"} if values["method"] == "routing" else {}
+    with pytest.raises(ConfigError) as error:
+        read_cell(json.dumps(values | reward), "spec.json")
+    assert f"adapter_alpha: read {values['adapter_alpha']!r}; {fix}" in str(error.value)

@@ -11,29 +11,48 @@ import yaml
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Study, load_study
 
+CONTROLS = ("exact_match_penalty", "lora_alpha", "batch_size_scaled", "routing_long")
+"""Experiments that the published study lacks."""
+
 
 @pytest.fixture(scope="module")
 def study(root: Path) -> Study:
     return load_study([root / "config/config.yaml"])
 
 
-def test_the_study_has_the_101_published_cells_and_a_control_of_four_more(study: Study) -> None:
+def test_the_study_has_the_101_published_cells_and_controls_of_56_more(study: Study) -> None:
     assert {name: len(cells) for name, cells in study.grid.items()} == {
         "reward_sweep": 12,
         "exact_match": 10,
+        "exact_match_penalty": 18,
         "lora_rank": 33,
+        "lora_alpha": 55,
         "batch_size": 6,
         "batch_size_scaled": 8,
         "routing_baseline": 6,
         "routing_symmetric": 6,
+        "routing_long": 6,
         "routing_imperfect": 6,
         "routing_low_rank": 12,
         "routing_asymmetric": 6,
         "routing_label_noise": 6,
     }
-    published = {cell for name, cells in study.grid.items() if name != "batch_size_scaled" for cell in cells}
+    published = {cell for name, cells in study.grid.items() if name not in CONTROLS for cell in cells}
     assert len(published) == 101
-    assert len(study.cells) == 105
+    assert len(study.cells) == 157
+
+
+def test_controls_share_the_published_cells_that_they_are_set_against(study: Study) -> None:
+    shared = {
+        name: len(set(study.grid[control]) & set(study.grid[name]))
+        for control, name in (("exact_match_penalty", "exact_match"), ("lora_alpha", "lora_rank"))
+    }
+    # Three of five seeds at penalty 1.2; the whole sweep but the rate that is too low.
+    assert shared == {"exact_match": 6, "lora_rank": 21}
+    (long,) = {cell.model_copy(update={"seed": 0, "max_steps": 100}) for cell in study.grid["routing_long"]}
+    (short,) = {cell.model_copy(update={"seed": 0}) for cell in study.grid["routing_symmetric"]}
+    assert long == short
+    assert {cell.max_steps for cell in study.grid["routing_long"]} == {400}
 
 
 def test_the_control_scales_the_learning_rate_with_the_batch(study: Study) -> None:
@@ -72,6 +91,7 @@ def test_routing_cells_are_the_published_ones(study: Study) -> None:
     assert {name: study.grid[name][0].max_steps for name in study.grid if name.startswith("routing")} == {
         "routing_baseline": 200,
         "routing_symmetric": 100,
+        "routing_long": 400,
         "routing_imperfect": 400,
         "routing_low_rank": 400,
         "routing_asymmetric": 100,

@@ -65,7 +65,7 @@ def test_every_key_of_a_cell_is_explained_to_editors() -> None:
 
 
 def test_cells_are_chosen_by_experiment_and_values(study: Study) -> None:
-    assert len(select(study, [])) == 105
+    assert len(select(study, [])) == 157
     assert len(select(study, ["lora_rank"])) == 33
     chosen = select(study, ["lora_rank", "rank=1,2", "seed=42", "lr=3e-4"])
     assert {(cell.rank, cell.seed, cell.lr) for cell in chosen} == {(1, 42, 3e-4), (2, 42, 3e-4)}
@@ -81,7 +81,7 @@ def test_cells_are_chosen_by_experiment_and_values(study: Study) -> None:
         ("rnak=1", 'no such key of a cell; did you mean "rank"?'),
         ("rank=none", "cannot be a value of rank; write a valid integer"),
         ("method=laura", "cannot be a value of method; write 'full', 'lora' or 'routing'"),
-        ("seed=5", "no cell has seed=5; the study has 105 cells"),
+        ("seed=5", "no cell has seed=5; the study has 157 cells"),
     ],
 )
 def test_a_choice_that_cannot_be_is_explained(study: Study, word: str, message: str) -> None:
@@ -124,7 +124,7 @@ def test_mistakes_are_one_message_and_status_2(capsys: pytest.CaptureFixture[str
 
 def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
-    assert capsys.readouterr().out == "config/config.yaml: 11 experiments, 105 cells, no problems\n"
+    assert capsys.readouterr().out == "config/config.yaml: 14 experiments, 157 cells, no problems\n"
 
 
 def test_listing_cells_needs_no_numerical_library(root: Path) -> None:

@@ -133,3 +133,11 @@ def test_lora_has_one_adapter_of_scale_one_and_full_has_none() -> None:
     (only,) = adapters_of(lora_cell(rank=5))
     assert (only.name, only.rank, only.scale) == ("default", 5, 1.0)
     assert adapters_of(make_cell()) == ()
+
+
+@pytest.mark.parametrize(
+    ("rank", "constant", "root"), [(1, 8.0, 8**0.5), (2, 4.0, 2.0), (8, 1.0, 1.0), (32, 0.25, 0.5)]
+)
+def test_other_alphas_of_lora_meet_the_published_scale_at_rank_eight(rank: int, constant: float, root: float) -> None:
+    scales = [adapters_of(lora_cell(rank=rank, adapter_alpha=alpha))[0].scale for alpha in ("rank", "constant", "sqrt")]
+    assert scales == pytest.approx([1.0, constant, root])

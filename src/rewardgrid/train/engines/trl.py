@@ -163,7 +163,7 @@ class Trainer(GRPOTrainer):
         if cell.method == "lora":
             lora = LoraConfig(
                 r=cell.rank,
-                lora_alpha=cell.rank,
+                lora_alpha=self.adapters[0].alpha,
                 lora_dropout=0.0,
                 bias="none",
                 target_modules=TARGETS,
