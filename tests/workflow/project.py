@@ -36,7 +36,7 @@ MICRO: dict[str, Any] = {
         "max_steps": 2,
         "max_new_tokens": 12,
     },
-    "evaluation": {"samples": 20, "published_samples": 4},
+    "evaluation": {"samples": 20, "published_samples": 5},
     "experiments": {
         "sweep": {
             "title": "Sweep",
