@@ -89,8 +89,8 @@ def _achieves(found: Configuration) -> str:
     reward = found.reward
     sure = f" (95 % {decimals(reward.low, 2)} to {decimals(reward.high, 2)})" if reward.low is not None else ""
     return (
-        f"{decimals(_two(found), 2)}{sure} at {found.label}, with a KL of {decimals(found.mean('final_kl').mean, 2)} nats "
-        f"per token ({count(reward.n, 'seed')}: {verdicts})"
+        f"{decimals(_two(found), 2)}{sure} at {found.label}, with a KL of {decimals(found.mean('final_kl').mean, 2)} "
+        f"nats per token ({count(reward.n, 'seed')}: {verdicts})"
     )
 
 
