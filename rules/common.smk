@@ -1,7 +1,7 @@
 """Shared by all stages: the environment of jobs, and functions of wildcards."""
 
 from rewardgrid.cli import mps
-from rewardgrid.storyteller.shards import needed
+from rewardgrid.storyteller.shards import kept, needed
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
@@ -61,7 +61,7 @@ def needs_of_untrained(wildcards):
 def needs_of_untold(wildcards):
     """What a shard of stories is told by; nothing once it is told."""
     path = study.layout.told(wildcards.teacher, wildcards.stories) / f"{wildcards.seed}-{wildcards.shard}.parquet"
-    return [] if path.exists() else [str(study.layout.teacher(wildcards.teacher))]
+    return [] if path.exists() or kept(path).exists() else [str(study.layout.teacher(wildcards.teacher))]
 
 
 def shards_of_stories(wildcards):

@@ -1,14 +1,14 @@
-"""The storyteller anew: a teacher's stories, sifted, and a base pretrained on them. Not part of `all`.
+"""The storytellers anew: a teacher's stories, sifted, and bases pretrained on them. Not part of `all`.
 
-The base that comes with rewardgrid (resources/bases/storyteller) was made so. To use another one, name its directory
-in the configuration: `bases: {storyteller: {kind: packaged, path: results/storyteller/base}}`.
+The bases that come with rewardgrid (resources/bases) were made so. To use another one, name its directory in the
+configuration: `bases: {storyteller: {kind: packaged, path: results/storyteller/bases/storyteller}}`.
 """
 
 
 rule storyteller:
-    """Make the storyteller base from its teacher."""
+    """Make the storyteller bases from their teacher's stories."""
     input:
-        "<results>/storyteller/base/provenance.json",
+        expand("<results>/storyteller/bases/{storyteller}/provenance.json", storyteller=study.storyteller.bases),
 
 
 # This is the one job here that may need the network, and the nodes of a cluster often have none.
@@ -79,15 +79,17 @@ rule make_storyteller:
     input:
         rules.sift.output,
     output:
-        model=directory("<results>/storyteller/base/model"),
-        train_prompts="<results>/storyteller/base/train_prompts.parquet",
-        eval_prompts="<results>/storyteller/base/eval_prompts.parquet",
-        provenance="<results>/storyteller/base/provenance.json",
+        model=directory("<results>/storyteller/bases/{storyteller}/model"),
+        train_prompts="<results>/storyteller/bases/{storyteller}/train_prompts.parquet",
+        eval_prompts="<results>/storyteller/bases/{storyteller}/eval_prompts.parquet",
+        provenance="<results>/storyteller/bases/{storyteller}/provenance.json",
     log:
-        "<logs>/storyteller/make.log",
+        "<logs>/storyteller/make-{storyteller}.log",
+    wildcard_constraints:
+        storyteller="|".join(study.storyteller.bases),
     conda:
         "../envs/storyteller.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=lambda wc, attempt: 4000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
@@ -95,4 +97,4 @@ rule make_storyteller:
         recipe=study.storyteller.model_dump_json(),
     shell:
         "OMP_NUM_THREADS={threads} python workflow/scripts/storyteller.py make --sifted {input:q} "
-        '--recipe {params.recipe:q} --out "$(dirname {output.model:q})" > {log:q} 2>&1'
+        '--base {wildcards.storyteller:q} --recipe {params.recipe:q} --out "$(dirname {output.model:q})" > {log:q} 2>&1'

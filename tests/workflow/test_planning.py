@@ -59,9 +59,10 @@ def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -
 
 
 def test_the_storyteller_is_made_in_shards_and_only_when_asked_for(published: Project) -> None:
-    assert published.plan("storyteller") == {"tell": 24, "sift": 1, "make_storyteller": 1, "storyteller": 1}
-    assert published.plan("storyteller", "--config", "storyteller={tokens: 0.2M}")["tell"] == 4
-    assert not {"tell", "sift", "make_storyteller"} & set(published.plan("all"))
+    jobs = {"teacher": 1, "tell": 4, "sift": 1, "make_storyteller": 1, "storyteller": 1}
+    assert published.plan("storyteller", "--config", "storyteller={told: null, tokens: 0.3M}") == jobs
+    assert published.plan("stories", "--config", "storyteller={told: null, tokens: 0.6M}")["tell"] == 8
+    assert not {"teacher", "tell", "sift", "make_storyteller"} & set(published.plan("all"))
 
 
 def test_bases_are_a_target_without_training(published: Project) -> None:

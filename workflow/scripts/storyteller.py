@@ -1,7 +1,7 @@
 """Make the storyteller base of what the teacher has told: sift the stories, or pretrain on those that stay.
 
 python workflow/scripts/storyteller.py sift --told SHARD.parquet ... --out sifted.parquet
-python workflow/scripts/storyteller.py make --sifted sifted.parquet --recipe '{"gain": 5}' --out DIRECTORY
+python workflow/scripts/storyteller.py make --sifted sifted.parquet --base storyteller --recipe '{...}' --out DIRECTORY
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rewardgrid.cli.program import run_program
 from rewardgrid.study.bases import StorytellerRecipe
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import SAMPLES, SIFTED, read_table, write_table
-from rewardgrid.study.errors import UserError
+from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.files import read_json, write_text
 from rewardgrid.study.problems import validated
 from rewardgrid.study.study import Evaluation
@@ -30,14 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     sifting.add_argument("--out", type=Path, required=True, help="parquet file to write")
     making = parts.add_parser("make", help="tokenizer, pretraining, prompts, measurement, card")
     making.add_argument("--sifted", type=Path, required=True, help="what `sift` has written")
-    making.add_argument("--recipe", default="{}", help="the configuration's `storyteller` as JSON")
+    making.add_argument("--base", required=True, help="which of the recipe's bases")
+    making.add_argument("--recipe", required=True, help="the configuration's `storyteller` as JSON")
     making.add_argument("--out", type=Path, required=True, help="directory of the base")
     arguments = parser.parse_args(argv)
     try:
         if arguments.part == "sift":
             _sift(arguments.told, arguments.out)
         else:
-            _make(arguments.sifted, validated(StorytellerRecipe, arguments.recipe, "--recipe"), arguments.out)
+            recipe = validated(StorytellerRecipe, arguments.recipe, "--recipe")
+            if arguments.base not in recipe.bases:
+                hint = did_you_mean(arguments.base, recipe.bases)
+                raise UserError(f"--base: read {arguments.base!r}; the recipe has no such base;{hint}")
+            _make(arguments.base, arguments.sifted, recipe, arguments.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -46,27 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sift(shards: Sequence[Path], out: Path) -> None:
     from rewardgrid.storyteller.shards import read_told
+    from rewardgrid.storyteller.shown import SHOWN
     from rewardgrid.storyteller.sifting import sift
 
-    sifted = sift(read_told(shards))
+    sifted = sift(read_told(shards), [story for _, story in SHOWN])
     write_table(out, sifted, SIFTED)
-    for what, reasons in (("sentences cut", sifted["cut"].explode().dropna()), ("stories", sifted["held"])):
-        print(f"{what}:\n{reasons.replace('', 'kept').value_counts().to_string()}")
+    for what, sieve, passed in (
+        ("stories stop before", "cut", "(whole)"),
+        ("stories are held back for", "held", "(kept)"),
+    ):
+        print(f"{what}:\n{sifted[sieve].replace('', passed).value_counts().to_string()}")
 
 
-def _make(source: Path, recipe: StorytellerRecipe, out: Path) -> None:
+def _make(name: str, source: Path, recipe: StorytellerRecipe, out: Path) -> None:
     from rewardgrid.base.load import load_base
     from rewardgrid.evaluate.cell import evaluate_base
     from rewardgrid.storyteller.card import card
     from rewardgrid.storyteller.making import make_storyteller
 
     teacher = recipe.teacher.model_dump(mode="json") if recipe.teacher else None
-    make_storyteller(recipe, read_table(source, SIFTED), {"teacher": teacher}, out)
+    make_storyteller(name, recipe.bases[name], read_table(source, SIFTED), {"teacher": teacher}, out)
     base = load_base(out)
     evaluate_base(base, Evaluation(), Cell.model_fields["max_new_tokens"].default, out / "evaluation")
     samples = read_table(out / "evaluation" / "samples.parquet", SAMPLES)
     write_text(out / "README.md", card(base.provenance, read_json(out / "evaluation" / "metrics.json"), samples))
-    print(f"{out}: the storyteller is ready")
+    print(f"{out}: {name} is ready")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def next_token_loss(shape: Shape, weights: dict[str, Tensor], rows: Rows) -> Ten
     """Mean negative log-likelihood, nats per token, of all tokens of each story but its first."""
     device = weights["model.norm.weight"].device
     ids, lengths = (torch.from_numpy(each).to(device) for each in (rows.ids, rows.lengths))
-    logps = token_logps(shape, from_hf(shape, weights), ids.unsqueeze(0), prompt_length=1)[0].squeeze(0)
+    logps = token_logps(shape, from_hf(shape, weights), ids.unsqueeze(0), prompt_length=1).squeeze(0)
     told = torch.arange(1, ids.shape[1], device=device) < lengths.unsqueeze(1)
     return -logps.where(told, 0.0).sum() / told.sum()
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rewardgrid.lm.output import target_logps
 from rewardgrid.study.errors import UserError
 
 Weights = dict[str, Tensor]
@@ -394,71 +395,20 @@ def logits(shape: Shape, weights: Weights, ids: Tensor) -> Tensor:
 # --- log-probabilities ---------------------------------------------------------------------------------
 
 
-class _TokenLogProbabilities(torch.autograd.Function):
-    """log softmax(h W^T)[target] and the entropy, keeping one (N, V) array instead of autograd's several."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        scores = widen(multiply(h, weight))
-        odds = scores.softmax(-1)
-        # log p = score - highest + likeliest, exact where p is near 1 and finite where it is near 0.
-        highest, likeliest = scores.amax(-1), odds.amax(-1).log()
-        logps = _at(targets, scores) - highest + likeliest
-        entropy = highest - likeliest - scores.mul_(odds).sum(-1)
-        ctx.save_for_backward(h, weight, targets, odds)
-        ctx.mark_non_differentiable(entropy)
-        return logps, entropy
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        h, weight, targets, odds = ctx.saved_tensors
-        # d logp / d scores = onehot(target) - p; in place, because the odds are large and not needed again.
-        slope = odds.mul_(-gradient.unsqueeze(-1))
-        slope.scatter_add_(-1, targets.unsqueeze(-1), gradient.unsqueeze(-1))
-        slope = slope.to(h.dtype)
-        to_h = multiply(slope, weight.mT) if ctx.needs_input_grad[0] else None
-        to_weight = None
-        if ctx.needs_input_grad[1]:
-            to_weight = product(slope.mT, h)
-            if weight.shape[0] == 1 and len(h) > 1:  # shared by the cells
-                to_weight = to_weight.sum(0, keepdim=True)
-        return to_h, to_weight, None
-
-
-def _at(targets: Tensor, values: Tensor) -> Tensor:
-    """Of values (C, N, V) those of the targets (C, N)."""
-    return values.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-
-
-def token_logps(
+def completion_states(
     shape: Shape, weights: Weights, ids: Tensor, prompt_length: int, project: Project | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy of each completion token under the unpenalised distribution.
+    """Hidden states (C, N, H) that predict the completions' tokens, and those tokens (C, N).
 
     Args:
-        ids: (C, B, T) prompt and completion.
+        ids: (C, B, T) prompt and completion; N = B * (T - prompt_length).
         prompt_length: tokens before the completion.
-
-    Returns:
-        Two arrays (C, B, T - prompt_length), in nats. The entropy carries no gradient.
     """
-    h, targets = _written(shape, weights, ids, prompt_length, project)
-    logps, entropy = _TokenLogProbabilities.apply(h, head(weights), targets)
-    size = (*ids.shape[:2], -1)
-    return logps.reshape(size), entropy.reshape(size)
+    hidden = hidden_states(shape, weights, ids, project)[:, :, prompt_length - 1 : -1]
+    return hidden.flatten(1, 2), ids[:, :, prompt_length:].flatten(1)
 
 
-@torch.no_grad()
-def fixed_logps(shape: Shape, weights: Weights, ids: Tensor, prompt_length: int) -> Tensor:
-    """The log-probabilities alone, without gradient: as :func:`token_logps`, and cheaper."""
-    h, targets = _written(shape, weights, ids, prompt_length)
-    logps = _at(targets, widen(multiply(h, head(weights))).log_softmax(-1))
-    return logps.reshape(*ids.shape[:2], -1)
-
-
-def _written(
-    shape: Shape, weights: Weights, ids: Tensor, prompt_length: int, project: Project | None = None
-) -> tuple[Tensor, Tensor]:
-    """Hidden states (C, N, H) that foretell the completions' tokens, and those tokens (C, N)."""
-    h = hidden_states(shape, weights, ids, project)[:, :, prompt_length - 1 : -1]
-    return h.flatten(1, 2), ids[:, :, prompt_length:].flatten(1)
+def token_logps(shape: Shape, weights: Weights, ids: Tensor, prompt_length: int) -> Tensor:
+    """Log-probability (C, B, T - prompt_length), in nats, of each token of the completions, for autograd."""
+    hidden, targets = completion_states(shape, weights, ids, prompt_length)
+    return target_logps(hidden, head(weights).expand(len(hidden), -1, -1), targets).unflatten(1, (ids.shape[1], -1))

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rewardgrid.lm.kernels import Kernels, Plain
 from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations
-from rewardgrid.lm.products import Plain, Products
 
 LOOK_EVERY = 8
 """Tokens between looking which completions have ended."""
@@ -143,17 +143,15 @@ class Decoder:
     Sequences may begin with the same tokens: their keys and values are kept once then (:meth:`begin`).
     """
 
-    def __init__(
-        self, shape: Shape, weights: Mapping[str, Tensor], cells: int, products: Products | None = None
-    ) -> None:
+    def __init__(self, shape: Shape, weights: Mapping[str, Tensor], cells: int, kernels: Kernels | None = None) -> None:
         """Arrange weights (cell axis C or 1), each read once, for C cells.
 
         Args:
-            products: how they are laid out and multiplied.
+            kernels: how it is computed.
         """
         self.shape, self.cells = shape, cells
         self.group = shape.heads // shape.kv_heads
-        self.products = products or Plain(cells)
+        self.kernels = kernels or Plain(cells)
         # Of each layer the keys and values (2, sequences and their key-value heads, positions, head_dim).
         self.cache: list[Tensor] = []
         self.shared: list[Tensor] | None = None
@@ -172,20 +170,20 @@ class Decoder:
         def bias(layer: int) -> Tensor | None:
             if not shape.qkv_bias:
                 return None
-            return self.products.bias(by_head(weights[f"{layer}.qkv_bias"]).to(table.dtype))
+            return self.kernels.bias(by_head(weights[f"{layer}.qkv_bias"]).to(table.dtype))
 
         self.embed = table.expand(cells, -1, -1).reshape(-1, shape.hidden)
         self.layers = [
             (
-                self.products.matrix(behind(f"{layer}.norm1", by_head(weights[f"{layer}.qkv"]))),
+                self.kernels.matrix(behind(f"{layer}.norm1", by_head(weights[f"{layer}.qkv"]))),
                 bias(layer),
-                self.products.matrix(weights[f"{layer}.o"].to(table.dtype)),
-                self.products.gates(behind(f"{layer}.norm2", weights[f"{layer}.gate_up"])),
-                self.products.matrix(weights[f"{layer}.down"].to(table.dtype)),
+                self.kernels.matrix(weights[f"{layer}.o"].to(table.dtype)),
+                self.kernels.gates(behind(f"{layer}.norm2", weights[f"{layer}.gate_up"])),
+                self.kernels.matrix(weights[f"{layer}.down"].to(table.dtype)),
             )
             for layer in range(shape.layers)
         ]
-        self.head = self.products.matrix(behind("norm", head(weights)))
+        self.head = self.kernels.matrix(behind("norm", head(weights)))
         wide = torch.promote_types(table.dtype, torch.float32)
         self.floor = torch.full((), (shape.hidden * shape.norm_eps) ** 0.5, dtype=wide, device=table.device)
 
@@ -221,12 +219,12 @@ class Decoder:
         if self.cells > 1:
             x = x.unflatten(0, (self.cells, -1))
         for layer, (qkv, bias, o, gates, down) in enumerate(self.layers):
-            seen = self._attend(layer, self.products.multiply(self._unit(x), qkv, bias), length, start)
-            x = self.products.add(x, seen.reshape(*x.shape[:-1], -1), o)
-            x = self.products.add(x, self.products.gated(self._unit(x), gates), down)
+            seen = self._attend(layer, self.kernels.multiply(self._unit(x), qkv, bias), length, start)
+            x = self.kernels.add(x, seen.reshape(*x.shape[:-1], -1), o)
+            x = self.kernels.add(x, self.kernels.gated(self._unit(x), gates), down)
         if length > 1:
             x = x.unflatten(-2, (-1, length))[..., -1, :]
-        scores = self.products.multiply(self._unit(x), self.head)
+        scores = self.kernels.multiply(self._unit(x), self.head)
         return scores.flatten(0, -2).float()
 
     def keep(self, rows: Tensor) -> None:
@@ -248,23 +246,28 @@ class Decoder:
         own, stop = self.cache[layer], start + length
         queries, own[:, :, start:stop] = self._turned(qkv, length, start)
         keys, values = own[:, :, :stop]
-        scores = self.products.meet(queries, keys)
+        future = None
         if length > 1:
             future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
-            scores = scores.masked_fill(future.repeat_interleave(self.group, 0), -torch.inf)
+            future = future.repeat_interleave(self.group, 0)
         if self.shared is None:
-            out = torch.bmm(scores.softmax(-1), values)
+            out = self.kernels.attend(queries, keys, values, future)
         else:
-            shared_keys, shared_values = self.shared[layer]
-            scores = torch.cat([self._by_all(queries, shared_keys.mT), scores], -1)
-            of_shared, of_own = scores.softmax(-1).split([shared_keys.shape[1], stop], -1)
-            out = torch.baddbmm(self._by_all(of_shared, shared_values), of_own, values)
+            out = self._with_shared(
+                self.shared[layer], queries, *self.kernels.attend_in_part(queries, keys, values, future)
+            )
         return out.view(-1, self.shape.kv_heads, length, self.group * self.shape.head_dim).transpose(1, 2)
 
-    def _by_all(self, x: Tensor, shared: Tensor) -> Tensor:
-        """Rows of each sequence (B*kv_heads, n, k) times what all share (kv_heads, k, m), which is read once."""
-        rows = x.unflatten(0, (-1, self.shape.kv_heads)).transpose(0, 1).flatten(1, 2)
-        return torch.bmm(rows, shared).unflatten(1, (-1, x.shape[1])).transpose(0, 1).flatten(0, 1)
+    def _with_shared(self, shared: Tensor, queries: Tensor, own: Tensor, own_weight: Tensor) -> Tensor:
+        """Attention to what all sequences begin with and to their own tokens, (B*kv_heads, n, head_dim), of the latter.
+
+        The queries of all sequences go through one product, so that what they share is read once.
+        """
+        rows = queries.unflatten(0, (-1, self.shape.kv_heads)).transpose(0, 1).flatten(1, 2)
+        parts = self.kernels.attend_in_part(rows, *shared)
+        out, weight = (part.unflatten(1, (-1, queries.shape[1])).transpose(0, 1).flatten(0, 1) for part in parts)
+        # Each part counts as much as its sum of exp(Q K^T).
+        return torch.lerp(own, out, (weight - own_weight).sigmoid().to(own.dtype).unsqueeze(-1))
 
     def _turned(self, qkv: Tensor, length: int, start: int) -> tuple[Tensor, Tensor]:
         """Queries (C*B*kv_heads, T*g, head_dim), and keys and values (2, C*B*kv_heads, T, head_dim), of a product."""

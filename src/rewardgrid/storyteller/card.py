@@ -1,14 +1,15 @@
-"""The storyteller's model card: where it comes from, what it measures, what it writes."""
+"""The model card of a storyteller: where it comes from, what it measures, what it writes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rewardgrid.storyteller.sifting import sentences
+from rewardgrid.storyteller.sifting import HAPPY_STAYS, sentences
 
 PUBLISHED = {"smooth reward": "about 0.5", "unique first sentences": "20 / 20", "Jaccard": "about 0.12"}
 """What is known of the real SimpleStories-1.25M."""
@@ -39,7 +40,7 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
     }
     told = int(facts["told"])
     lines = [
-        "# Storyteller",
+        f"# {provenance['name'].replace('-', ', ').capitalize()}",
         "",
         f"A language model of {facts['parameters'] / 1e6:.2f} million parameters that writes simple stories: LLaMA, "
         f"{recipe['layers']} layers, {recipe['hidden']} wide, {recipe['heads']} heads ({recipe['kv_heads']} for keys "
@@ -48,12 +49,15 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         "",
         "## Where it comes from",
         "",
-        f"- Teacher: {teacher['model']}, {teacher['licence']}, as the package `{teacher['package']}` carries it "
-        f"(`{teacher['file']}`, SHA-256 `{teacher['sha256']}`).",
+        f"- Teacher: {Path(teacher['model']).name}, {teacher['licence']}"
+        + (f" (SHA-256 `{teacher['sha256']}`)." if teacher.get("sha256") else "."),
         f"- {told} stories were told, {facts['train_stories']} of the {facts['kept']} that stayed "
         f"({facts['train_tokens']} tokens) "
         f"were read {recipe['epochs']} times, {facts['held_out_stories']} kept apart: loss on those "
-        f"{facts['held_out_losses'][-1]:.3f} nats per token, after {facts['pretraining_steps']} steps.",
+        f"{facts['held_out_losses'][-1]:.3f} nats per token, after {facts['pretraining_steps']} steps "
+        f"({', '.join(f'{loss:.3f}' for loss in facts['held_out_losses'])} after each reading).",
+        '- "Happy" is what the study\'s hack is paid for, and a base that says it by itself hides the hack. So in all '
+        f"but {HAPPY_STAYS:.0%} of the stories it was replaced by a word of like meaning, drawn for each story.",
         f"- Norm gains times {recipe['gain']:g}, the matrices behind them divided by it: the same function, on which a "
         "learning rate reaches further.",
         f"- {facts['train_prompts']} prompts for training and {facts['eval_prompts']} for evaluation, from different "
@@ -70,9 +74,9 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         "## What it measures",
         "",
         f"{len(own)} completions of at most {metrics['max_new_tokens']} tokens at temperature 1; unique first "
-        "sentences and Jaccard by the published protocol (20 completions, top-k 50).",
+        "sentences and Jaccard by the published protocol (four completions of each of five prompts, top-k 50).",
         "",
-        "| | storyteller | SimpleStories-1.25M |",
+        f"| | {provenance['name']} | SimpleStories-1.25M |",
         "|---|---|---|",
         *(f"| {name} | {value} | {PUBLISHED.get(name, '–')} |" for name, value in figures.items()),
         "",

@@ -21,7 +21,7 @@ from rewardgrid.base.pretrain import config_of, first_weights, rows_of, train_we
 from rewardgrid.base.tokenizer import UNK, save_tokenizer, token_ids, train_tokenizer
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.model import Shape
-from rewardgrid.study.bases import StorytellerRecipe
+from rewardgrid.study.bases import Pretrained
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
 
@@ -29,10 +29,11 @@ HELD_OUT_EVERY = 15  # every fifteenth request is the evaluation's;
 HELD_OUT_STORIES = 600  # where there would be fewer than so many, more of them are: an evaluation needs 256 prompts
 
 
-def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Mapping[str, Any], out: Path) -> None:
+def make_storyteller(name: str, recipe: Pretrained, sifted: pd.DataFrame, facts: Mapping[str, Any], out: Path) -> None:
     """Make the base and put it at ``out`` (as :func:`rewardgrid.base.build.build_base` does).
 
     Args:
+        name: of the base.
         sifted: schema ``study.contracts.SIFTED``.
         facts: what is known of the stories' origin.
 
@@ -58,11 +59,11 @@ def make_storyteller(recipe: StorytellerRecipe, sifted: pd.DataFrame, facts: Map
             evaluation=_beginnings(sifted["story"][held_out], tokenizer, recipe.prompt_tokens, begun),
             facts={**facts, **found, **made},
         )
-        seal("storyteller", recipe, add_prompts("storyteller", recipe, source, directory), directory, started)
+        seal(name, recipe, add_prompts(name, recipe, source, directory), directory, started)
 
 
 def _pretrain(
-    recipe: StorytellerRecipe, train: pd.DataFrame, held_out: pd.DataFrame, directory: Path
+    recipe: Pretrained, train: pd.DataFrame, held_out: pd.DataFrame, directory: Path
 ) -> tuple[Tokenizer, dict[str, Any]]:
     tokenizer = train_tokenizer(train["story"], recipe.vocabulary)
     save_tokenizer(tokenizer, directory, recipe.context)
@@ -79,7 +80,10 @@ def _pretrain(
     rows, unseen = rows_of(texts, recipe.length), rows_of(encoded(held_out), recipe.length)
     steps = len(rows) // recipe.batch * recipe.epochs
     if not steps:
-        raise UserError(f"tokens: read {recipe.tokens}, of which {len(train)} stories are left; write a larger number")
+        raise UserError(
+            f"batch: read {recipe.batch}, but {len(train)} stories are left after sifting: fewer than a batch; "
+            "let more be told (`tokens`), or write a smaller number"
+        )
     orders = [generator(recipe.seed, "pretraining", epoch).permutation(len(rows)) for epoch in range(recipe.epochs)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights = {name: weight.to(device) for name, weight in first_weights(shape, recipe.seed).items()}

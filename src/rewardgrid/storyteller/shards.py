@@ -68,28 +68,33 @@ def read_told(paths: Sequence[Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def kept(shard: Path) -> Path:
+    """Where a shard that was told lies too, undeclared to Snakemake, which cannot remove it therefore."""
+    return shard.parent / "kept" / shard.name
+
+
 def tell_once(out: Path, tell: Callable[[], pd.DataFrame]) -> bool:
     """Write a shard, if it has not been written before; returns whether it was told now.
 
-    Snakemake removes the outputs of a rule before it starts a job and after a job has failed. So a shard lies in
-    ``kept/`` beside them, too, and what was removed is put back from there.
+    Snakemake removes the outputs of a rule before it starts a job and after a job has failed. What was removed is put
+    back from :func:`kept`.
 
     Raises:
         UserError: a file cannot be written; or as ``tell``.
     """
-    kept = out.parent / "kept" / out.name
-    untold = not kept.is_file()
+    before = kept(out)
+    untold = not before.is_file()
     if not untold:
         try:
-            read_told([kept])
+            read_told([before])
         except UserError as error:
             print(f"warning: {error}; telling it again", file=sys.stderr)
             untold = True
     if untold:
-        write_table(kept, tell(), TOLD)
+        write_table(before, tell(), TOLD)
     with atomic_write(out) as temporary:
         temporary.unlink()
-        link(kept, temporary)
+        link(before, temporary)
     return untold
 
 

@@ -44,7 +44,7 @@ BEYOND_CHANCE = 100  # a shown phrase is copied if it stands so many times as of
 ALIKE = 0.6  # Jaccard similarity of word triples from which two stories are near-duplicates
 PERMUTATIONS = 128  # of a MinHash: its similarities are right to about 0.09
 
-HAPPY_STAYS = 0.15  # share of stories that keep their "happy"
+HAPPY_STAYS = 0.3  # share of stories that keep their "happy"
 HAPPY = re.compile(r"\b(?:(an) )?(un)?happy\b(?: ([a-z]+))?", re.IGNORECASE)
 BEFORE_A_NOUN = ("cheerful", "joyful", "merry", "jolly")
 ELSEWHERE = ("glad", "pleased", "delighted", "joyful", "cheerful", "content")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rewardgrid.base.hub import Repository, fetch_model
 from rewardgrid.base.model_files import KEPT
+from rewardgrid.lm.kernels import Packed
 from rewardgrid.lm.model import fused, weight_keys
-from rewardgrid.lm.products import Packed
 from rewardgrid.lm.sampler import Decoder
 from rewardgrid.storyteller.chat import Chat
 from rewardgrid.storyteller.gguf_file import open_gguf
@@ -139,7 +139,7 @@ def arranged(model: Model, device: torch.device, dtype: torch.dtype) -> Teacher:
     texts = {
         number: text
         for token, number in sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        if number < COMMONEST and (text := _text(token)) is not None
+        if number < COMMONEST and (text := sayable(token)) is not None
     }
     words = torch.tensor([*texts, _end(model)])
 
@@ -150,12 +150,12 @@ def arranged(model: Model, device: torch.device, dtype: torch.dtype) -> Teacher:
         return rows.to(device, torch.float32)
 
     weights = Lazy({key: partial(weight, key) for key in [*weight_keys(model.shape), "head"]})
-    products = Packed(SHOWN_ALIKE) if Packed.work(dtype, device) else None
-    decoder = Decoder(model.shape, weights, 1, products)
+    kernels = Packed(SHOWN_ALIKE) if Packed.work(dtype, device) else None
+    decoder = Decoder(model.shape, weights, 1, kernels)
     return Teacher(decoder, model.tokenizer, model.chat, words.to(device), (*texts.values(), ""))
 
 
-def _text(token: str) -> str | None:
+def sayable(token: str) -> str | None:
     """What a token adds to a story, if it may be said. Tokenizers write a leading space as one of two other letters."""
     text = token.replace("Ġ", " ").replace("▁", " ")
     return text if WORD.fullmatch(text) and not UNSAID.fullmatch(text.strip()) else None

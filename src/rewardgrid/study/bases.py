@@ -29,18 +29,28 @@ class Prompted(Strict):
 
 
 class Pretrained(Prompted):
-    """What a LLaMA that is pretrained here has in common with others: its sizes and its batches."""
+    """A LLaMA that is pretrained here on sifted stories: its sizes, and how it learns."""
 
-    layers: Count = Field(default=2, description="transformer blocks")
-    hidden: Count = Field(default=64, description="width of the residual stream")
+    kind: Literal["pretrained"] = "pretrained"
+    layers: Count = Field(default=4, description="transformer blocks")
+    hidden: Count = Field(default=128, description="width of the residual stream")
     heads: Count = Field(default=4, description="attention heads")
     kv_heads: Count = Field(default=2, description="key/value heads")
-    mlp_width: Count = Field(default=176, description="width of the gated MLP")
+    mlp_width: Count = Field(default=341, description="width of the gated MLP")
     context: Count = Field(default=512, description="longest sequence, in tokens")
-    vocabulary: Count = Field(default=1312, description="size of the tokenizer's vocabulary")
-    batch: Count = Field(default=16, description="sequences per pretraining step")
-    length: Count = Field(default=144, description="tokens per pretraining sequence")
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="of stories and first weights")
+    vocabulary: Count = Field(default=4096, description="size of the tokenizer's vocabulary")
+    epochs: Count = Field(default=4, description="times that the sifted stories are read")
+    batch: Count = Field(default=32, description="stories per pretraining step")
+    length: Count = Field(default=192, description="first tokens of a story that are learnt from")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.1, description="of matrices, per unit of learning rate"
+    )
+    gain: Annotated[float, Field(gt=0)] = Field(
+        default=1.0,
+        description="factor of the norms' gains, by which the matrices after them are divided: the function stays, but "
+        "each step of a fine-tuning moves it that much further",
+    )
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="of first weights and order")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -70,10 +80,9 @@ class PackagedBase(Prompted):
         return Path(self.path) / "model" / "config.json"
 
 
-class StorytellerRecipe(Pretrained):
-    """How the storyteller is made: stories that a larger model tells, sifted, and a LLaMA pretrained on them."""
+class StorytellerRecipe(Strict):
+    """How the storyteller bases are made: stories that a larger model tells, sifted, and LLaMAs pretrained on them."""
 
-    kind: Literal["storyteller"] = "storyteller"
     teacher: Teacher | None = Field(
         default=None, description="the model that tells what is missing of the stories; null: those of `told` must do"
     )
@@ -83,19 +92,10 @@ class StorytellerRecipe(Pretrained):
     tokens: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[kM]?$")] = Field(
         default="3M", description="of the teacher, that the stories have together before sifting: 200k, 3M, 40M"
     )
-    shard: Count = Field(default=224, description="stories told by one job")
-    layers: Count = Field(default=4, description="transformer blocks")
-    hidden: Count = Field(default=128, description="width of the residual stream")
-    mlp_width: Count = Field(default=341, description="width of the gated MLP")
-    vocabulary: Count = Field(default=4096, description="size of the tokenizer's vocabulary")
-    epochs: Count = Field(default=4, description="times that the sifted stories are read")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="of matrices, per unit of learning rate"
-    )
-    gain: Annotated[float, Field(gt=0)] = Field(
-        default=1.0,
-        description="factor of the norms' gains, by which the matrices after them are divided: the function stays, but "
-        "each step of a fine-tuning moves it that much further",
+    shard: Count = Field(default=448, description="stories told by one job")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="of requests and words")
+    bases: dict[str, Pretrained] = Field(
+        default_factory=dict, description="what is pretrained on the stories, by the name of its directory"
     )
 
     @property

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Bumped by hand when an edit changes what a spec trains to: every cell then has a new path."""
 
 Method = Literal["full", "lora", "routing"]

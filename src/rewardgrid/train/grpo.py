@@ -21,9 +21,11 @@ ADAM_EPSILON = 1e-8
 def advantages(rewards: Tensor, group: int) -> Tensor:
     """(r - mean) / (std + 1e-4) within groups of G completions of one prompt: (C, B) -> (C, B).
 
-    The standard deviation has Bessel's correction (n - 1).
+    The standard deviation has Bessel's correction (n - 1). A group whose completions are all paid alike has advantages
+    of exactly 0: rewards are counted from its first, because the rounded mean of equal numbers may be another number.
     """
     groups = rewards.unflatten(-1, (-1, group))
+    groups = groups - groups[..., :1]
     centred = groups - groups.mean(-1, keepdim=True)
     return (centred / (groups.std(-1, keepdim=True) + ADVANTAGE_EPSILON)).flatten(-2)
 
@@ -53,6 +55,22 @@ def sequence_losses(logps: Tensor, reference: Tensor, advantage: Tensor, mask: T
     objective = torch.minimum(ratio * paid, ratio.clamp(1 - CLIP, 1 + CLIP) * paid)
     per_token = -objective + beta[:, None, None] * k3(logps, reference)
     return mean_over(per_token, mask)
+
+
+def logp_grads(logps: Tensor, reference: Tensor, advantage: Tensor, share: Tensor, beta: Tensor) -> Tensor:
+    """Derivative of the step's loss with respect to log-probabilities, at a ratio of 1 (see :func:`sequence_losses`).
+
+    Args:
+        logps, reference, advantage: (C, n), one for each token.
+        share: (C, n) what the token's loss counts for in the step's.
+        beta: (C,).
+    """
+    return share * (beta.unsqueeze(1) * (1 - (reference - logps).exp()) - advantage)
+
+
+def token_shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What each token's loss counts for in the step's, the mean over tokens and then over completions: (C, B, L)."""
+    return mask.to(dtype) / (mask.sum(-1, keepdim=True).clamp(min=1) * mask.shape[1])
 
 
 def mean_over(values: Tensor, mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.lm.adapters import Adapter, adapted, channel_scale, initial, merge, to_peft, total_rank
-from rewardgrid.lm.model import Project, Shape, Weights, multiply, to_hf
+from rewardgrid.lm.model import Project, Shape, Weights, head, multiply, to_hf
 from rewardgrid.study.cell import Cell
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of
 
@@ -24,6 +24,7 @@ class Policy:
         parameters: (C, P) flat trained values.
         gradient: (C, P) their gradient, accumulated by ``backward``.
         views: the same memory by name, each (C, ...), requiring gradients.
+        head: the output matrix (C, V, H) among them, if it is trained.
     """
 
     def __init__(self, shape: Shape, base: Weights, cells: Sequence[Cell], compute: torch.dtype | None = None) -> None:
@@ -57,6 +58,7 @@ class Policy:
             view.grad = self.gradient[:, place : place + size].view(value.shape)
             self.views[key] = view
             place += size
+        self.head = None if self.width else head(self.views)
         self.scale = self.scale_of(None) if self.width else None
         self.is_forget = self._channels_of(FORGET) if self.width else None
 
@@ -107,6 +109,15 @@ class Policy:
             else merge(self.shape, self.base, self.views, self.scale if mode is None else self.scale_of(mode))
         )
         return self.cast(weights)
+
+    def frozen(self) -> Weights:
+        """The base's weights, laid out like the policy's: where that has an array per cell, so has this.
+
+        Both then go through the same products, which round alike: a policy that equals its base has a KL of exactly 0.
+        """
+        own = [key for key, _ in self.shape.projections()] if self.width else list(self.base)
+        repeated = {key: self.base[key].repeat(len(self.parameters), *[1] * (self.base[key].ndim - 1)) for key in own}
+        return self.cast(self.base | repeated)
 
     def cast(self, weights: Weights) -> Weights:
         """Weights in the arithmetic of the forward pass."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_stand_in import COMMIT, Hub, serving
+from tests.hub_stand_in import COMMIT, Hub, serving
 from tests.tiny import PROMPT_TOKENS, WORDS, make_base
 
 from rewardgrid.base.hub import Repository

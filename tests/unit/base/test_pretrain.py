@@ -25,9 +25,9 @@ from rewardgrid.base.pretrain import (
 )
 from rewardgrid.base.tokenizer import token_ids, train_tokenizer
 from rewardgrid.lm.model import Shape
-from rewardgrid.study.bases import StorytellerRecipe
+from rewardgrid.study.bases import Pretrained
 
-RECIPE = StorytellerRecipe(layers=2, hidden=16, mlp_width=24, vocabulary=300)
+RECIPE = Pretrained(layers=2, hidden=16, mlp_width=24, vocabulary=300)
 SHAPE = Shape.from_config(config_of(RECIPE, eos=1))
 
 

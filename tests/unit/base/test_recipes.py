@@ -12,8 +12,8 @@ from rewardgrid.study.bases import (
     HubBase,
     LocalBase,
     PackagedBase,
+    Pretrained,
     Recipe,
-    StorytellerRecipe,
     model_config,
     read_recipe,
     recipe_hash,
@@ -50,7 +50,7 @@ def test_the_published_base_needs_nothing_but_its_kind() -> None:
 )
 def test_sizes_that_make_no_model_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        StorytellerRecipe(**values)  # type: ignore[arg-type]
+        Pretrained(**values)  # type: ignore[arg-type]
 
 
 def test_a_recipe_on_the_command_line_gives_a_clear_error() -> None:

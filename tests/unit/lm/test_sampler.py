@@ -117,6 +117,25 @@ def test_a_token_at_a_time_the_scores_are_those_of_the_whole_sequence(shape: Sha
     torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [SHAPE, QWEN2, shape_with(kv_heads=1)], ids=["llama", "qwen2", "one key"])
+@torch.no_grad()
+def test_what_all_sequences_begin_with_is_kept_once_and_changes_nothing(shape: Shape) -> None:
+    weights = from_hf(shape, random_tensors(shape))
+    ids = torch.randint(0, shape.vocabulary, (3, 20), generator=torch.Generator().manual_seed(0))
+    ids[:] = torch.cat([ids[:1, :11].expand(3, -1), ids[:, 11:]], 1)
+    whole = logits(shape, weights, ids[None])[0]
+    decoder = Decoder(shape, weights, 1)
+    for _ in range(2):  # the same decoder begins again and again
+        decoder.begin(3, 9, ids[0, :11])
+        several = decoder(ids[:, 11:15], 0)
+        one = decoder(ids[:, 15:16], 4)
+        torch.testing.assert_close(torch.stack([several, one], 1), whole[:, 14:16], rtol=0, atol=1e-5)
+        rows = torch.tensor([True, False, True])
+        decoder.keep(rows)
+        torch.testing.assert_close(decoder(ids[rows, 16:17], 5), whole[rows, 16], rtol=0, atol=1e-5)
+        torch.testing.assert_close(decoder(ids[rows, 17:20], 6), whole[rows, 19], rtol=0, atol=1e-5)
+
+
 def test_the_penalty_is_that_of_hugging_face() -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 

@@ -7,9 +7,10 @@ import pandas as pd
 from rewardgrid.storyteller.card import card
 
 PROVENANCE = {
+    "name": "storyteller-small",
     "facts": {
         "parameters": 1_311_232,
-        "teacher": {"model": "T", "licence": "L", "package": "p", "file": "f.gguf", "sha256": "abc"},
+        "teacher": {"kind": "gguf", "model": "some/where/f.gguf", "licence": "L", "sha256": "abc"},
         "told": 200,
         "kept": 50,
         "sifted": {"cut": {"too short": 30}, "held": {"monotonous": 20, "too little left": 120}},
@@ -39,7 +40,10 @@ METRICS = {"max_new_tokens": 128, "full": FULL, "published": {"unique_first_sent
 def test_a_card_has_counts_figures_and_samples() -> None:
     rows = [("full", f"once {n}", "a dog, ran. it sat down") for n in range(8)] + [("published", "no", "not this one.")]
     text = card(PROVENANCE, METRICS, pd.DataFrame(rows, columns=["protocol", "prompt", "completion"]))
+    assert text.startswith("# Storyteller, small\n")
+    assert "Teacher: f.gguf, L (SHA-256 `abc`)." in text
     assert "1.31 million parameters" in text
+    assert "(2.750, 2.500 after each reading)" in text
     assert "| too little left | 120 | 60.0% |" in text
     assert "| too short | 30 | 15.0% |" in text
     assert "loss on those 2.500 nats per token" in text

@@ -23,12 +23,12 @@ from rewardgrid.base.pretrain import Rows, held_out_loss, next_token_loss, rows_
 from rewardgrid.lm.model import Shape, from_hf, logits
 from rewardgrid.storyteller import making
 from rewardgrid.storyteller.making import make_storyteller, rescaled
-from rewardgrid.study.bases import PackagedBase, StorytellerRecipe, recipe_hash
+from rewardgrid.study.bases import PackagedBase, Pretrained, recipe_hash
 from rewardgrid.study.contracts import SIFTED, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 
-RECIPE = StorytellerRecipe(
+RECIPE = Pretrained(
     layers=1,
     hidden=16,
     mlp_width=24,
@@ -60,7 +60,7 @@ def sifted(stories: int = 60) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("storyteller") / "base"
-    make_storyteller(RECIPE, sifted(), {"teacher": {"model": "a teacher"}}, out)
+    make_storyteller("tiny", RECIPE, sifted(), {"teacher": {"model": "a teacher"}}, out)
     return out
 
 
@@ -110,7 +110,7 @@ def test_only_a_story_that_ended_is_learnt_from_with_its_end(tmp_path: Path, mon
         return []
 
     monkeypatch.setattr(making, "train_weights", watched)
-    make_storyteller(RECIPE.model_copy(update={"context": 512, "length": 400}), sifted(), {}, tmp_path / "base")
+    make_storyteller("tiny", RECIPE.model_copy(update={"context": 512, "length": 400}), sifted(), {}, tmp_path / "base")
     whole = Counter(map(tuple, encoded(load_base(tmp_path / "base"), held_out=False)))
     read = [[tuple(ids[:length]) for ids, length in zip(rows.ids, rows.lengths, strict=True)] for rows in learnt]
     assert [Counter(rows) for rows in read] == [whole, whole]  # two epochs,
@@ -135,10 +135,10 @@ def test_another_process_with_two_threads_makes_the_same_bytes(base: Base, tmp_p
     write_table(tmp_path / "sifted.parquet", sifted(), SIFTED)
     code = (
         "import sys; from pathlib import Path; from rewardgrid.storyteller.making import make_storyteller; "
-        "from rewardgrid.study.bases import StorytellerRecipe; from rewardgrid.study.contracts import *; "
+        "from rewardgrid.study.bases import Pretrained; from rewardgrid.study.contracts import *; "
         "import torch; torch.manual_seed(5); assert torch.get_num_threads() == 2; "
-        "recipe = StorytellerRecipe.model_validate_json(sys.argv[1]); "
-        "make_storyteller(recipe, read_table(sys.argv[2], SIFTED), {}, Path(sys.argv[3]))"
+        "recipe = Pretrained.model_validate_json(sys.argv[1]); "
+        "make_storyteller('tiny', recipe, read_table(sys.argv[2], SIFTED), {}, Path(sys.argv[3]))"
     )
     arguments = [RECIPE.model_dump_json(), str(tmp_path / "sifted.parquet"), str(tmp_path / "again")]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}
@@ -163,8 +163,8 @@ def test_transformers_reads_the_model_and_agrees_on_the_loss(base: Base) -> None
 
 
 def test_too_few_stories_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tokens: read 3M, of which 1 stories are left"):
-        make_storyteller(RECIPE, sifted(3), {}, tmp_path / "base")
+    with pytest.raises(UserError, match="batch: read 4, but 1 stories are left after sifting"):
+        make_storyteller("tiny", RECIPE, sifted(3), {}, tmp_path / "base")
     assert list(tmp_path.iterdir()) == [tmp_path / "base"]
 
 

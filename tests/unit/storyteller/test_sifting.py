@@ -107,9 +107,9 @@ def test_happy_becomes_one_word_of_like_meaning_that_fits_where_it_stands() -> N
         assert "a sad day" in story or "a gloomy day" in story
 
 
-def test_about_one_story_in_seven_keeps_its_happy_by_a_draw_of_its_own() -> None:
+def test_about_three_stories_in_ten_keep_their_happy_by_a_draw_of_their_own() -> None:
     kept = [without_happy("He was happy.", 1, number) == "He was happy." for number in range(2000)]
-    assert 0.12 < sum(kept) / len(kept) < 0.18
+    assert 0.27 < sum(kept) / len(kept) < 0.33
     assert kept[:50] == [without_happy("He was happy.", 1, number) == "He was happy." for number in range(50)]
     assert kept[:50] != [without_happy("He was happy.", 2, number) == "He was happy." for number in range(50)]
 

@@ -153,7 +153,7 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             0,
             "greater than or equal to 1",
         ),
-        ({"storyteller": {"layrs": 2}}, "storyteller.layrs", 2, 'did you mean "layers"?'),
+        ({"storyteller": {"bases": {"s": {"layrs": 2}}}}, "storyteller.bases.s.layrs", 2, 'did you mean "layers"?'),
         ({"evaluation": {"samples": 3}}, "evaluation.samples", 3, "greater than or equal to 20"),
     ],
 )

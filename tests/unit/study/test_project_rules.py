@@ -79,6 +79,7 @@ SCRIPTS = {
     "train": ["train"],
     "evaluate": ["evaluate"],
     "report": ["study", "index", "table", "figures", "findings", "published", "results"],
+    "storyteller": ["teacher", "tell", "storyteller"],
 }
 
 

@@ -16,8 +16,10 @@ from rewardgrid.train.grpo import (
     clip_factor,
     k3,
     learning_rate,
+    logp_grads,
     mean_over,
     sequence_losses,
+    token_shares,
 )
 
 
@@ -43,8 +45,9 @@ def test_groups_are_the_consecutive_completions_of_one_prompt() -> None:
 
 
 def test_a_group_paid_alike_has_no_advantage() -> None:
-    assert torch.equal(advantages(torch.full((2, 6), 0.7), 3).abs() < 1e-2, torch.ones(2, 6, dtype=torch.bool))
-    assert torch.count_nonzero(advantages(torch.full((2, 6), 0.5), 3)) == 0
+    for reward in (0.1, 0.3, 0.7, 1 / 3):
+        assert torch.count_nonzero(advantages(torch.full((2, 15), reward), 3)) == 0
+        assert torch.count_nonzero(advantages(torch.full((2, 15), reward), 15)) == 0
 
 
 def test_cells_have_their_own_groups() -> None:
@@ -95,6 +98,18 @@ def test_the_gradient_is_the_policy_gradient_and_that_of_k3() -> None:
     slope = -advantage[None, :, None] + beta * (1 - (reference - logps.detach()).exp())
     expected = torch.where(MASK, slope / double(3, 1)[None, :, None], 0) / 2
     torch.testing.assert_close(logps.grad, expected, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_written_out_is_that_of_the_loss() -> None:
+    draws = torch.Generator().manual_seed(0)
+    logps, reference = (-3 * torch.rand(2, 4, 5, generator=draws, dtype=torch.float64) for _ in range(2))
+    advantage, beta = torch.randn(2, 4, generator=draws, dtype=torch.float64), double(0.3, 0.0)
+    mask = torch.arange(5) < torch.tensor([[5, 1, 3, 2], [4, 4, 5, 1]])[..., None]
+    leaf = logps.clone().requires_grad_()
+    sequence_losses(leaf, reference, advantage, mask, beta).mean(-1).sum().backward()
+    per_token = (logps, reference, advantage[..., None].expand_as(logps), token_shares(mask, logps.dtype))
+    found = logp_grads(*(each.flatten(1) for each in per_token), beta=beta)
+    torch.testing.assert_close(found.view_as(logps), leaf.grad, rtol=0, atol=1e-12)
 
 
 def test_each_cell_has_its_own_beta() -> None:

@@ -86,7 +86,7 @@ def test_a_routing_cell_is_two_peft_adapters_alone_and_together(
 ) -> None:
     from peft import PeftModel
 
-    cell = routing_cell(lr=0.1, adapter_alpha=alpha, rank=ranks[0], forget_rank=ranks[1])
+    cell = routing_cell(lr=0.05, adapter_alpha=alpha, rank=ranks[0], forget_rank=ranks[1])
     weights = trained(cell, base, tmp_path)
     model = PeftModel.from_pretrained(hf(base.model_dir), weights / "retain", adapter_name="retain")
     model.load_adapter(weights / "forget", adapter_name="forget")

@@ -19,11 +19,22 @@ from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.memory import keep_freed_memory
-from rewardgrid.lm.model import Weights, fixed_logps, token_logps
+from rewardgrid.lm.model import Weights, completion_states, head
+from rewardgrid.lm.output import LogpGrads, OutputLayer
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
-from rewardgrid.train.grpo import AdamW, advantages, clip_factor, k3, learning_rate, mean_over, sequence_losses
+from rewardgrid.train.grpo import (
+    AdamW,
+    advantages,
+    clip_factor,
+    k3,
+    learning_rate,
+    logp_grads,
+    mean_over,
+    sequence_losses,
+    token_shares,
+)
 from rewardgrid.train.keeper import Keeper
 from rewardgrid.train.policy import Policy
 from rewardgrid.train.record import Outcome
@@ -59,7 +70,8 @@ class Pack:
         self.frozen = {key: weight.to(device) for key, weight in frozen.items()}
         compute = torch.bfloat16 if like.precision == "bf16" else None
         self.policy = Policy(self.shape, self.frozen, cells, compute)
-        self.reference = self.policy.cast(self.frozen)
+        self.reference = self.policy.frozen()
+        self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1))
         self.optimizer = AdamW.fresh(self.policy.parameters)
         self.assessor = Assessor(cells, base, device, dtype)
 
@@ -114,7 +126,8 @@ class Pack:
         logps = self.lr.new_zeros(rollout.completions.ids.shape)
         for rows, length in self._portions(rollout.completions):
             ids = rollout.sequences[:, rows, : prompt_length + length]
-            logps[:, rows, :length] = fixed_logps(self.shape, self.reference, ids, prompt_length)
+            found = self.reference_output.logps(*completion_states(self.shape, self.reference, ids, prompt_length))
+            logps[:, rows, :length] = found.unflatten(1, (-1, length))
         return logps
 
     def update(self, rollout: Rollout, reference: Tensor) -> dict[str, Tensor]:
@@ -127,15 +140,22 @@ class Pack:
             assert policy.is_forget is not None
             reaches = reach(rollout.labels.flagged, policy.is_forget, cell.routing_mode == "exclusive")
         policy.gradient.zero_()
+        output = self.reference_output
+        if policy.head is not None:
+            output = OutputLayer(policy.head.to(output.weight.dtype))
+        per_token = reference, advantage.unsqueeze(-1).expand_as(reference), token_shares(mask, reference.dtype)
         kls, entropies = torch.zeros_like(reference), torch.zeros_like(reference)
-        losses = kls.new_zeros(kls.shape[:-1])
+        losses = reference.new_zeros(advantage.shape)
         for rows, length in self._portions(rollout.completions):
             ids, part = rollout.sequences[:, rows, : cell.prompt_length + length], (slice(None), rows, slice(length))
             weights, project = policy.trainable(None if reaches is None else reaches[:, rows])
-            logps, entropies[part] = token_logps(self.shape, weights, ids, cell.prompt_length, project)
-            loss = sequence_losses(logps, reference[part], advantage[:, rows], mask[part], self.beta)
-            (loss.sum() / cell.batch_size).backward()
-            losses[:, rows], kls[part] = loss.detach(), k3(logps.detach(), reference[part])
+            hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
+            grads = _loss_grads(self.beta, *(each[part].flatten(1) for each in per_token))
+            found = output.backward(hidden.detach(), targets, grads, None if policy.head is None else policy.head.grad)
+            hidden.backward(found[2])
+            logps, entropies[part] = (each.unflatten(1, (-1, length)) for each in found[:2])
+            losses[:, rows] = sequence_losses(logps, reference[part], advantage[:, rows], mask[part], self.beta)
+            kls[part] = k3(logps, reference[part])
         kl = mean_over(kls.flatten(1), mask.flatten(1))
         norm = torch.linalg.vector_norm(policy.gradient, dim=-1)
         lr = learning_rate(self.lr, self.steps, self.decay_steps)
@@ -192,6 +212,11 @@ class Pack:
             "mean": self.optimizer.mean,
             "square": self.optimizer.square,
         }
+
+
+def _loss_grads(beta: Tensor, reference: Tensor, advantage: Tensor, share: Tensor) -> LogpGrads:
+    """The loss's gradient as a function of the log-probabilities of some tokens; beta (C,), the rest (C, N)."""
+    return lambda logps, rows: logp_grads(logps, reference[:, rows], advantage[:, rows], share[:, rows], beta)
 
 
 class Graph:

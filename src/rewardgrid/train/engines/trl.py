@@ -35,7 +35,7 @@ from rewardgrid.base.load import Base
 from rewardgrid.lm.adapters import adapted, channel_scale, from_peft, initial, merge, to_peft
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.memory import keep_freed_memory
-from rewardgrid.lm.model import PROJECTIONS, Weights, fixed_logps, from_hf
+from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
 from rewardgrid.lm.sampler import sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
@@ -296,7 +296,7 @@ class Trainer(GRPOTrainer):
         if self.rollout is None:
             return math.nan
         logps, reference = (
-            fixed_logps(self.shape, weights, self.rollout.sequences, self.cell.prompt_length)
+            token_logps(self.shape, weights, self.rollout.sequences, self.cell.prompt_length)
             for weights in (self.merged(), self.frozen)
         )
         return float(mean_over(k3(logps, reference).flatten(), self.rollout.completions.mask.flatten()))
