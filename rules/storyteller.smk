@@ -39,7 +39,7 @@ rule tell:
         teacher="[0-9a-f]{10}",
         stories="[0-9]+",
         seed="[0-9]+",
-        shard="[0-9]{5,}",
+        shard="[0-9]+",
     conda:
         "../envs/storyteller.yaml"
     threads: 1

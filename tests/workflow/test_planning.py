@@ -59,10 +59,20 @@ def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -
 
 
 def test_the_storyteller_is_made_in_shards_and_only_when_asked_for(published: Project) -> None:
-    jobs = {"teacher": 1, "tell": 4, "sift": 1, "make_storyteller": 1, "storyteller": 1}
-    assert published.plan("storyteller", "--config", "storyteller={told: null, tokens: 0.3M}") == jobs
-    assert published.plan("stories", "--config", "storyteller={told: null, tokens: 0.6M}")["tell"] == 8
+    overlay = published.directory / "config" / "untold.yaml"
+    overlay.write_text("storyteller: {told: null, tokens: 0.3M}\n")
+    plan = published.plan("storyteller", "--configfile", "config/untold.yaml")
+    assert plan == {"teacher": 1, "tell": 4, "sift": 1, "make_storyteller": 2, "storyteller": 1}
     assert not {"teacher", "tell", "sift", "make_storyteller"} & set(published.plan("all"))
+
+
+def test_the_stories_that_come_with_rewardgrid_need_no_teacher(published: Project, root: Path) -> None:
+    (published.directory / "resources/stories").symlink_to(root / "resources/stories")
+    assert published.plan("storyteller", "--config", "storyteller={tokens: 1M}") == {
+        "sift": 1,
+        "make_storyteller": 2,
+        "storyteller": 1,
+    }
 
 
 def test_bases_are_a_target_without_training(published: Project) -> None:

@@ -128,7 +128,7 @@ def shards_to_tell(recipe: StorytellerRecipe) -> list[int]:
         return []
     if recipe.teacher is None:
         raise UserError(
-            f"storyteller: tokens: read {recipe.tokens}, which takes {recipe.stories} stories, but `told` holds "
+            f"storyteller.tokens: read {recipe.tokens}, which takes {recipe.stories} stories, but `told` holds "
             f"{len(told)} and no teacher is named; name one, or write a smaller number"
         )
     taken = set(told["number"][told["seed"] == recipe.seed] // recipe.shard)
