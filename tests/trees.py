@@ -196,6 +196,7 @@ class Tree:
                     "published": {"prompts": 5, "unique_first_sentences": 20, "jaccard": 0.12},
                     "full": {**FULL, "sl10": sl10, "kl_exact": 0.0},
                     "rewards": dict.fromkeys(REWARDS, 0.47),
+                    "max_new_tokens": self.study.longest_completion(base_id),
                     "top_k": TOP_K,
                     "usual": {"full": {"windows": 3.1, "ends": 1.5}, "top_k": {"windows": 2.7, "ends": 1.8}},
                     "other_draws": [{"verdict": "ok"}, {"verdict": "ok"}, {"verdict": "borderline"}],

@@ -88,9 +88,10 @@ def _achieves(found: Configuration) -> str:
     verdicts = ", ".join(f"{number} {label}" for label, number in sorted(found.verdicts.items()))
     reward = found.reward
     sure = f" (95 % {decimals(reward.low, 2)} to {decimals(reward.high, 2)})" if reward.low is not None else ""
+    kl = decimals(found.mean("final_kl").mean, 2)
     return (
-        f"{decimals(_two(found), 2)}{sure} at {found.label}, with a KL of {decimals(found.mean('final_kl').mean, 2)} "
-        f"nats per token ({count(reward.n, 'seed')}: {verdicts})"
+        f"{decimals(_two(found), 2)}{sure} at {found.label}, with a KL of {kl} nats per token "
+        f"({count(reward.n, 'seed')}: {verdicts})"
     )
 
 

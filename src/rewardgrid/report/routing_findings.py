@@ -88,19 +88,14 @@ class Ended(NamedTuple):
 
 
 def endings(evidence: Evidence, cells: Iterable[Row]) -> list[Ended]:
-    """How each of these routing cells ended, where it and its base were sampled in every mode."""
+    """How each of these routing cells ended, where it was sampled in every mode and its base to the same length."""
     found = []
     for row in cells:
-        frames = [
-            table.get(name)
-            for table, name in (
-                (evidence.samples, row["cell"]),
-                (evidence.routing, row["cell"]),
-                (evidence.samples, base_of(row)),
-            )
-        ]
-        samples, routing, base = frames
-        if samples is None or routing is None or base is None:
+        samples, routing = evidence.samples.get(row["cell"]), evidence.routing.get(row["cell"])
+        base = evidence.samples.get(base_of(row))
+        length = evidence.bases.get(base_of(row), row)["max_new_tokens"]
+        # A base that was sampled to another length had more room for "happy", or less.
+        if samples is None or routing is None or base is None or length != row["max_new_tokens"]:
             continue
         run = run_of(samples, routing, base)
         if run is not None:

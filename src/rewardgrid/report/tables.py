@@ -145,7 +145,7 @@ def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
     ``rewards`` is no column: what the base earns untrained, by what is paid for.
     """
-    identity = {"cell": base_id, "state": "base", "rewards": metrics["rewards"]}
+    identity = {"cell": base_id, "state": "base", **{key: metrics[key] for key in ("max_new_tokens", "rewards")}}
     return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | identity
 
 

@@ -271,7 +271,9 @@ Routed = tuple[Row, pd.DataFrame, float]
 """A cell, its evaluations, and how many "happy" retain_only writes at the end."""
 
 
-def routed(runs: list[Routed], name: study.FindingName, windows: tuple[Window, ...] = ()) -> Finding:
+def routed(
+    runs: list[Routed], name: study.FindingName, windows: tuple[Window, ...] = (), base_length: int = 128
+) -> Finding:
     """A finding where the base writes 0.3 "happy" a completion and both adapters 5.5."""
     drawn = {c["cell"]: samples({"both": 5.5, "retain_only": left, "forget_only": 1.0}) for c, _, left in runs}
     return find(
@@ -279,6 +281,7 @@ def routed(runs: list[Routed], name: study.FindingName, windows: tuple[Window, .
         [cell for cell, _, _ in runs],
         routing={cell["cell"]: frame for cell, frame, _ in runs},
         samples=drawn | {BASE: samples({"both": 0.3})},
+        bases={BASE: {"max_new_tokens": base_length}},
         windows=windows,
     )
 
@@ -305,6 +308,10 @@ def test_a_single_seed_is_said_to_be_one() -> None:
     found = routed([(two(1), curves(), 3.3)], "hack_removed")
     assert found["conclusion"] == "partly (1 seed)"
     assert "intervals over prompts alone, for there is one seed" in found["sentences"][0]
+
+
+def test_a_base_that_was_sampled_to_another_length_is_no_reference() -> None:
+    assert routed([(two(1), curves(), 0.3)], "hack_removed", base_length=64)["conclusion"] == NOT_ENOUGH
 
 
 def test_each_configuration_has_its_own_conclusion() -> None:
