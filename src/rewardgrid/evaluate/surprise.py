@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rewardgrid.lm.model import Shape, Weights, fixed_logps
+from rewardgrid.lm.model import Shape, Weights, token_logps
 from rewardgrid.train.rewards import TextTables, sentence_lengths
 
 WINDOW = 16
@@ -64,7 +64,7 @@ def surprises_of(
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tables.eos)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1))[:, prompt_length:]
-        nll = -fixed_logps(shape, base, ids[None], prompt_length)[0]
+        nll = -token_logps(shape, base, ids[None], prompt_length)[0]
         for kind, lists in surprises(nll, ids[:, prompt_length:], mask, tables).items():
             found[kind] += lists
     return found

@@ -71,7 +71,7 @@ class Plain:
     def gated(self, x: Tensor, gates: Tensor) -> Tensor:
         """One product for both."""
         gate, up = self.multiply(x, gates).chunk(2, -1)
-        return F.silu(gate) * up
+        return F.silu(gate).mul_(up)
 
     def meet(self, queries: Tensor, keys: Tensor) -> Tensor:
         """An ordinary product."""
