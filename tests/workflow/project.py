@@ -43,7 +43,7 @@ MICRO: dict[str, Any] = {
         "max_steps": 2,
         "max_new_tokens": 12,
     },
-    "evaluation": {"samples": 20, "published_samples": 4},
+    "evaluation": {"samples": 20, "published_samples": 4, "published_prompts": 2, "base_draws": 1},
     "experiments": {
         "sweep": {
             "title": "Sweep",

@@ -38,13 +38,15 @@ def divergence(shape: Shape, policy: Weights, base: Weights, sequences: Tensor, 
         sequences: (B, T) prompt and completion.
         prompt_length: tokens before the completion.
     """
+
+    def distributions(weights: Weights, rows: Tensor) -> Tensor:
+        return logits(shape, weights, rows[None])[0, :, prompt_length - 1 : -1].float().log_softmax(-1)
+
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for rows in sequences.split(ROWS):
         targets = rows[:, prompt_length:].unsqueeze(-1)
-        own, other = (
-            logits(shape, weights, rows[None])[0, :, prompt_length - 1 : -1].float().log_softmax(-1)
-            for weights in (policy, base)
-        )
+        own = distributions(policy, rows)
+        other = own if base is policy else distributions(base, rows)
         chosen, reference = own.gather(-1, targets).squeeze(-1), other.gather(-1, targets).squeeze(-1)
         parts.append((k3(chosen, reference), torch.linalg.vecdot(own.exp(), own - other), -reference))
     return Divergence(*(torch.cat(each) for each in zip(*parts, strict=True)))
