@@ -33,6 +33,10 @@ def fixed(**values: Any) -> dict[str, Any]:
     return {"experiments": {"one": {"fixed": values}}}
 
 
+def teacher(**values: Any) -> dict[str, Any]:
+    return {"storyteller": {"teacher": {"kind": "gguf", "licence": "MIT"} | values}}
+
+
 def routing(**values: Any) -> dict[str, Any]:
     return fixed(method="routing", rank=4, reward="happy_count", **values)
 
@@ -153,6 +157,10 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             0,
             "greater than or equal to 1",
         ),
+        ({"storyteller": {"teacher": {"kind": "ggu"}}}, "storyteller.teacher.kind", "ggu", 'did you mean "gguf"?'),
+        (teacher(model="x", sha256="12"), "storyteller.teacher.sha256", "12", "write text of the form ^[0-9a-f]{64}$"),
+        (teacher(model="y", modell="x"), "storyteller.teacher.modell", "x", 'unknown key; did you mean "model"?'),
+        (teacher(model="x", licence=None), "storyteller.teacher.licence", None, "write a valid string"),
         ({"storyteller": {"bases": {"s": {"layrs": 2}}}}, "storyteller.bases.s.layrs", 2, 'did you mean "layers"?'),
         ({"evaluation": {"samples": 3}}, "evaluation.samples", 3, "greater than or equal to 20"),
     ],
