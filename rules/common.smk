@@ -2,6 +2,7 @@
 
 from rewardgrid.cli import mps
 from rewardgrid.storyteller.shards import kept, needed
+from rewardgrid.study.cell import METRICS_VERSION
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.

@@ -14,7 +14,7 @@ from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.layout import Layout
+from rewardgrid.study.layout import Layout, measured
 from rewardgrid.study.study import Study
 
 
@@ -65,12 +65,12 @@ def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:
 
     layout = study.layout
     trained = [cell for cell in cells if (layout.train(cell.name) / "status.json").exists()]
-    waiting = [cell for cell in trained if not layout.metrics(cell.name).exists()]
+    waiting = [cell for cell in trained if not measured(layout.metrics(cell.name))]
     say(f"{len(cells)} cells, {len(cells) - len(trained)} not trained, {len(trained) - len(waiting)} already evaluated")
     for base, group in by_base(study, waiting):
         base_id = base.directory.name
         reference = layout.base_metrics(base_id)
-        if not reference.exists():
+        if not measured(reference):
             evaluate_base(base, study.evaluation, study.longest_completion(base_id), reference.parent)
         for cell in group:
             evaluate_cell(layout.cell(cell.name), cell, base, reference, study.evaluation)
