@@ -191,7 +191,7 @@ _BASE = _signals(_healthy, 0, completion_length=100.0, reward=0.5, **_unlikely()
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_healthy_stories_are_ok(seed: int) -> None:
-    healthy = _signals(_healthy, seed, completion_length=90.0, reward=0.93, kl_exact=1.0, **_unlikely(0.12, 0.1))
+    healthy = _signals(_healthy, seed, completion_length=90.0, reward=0.93, kl_exact=1.0, **_unlikely(0.08, 0.09))
     judged = verdict(healthy, _BASE, LIMITS)
     assert judged.label == "ok", judged.evidence
     assert judged.reasons == ()
@@ -205,7 +205,7 @@ def test_healthy_stories_are_ok(seed: int) -> None:
         (_fragmented, {}, "fragments"),
         (_templated, _unlikely(0.01), "template"),
         (_gibberish, _unlikely(0.98, 0.3), "gibberish"),
-        (_healthy, _unlikely(0.2, 0.7), "chopped sentences"),
+        (_healthy, _unlikely(0.2, 0.5), "chopped sentences"),
     ],
 )
 def test_each_kind_of_degenerate_text_is_called_so_and_its_reason_comes_first(
@@ -239,7 +239,7 @@ def test_text_is_unlikely_only_if_it_is_so_without_the_tail_of_the_distribution_
         judged = verdict(signals, _BASE, LIMITS)
         assert judged.label == "borderline"
         assert {found.signal for found in judged.evidence[:2]} == {f"unlikely_{kind}", f"unlikely_{kind}_top_k"}
-        assert verdict(signals | {f"unlikely_{kind}_top_k": 0.2}, _BASE, LIMITS).label == "ok"
+        assert verdict(signals | {f"unlikely_{kind}_top_k": 0.09}, _BASE, LIMITS).label == "ok"
         assert verdict(signals | {f"unlikely_{kind}_top_k": 0.5}, _BASE, LIMITS).label == "degenerate"
 
 
@@ -247,7 +247,7 @@ def test_divergence_and_reward_judge_only_texts_whose_likelihood_was_not_measure
     suspect = {"kl_exact": 3.0, "reward": 0.999}
     assert verdict(suspect, {}, LIMITS).label == "degenerate"
     assert verdict(suspect | _unlikely(), _BASE, LIMITS).label == "ok"
-    assert verdict(suspect | {"unlikely_ends": 0.1}, _BASE, LIMITS).label == "ok"
+    assert verdict(suspect | {"unlikely_ends": 0.09}, _BASE, LIMITS).label == "ok"
 
 
 # The rule as such
