@@ -20,7 +20,7 @@ from rewardgrid.evaluate.verdict import LABELS, Label, verdict
 from rewardgrid.report.columns import COLUMNS, RENAMED, show
 from rewardgrid.report.markdown import grid
 from rewardgrid.study.files import read_json
-from rewardgrid.study.thresholds import Thresholds
+from rewardgrid.study.thresholds import Above, Thresholds
 from tests.blind import CELLS, LABELLED, TEXTS
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,9 @@ PROMPTS = 5
 """Of the published samples: inferred, because degenerate rows have 5 distinct first sentences and never fewer."""
 FACTORS = (0.8, 1.2)
 LIMITS = Thresholds()
+UNLIKELY = ("unlikely_windows", "unlikely_ends")
+AT_FIRST = LIMITS.model_copy(update=dict.fromkeys(UNLIKELY, Above(borderline=0.25, degenerate=0.5)))
+"""The limits before development cells had been read."""
 
 Confusion = Counter[tuple[Label, Label]]
 """By (what the published study or the reader says, what the verdict says)."""
@@ -166,22 +169,27 @@ def confusion_table(found: Confusion, who: str) -> str:
 
 def cells_table() -> str:
     """Every cell that was read: what the reader says of its samples, and what the verdict says, and why."""
-    read, base, lines = readings(), measured()["base"], []
-    for name, cell in measured()["cells"].items():
-        found = verdict(cell["signals"], base, LIMITS)
-        counts = Counter(read[name])
+    read, base = readings(), measured()["base"]
+
+    def place(entry: tuple[str, Any]) -> tuple[str, int, str]:
+        return entry[1]["purpose"], LABELS.index(reading(read[entry[0]])), entry[0]
+
+    lines = []
+    for name, cell in sorted(measured()["cells"].items(), key=place):
+        signals, counts = cell["signals"], Counter(read[name])
+        found = verdict(signals, base, LIMITS)
         lines.append(
             [
                 name.rpartition("-")[0],
-                {"limits": "limits", "check": "check"}[cell["purpose"]],
+                cell["purpose"],
                 ", ".join(f"{counts[label]} {label}" for label in LABELS if counts[label]),
                 reading(read[name]),
+                *(show(kind, min(signals[kind], signals[f"{kind}_top_k"])) for kind in UNLIKELY),
                 found.label + (f" ({', '.join(found.reasons)})" if found.reasons else ""),
             ]
         )
-    order = {"check": 0, "limits": 1}
-    lines.sort(key=lambda line: (order[line[1]], LABELS.index(line[3]), line[0]))  # type: ignore[arg-type]
-    return str(grid(["cell", "for", "its samples", "reader", "verdict"], lines, [False] * 5))
+    headings = ["cell", "for", "its samples", "reader", "windows", "ends", "verdict"]
+    return str(grid(headings, lines, [False, False, False, False, True, True, False]))
 
 
 def sensitivity_table() -> str:
@@ -208,12 +216,13 @@ def sensitivity_table() -> str:
 def sentences() -> str:
     """The figures in words."""
     check, limits = (blind_confusion(purpose) for purpose in ("check", "limits"))
-    samples = blind_confusion("check", samples=True)
+    samples, first = blind_confusion("check", samples=True), blind_confusion("check", AT_FIRST)
     return (
         f"Of the {check.total()} cells of the check, reader and verdict call {agreed(check)} alike: kappa "
         f"{kappa(check):.2f}, {opposite(check)} of them ok to one and degenerate to the other. Sample by sample, each "
         f"against its cell's verdict: {agreed(samples)} of {samples.total()}, kappa {kappa(samples):.2f}. Of the "
-        f"{limits.total()} cells on which limits could be chosen, {agreed(limits)} are called alike."
+        f"{limits.total()} cells on which limits could be chosen, {agreed(limits)} are called alike. With the limits at "
+        f"first {agreed(first)} of the {check.total()} would be: kappa {kappa(first):.2f}."
     )
 
 
