@@ -221,8 +221,8 @@ def sentences() -> str:
         f"Of the {check.total()} cells of the check, reader and verdict call {agreed(check)} alike: kappa "
         f"{kappa(check):.2f}, {opposite(check)} of them ok to one and degenerate to the other. Sample by sample, each "
         f"against its cell's verdict: {agreed(samples)} of {samples.total()}, kappa {kappa(samples):.2f}. Of the "
-        f"{limits.total()} cells on which limits could be chosen, {agreed(limits)} are called alike. With the limits at "
-        f"first {agreed(first)} of the {check.total()} would be: kappa {kappa(first):.2f}."
+        f"{limits.total()} cells on which limits could be chosen, {agreed(limits)} are called alike. With the limits "
+        f"at first {agreed(first)} of the {check.total()} would be: kappa {kappa(first):.2f}."
     )
 
 
