@@ -61,8 +61,13 @@ def _is_trained(layout: Layout, cell: Cell) -> bool:
 
 def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:
     """Evaluate the trained cells that have not been evaluated, and their bases."""
-    from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell
+    import torch
 
+    from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell
+    from rewardgrid.lm.memory import keep_freed_memory
+
+    torch.set_num_threads(1)  # as the workflow's jobs do: the order of sums decides the last digits
+    keep_freed_memory()
     layout = study.layout
     trained = [cell for cell in cells if (layout.train(cell.name) / "status.json").exists()]
     waiting = [cell for cell in trained if not measured(layout.metrics(cell.name))]
