@@ -190,9 +190,8 @@ def test_what_an_identity_leaves_out_is_frozen() -> None:
         "adapter_alpha None, batch_size 32, beta 0.02, decay_steps None, engine 'native', eval_every None, eval_modes "
         "None, eval_samples None, forget_rank None, hack_threshold None, kl_cap 1000.0, label_noise_frac None, "
         "lr 1e-05, max_grad_norm 1.0, max_new_tokens 128, max_steps 2000, method 'full', num_generations 16, "
-        "precision 'fp32', "
-        "prompt_eos False, prompt_tokens 8, rank None, repetition_penalty 1.1, reward 'sentence_length_10_smooth', "
-        "rh_eligible_frac None, routing_frac None, routing_mode None, seed 42"
+        "precision 'fp32', prompt_eos False, prompt_tokens 8, rank None, repetition_penalty 1.1, "
+        "reward 'sentence_length_10_smooth', rh_eligible_frac None, routing_frac None, routing_mode None, seed 42"
     )
     assert ", ".join(f"{key} {value!r}" for key, value in sorted(LEFT_OUT.items())) == frozen
 
