@@ -10,6 +10,7 @@ Sizes: C cells, N rows (tokens), H hidden, V words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 CPU_LOGITS, GPU_LOGITS = 1 << 18, 1 << 28
 """Logits that exist at a time: 1 MiB in float32 on a CPU, 1 GiB on a GPU."""
+
+LOG2_E = 1 / math.log(2)
 
 LogpGrads = Callable[[Tensor, slice], Tensor]
 """Gradient of the loss with respect to log-probabilities (C, n), which are those of a slice of the rows."""
@@ -77,9 +80,14 @@ class OutputLayer:
             logits = logits.float() if logits.dtype == torch.bfloat16 else logits
             largest = logits.amax(-1, keepdim=True)
             chosen = logits.gather(-1, targets[:, piece, None]) - largest
-            exps = logits.sub_(largest).exp_()
+            exps = exp_(logits.sub_(largest))
             total = exps.sum(-1, keepdim=True)
             yield piece, exps, total, (chosen - total.log()).squeeze(-1)
+
+
+def exp_(x: Tensor) -> Tensor:
+    """e^x, in place. On a CPU as a power of 2, of which torch makes four in the time of one of e's."""
+    return x.mul_(LOG2_E).exp2_() if x.device.type == "cpu" else x.exp_()
 
 
 def target_logps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

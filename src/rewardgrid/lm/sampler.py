@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rewardgrid.lm.kernels import Kernels, Plain
 from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations, widen
+from rewardgrid.lm.output import exp_
 
 LOOK_EVERY = 8
 """Tokens between looking which completions have ended."""
@@ -149,7 +150,7 @@ def invert(logits: Tensor, uniforms: Tensor) -> Tensor:
     words = logits.shape[-1]
     if words % BLOCK:
         logits = F.pad(logits, (0, -words % BLOCK), value=-torch.inf)
-    blocks = logits.sub_(logits.amax(-1, keepdim=True)).exp_().unflatten(-1, (-1, BLOCK))  # multiples of probabilities
+    blocks = exp_(logits.sub_(logits.amax(-1, keepdim=True))).unflatten(-1, (-1, BLOCK))  # multiples of probabilities
     cumulative = blocks.sum(-1).cumsum_(-1)
     target = uniforms.to(logits.dtype).unsqueeze(1) * cumulative[:, -1:]  # less than the total: u <= 1 - 2^-24
     # Of NaN, which a policy that diverges comes to, nothing is found: the last word stands for that.
