@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
+from rewardgrid.lm.kernels import large_products
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Weights, completion_states, head
 from rewardgrid.lm.output import LogpGrads, OutputLayer
@@ -126,7 +127,8 @@ class Pack:
         logps = self.lr.new_zeros(rollout.completions.ids.shape)
         for rows, length in self._portions(rollout.completions):
             ids = rollout.sequences[:, rows, : prompt_length + length]
-            found = self.reference_output.logps(*completion_states(self.shape, self.reference, ids, prompt_length))
+            with large_products(self.device):
+                found = self.reference_output.logps(*completion_states(self.shape, self.reference, ids, prompt_length))
             logps[:, rows, :length] = found.unflatten(1, (-1, length))
         return logps
 
@@ -149,10 +151,13 @@ class Pack:
         for rows, length in self._portions(rollout.completions):
             ids, part = rollout.sequences[:, rows, : cell.prompt_length + length], (slice(None), rows, slice(length))
             weights, project = policy.trainable(None if reaches is None else reaches[:, rows])
-            hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
             grads = _loss_grads(self.beta, *(each[part].flatten(1) for each in per_token))
-            found = output.backward(hidden.detach(), targets, grads, None if policy.head is None else policy.head.grad)
-            hidden.backward(found[2])
+            with large_products(self.device):
+                hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
+                found = output.backward(
+                    hidden.detach(), targets, grads, None if policy.head is None else policy.head.grad
+                )
+                hidden.backward(found[2])
             logps, entropies[part] = (each.unflatten(1, (-1, length)) for each in found[:2])
             losses[:, rows] = sequence_losses(logps, reference[part], advantage[:, rows], mask[part], self.beta)
             kls[part] = k3(logps, reference[part])
