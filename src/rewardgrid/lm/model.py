@@ -237,7 +237,12 @@ def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
 
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` with a cell axis: x (C, N, in), weight (C or 1, out, in) -> (C, N, out)."""
+    """``x @ weight.T`` with a cell axis: x (C, N, in), weight (C or 1, out, in) -> (C, N, out).
+
+    The product is in the weight's type, its sums in float32; the result is of x's type.
+    """
+    if weight.dtype != x.dtype:
+        return multiply(x.to(weight.dtype), weight).to(x.dtype)
     if weight.shape[0] == 1:
         return F.linear(x, weight.squeeze(0))
     return torch.bmm(x, weight.mT)

@@ -72,7 +72,7 @@ class Pack:
         compute = torch.bfloat16 if like.precision == "bf16" else None
         self.policy = Policy(self.shape, self.frozen, cells, compute)
         self.reference = self.policy.frozen()
-        self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1))
+        self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1).to(compute or dtype))
         self.optimizer = AdamW.fresh(self.policy.parameters)
         self.assessor = Assessor(cells, base, device, dtype)
 
