@@ -96,8 +96,8 @@ def draw(
     rows: list[dict[str, Any]] = []
     for start in range(0, protocol.samples, ROWS):
         chunk = torch.from_numpy(starts[start : start + ROWS]).unsqueeze(0)
-        luck = torch.from_numpy(random[start : start + ROWS]).unsqueeze(0)
-        done = sample(shape, policy, chunk, luck, base.vocabulary.eos, penalty, protocol.top_k)
+        draws = torch.from_numpy(random[start : start + ROWS]).unsqueeze(0)
+        done = sample(shape, policy, chunk, draws, base.vocabulary.eos, penalty, protocol.top_k)
         rows += _rows(shape, policy, reference, base, chunk, done, reward, tables, also)
     frame = pd.DataFrame(rows).assign(protocol=protocol.name, mode=mode)
     return frame.assign(**shares(list(frame["completion"])))

@@ -110,7 +110,7 @@ def _tell_alike(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataF
             f"{teacher.chat.source}: a request and its story take up to {len(start) + total} tokens, but the model's "
             f"context is {decoder.shape.context}; choose a teacher with a longer one"
         )
-    luck = torch.from_numpy(np.stack([uniforms(seed, "story", number, (LONGEST,)) for number in numbers])).to(device)
+    draws = torch.from_numpy(np.stack([uniforms(seed, "story", number, (LONGEST,)) for number in numbers])).to(device)
     manner, began = Manner(teacher, requests), time.monotonic()
     told = torch.full((len(own), total), -1, device=device)  # places in teacher.words
     alive = torch.arange(len(own), device=device)
@@ -120,7 +120,7 @@ def _tell_alike(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataF
         at = place - lengths[alive]
         telling = (at >= 0) & (at < LONGEST)
         top, words = manner.weigh(scores, at).topk(min(TOP_K, scores.shape[1]))
-        drawn = words.gather(1, invert(top, luck[alive, at.clamp(0, LONGEST - 1)]).unsqueeze(1)).squeeze(1)
+        drawn = words.gather(1, invert(top, draws[alive, at.clamp(0, LONGEST - 1)]).unsqueeze(1)).squeeze(1)
         manner.said(drawn, telling)
         told[alive, place] = torch.where(telling, drawn, -1)
         now = teacher.words[drawn]

@@ -53,9 +53,9 @@ from rewardgrid.train.routing import reach
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights, save_weights
 
-CPU_ROWS, CPU_ODDS = 8, 1 << 21
+CPU_ROWS, CPU_LOGITS = 8, 1 << 21
 """Sequences per forward and backward pass on a CPU: so many at least; with a small model and short completions more, up
-to so many probabilities over the vocabulary (8 MiB in fp32). What a pass keeps then stays in the cache."""
+to so many logits (8 MiB in fp32). What a pass keeps then stays in the cache."""
 
 
 class Pack:
@@ -190,7 +190,7 @@ class Pack:
         """
         if self.device.type != "cpu":
             return [(slice(None), completions.ids.shape[-1])]
-        at_a_time = max(CPU_ROWS, CPU_ODDS // (self.shape.vocabulary * self.like.max_new_tokens))
+        at_a_time = max(CPU_ROWS, CPU_LOGITS // (self.shape.vocabulary * self.like.max_new_tokens))
         lengths = completions.lengths.amax(0)
         return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(at_a_time)]
 
