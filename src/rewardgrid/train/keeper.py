@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ from rewardgrid.train import checkpoint
 from rewardgrid.train.events import note, tell
 from rewardgrid.train.lease import acquire
 from rewardgrid.train.record import Outcome, Progress, Record, finish
+from rewardgrid.train.rollout import diverged, is_evaluation_step
 from rewardgrid.train.stopping import Stopped
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 class Keeper:
@@ -88,10 +91,39 @@ class Keeper:
             left=self.progress.left,
         )
 
-    @property
-    def checkpoint_due(self) -> bool:
-        """Whether this is a step after which a checkpoint is written anyway."""
-        return self.step % self.recording.checkpoint_every == 0
+    def after_step(
+        self, row: Mapping[str, Any], alive: bool, rollouts: Callable[[], Rows], modes: Callable[[], Rows]
+    ) -> Outcome | None:
+        """Record a step: its row of the history, and what else is due.
+
+        Args:
+            alive: whether its loss, gradient and KL were within bounds, so that the weights have changed.
+            rollouts: makes the rows of its completions.
+            modes: samples the rows of an evaluation by mode.
+
+        Returns:
+            How the run has ended with this step; None: it goes on.
+
+        Raises:
+            Lost: another process has taken the cell over.
+        """
+        self.report(row)
+        if self.step == 1 or self.step % self.recording.rollouts_every == 0:
+            self.record.add("rollouts", rollouts())
+        if is_evaluation_step(self.cell, self.step):
+            self.record.add("mode_samples", modes())
+        if not alive:
+            return diverged(self.cell, row, self.step)
+        return Outcome("done", self.step) if self.step == self.cell.max_steps else None
+
+    def checkpoint_if_due(self, stopping: bool, state: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Keep an unfinished run every so many steps, and where a signal has asked for a stop; see :meth:`checkpoint`.
+
+        Args:
+            state: the tensors to continue from.
+        """
+        if stopping or self.step % self.recording.checkpoint_every == 0:
+            self.checkpoint(state())
 
     def checkpoint(self, tensors: Mapping[str, Tensor]) -> None:
         """Keep an unfinished run as it is after this step.

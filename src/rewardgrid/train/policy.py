@@ -104,8 +104,8 @@ class Policy:
     def merged(self, mode: str | None = None) -> Weights:
         """Weights to sample from: (C or 1, ...), adapters added in.
 
-        On a GPU they are in the arithmetic of the forward pass. On a CPU, where a token is few products of few rows, they
-        stay as they are: what is sampled is the policy itself then.
+        On a GPU they are in the arithmetic of the forward pass. On a CPU, where a token is few products of few rows,
+        they stay as they are: what is sampled is the policy itself then.
         """
         weights = (
             self.views

@@ -43,8 +43,6 @@ from rewardgrid.train.rollout import (
     Assessor,
     Draws,
     Rollout,
-    diverged,
-    is_evaluation_step,
     mode_rows,
     rollout_rows,
     with_eos,
@@ -354,27 +352,24 @@ class _Run:
                     continue
                 steps[index] += 1
                 row = {key: values[index] for key, values in table.items()}
-                self._record(index, row | {"step": steps[index], "seconds": seconds}, rollout)
-                if not alive[index]:
-                    self._end(index, diverged(keeper.cell, row, steps[index]))
-                elif steps[index] == keeper.cell.max_steps:
-                    self._end(index, Outcome("done", steps[index]))
-                elif stopping or keeper.checkpoint_due:
-                    keeper.checkpoint(pack.state(index))
+                outcome = keeper.after_step(
+                    row | {"step": steps[index], "seconds": seconds},
+                    alive[index],
+                    partial(rollout_rows, steps[index], index, rollout, keeper.cell, self.base),
+                    partial(self._mode_rows, index),
+                )
+                if outcome:
+                    self._end(index, outcome)
+                else:
+                    keeper.checkpoint_if_due(stopping, partial(pack.state, index))
             unfinished = [keeper for keeper in self.keepers if keeper.outcome is None]
             if stopping and unfinished:
                 raise unfinished[0].stopped()
 
-    def _record(self, index: int, row: dict[str, Any], rollout: Rollout) -> None:
-        keeper, cell, step = self.keepers[index], self.cells[index], row["step"]
-        keeper.report(row)
-        if step == 1 or step % self.recording.rollouts_every == 0:
-            keeper.record.add("rollouts", rollout_rows(step, index, rollout, cell, self.base))
-        if is_evaluation_step(cell, step):
-            rows = mode_rows(
-                cell, step, partial(self.pack.merged, index), self.pack.shape, self.base, self.pack.assessor.tables
-            )
-            keeper.record.add("mode_samples", rows)
+    def _mode_rows(self, index: int) -> list[dict[str, Any]]:
+        keeper, pack = self.keepers[index], self.pack
+        merged = partial(pack.merged, index)
+        return mode_rows(keeper.cell, keeper.step, merged, pack.shape, self.base, pack.assessor.tables)
 
     def _end(self, index: int, outcome: Outcome) -> None:
         def save(directory: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,6 @@ from rewardgrid.train.rollout import (
     Assessor,
     Draws,
     Rollout,
-    diverged,
-    is_evaluation_step,
     mode_rows,
     rollout_rows,
     with_eos,
@@ -362,11 +361,12 @@ def _paid(completions: list[str], paid: list[float], **_: Any) -> list[float]:
 
 
 class Recorder(TrainerCallback):
-    """Writes the tables step by step, ends diverged runs, saves checkpoints."""
+    """Has every step kept, and ends the run where that says so."""
 
     def __init__(self, keeper: Keeper, trainer: Trainer) -> None:
         self.keeper, self.trainer = keeper, trainer
         self.began = time.perf_counter()
+        self.alive = True
         self.outcome: Outcome | None = None
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -384,8 +384,7 @@ class Recorder(TrainerCallback):
                 gradient.zero_()
             for group in trainer.optimizer.param_groups:
                 group["lr"] = 0.0
-            step = trainer.step_number + 1
-            self.outcome = diverged(trainer.cell, {"grad_norm": math.nan, **trainer.row}, step)
+            self.alive = False
 
     def on_log(self, _: Any, __: Any, control: Any, logs: Mapping[str, Any], **___: Any) -> None:
         """After each step: one row of the history, and what else is due."""
@@ -405,20 +404,20 @@ class Recorder(TrainerCallback):
         if rollout is None:
             keeper.record.add("history", [row])
             return
-        keeper.report(row)
-        if step == 1 or step % keeper.recording.rollouts_every == 0:
-            keeper.record.add("rollouts", rollout_rows(step, 0, rollout, cell, trainer.base))
+        tables = trainer.assessor.tables
+        self.outcome = keeper.after_step(
+            row,
+            self.alive,
+            partial(rollout_rows, step, 0, rollout, cell, trainer.base),
+            partial(mode_rows, cell, step, trainer.merged, trainer.shape, trainer.base, tables),
+        )
         if self.outcome:
             control.should_training_stop = True
             return
-        if is_evaluation_step(cell, step):
-            rows = mode_rows(cell, step, trainer.merged, trainer.shape, trainer.base, trainer.assessor.tables)
-            keeper.record.add("mode_samples", rows)
         stopping = asked_to_stop()
-        if step < cell.max_steps and (stopping or keeper.checkpoint_due):
-            keeper.checkpoint(trainer.state_tensors())
-            if stopping:
-                raise keeper.stopped()
+        keeper.checkpoint_if_due(stopping, trainer.state_tensors)
+        if stopping:
+            raise keeper.stopped()
 
 
 def train(
@@ -456,6 +455,7 @@ def _train_kept(keeper: Keeper, base: Base, device: torch.device) -> Outcome:
         trainer.train()
     finally:
         trainer.scratch.cleanup()
-    outcome = recorder.outcome or Outcome("done", trainer.step_number)
+    outcome = recorder.outcome
+    assert outcome is not None
     keeper.end(outcome, lambda path: save_weights(path, keeper.cell, base, trainer.tensors()), str(device))
     return outcome
