@@ -19,14 +19,27 @@ from rewardgrid.study.study import Study
 
 
 def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Cell]]]:
-    """Cells grouped by their base, which is built if it is not there yet."""
+    """Cells grouped by their base, which is built if it is not there yet.
+
+    Raises:
+        UserError: prompts and completions of a cell are longer than its model's context, or there are too few
+            evaluation prompts: better now than after training.
+    """
+    from rewardgrid.evaluate.cell import protocols
+    from rewardgrid.evaluate.samples import evaluation_prompts
+
     for base_id, group in groupby(sorted(cells, key=lambda cell: cell.base_id), key=lambda cell: cell.base_id):
         directory = study.layout.base(base_id)
         if not (directory / "provenance.json").exists():
             name, recipe = study.base_recipes[base_id]
             say(f"building base {name} in {directory}")
             build_base(name, recipe, directory)
-        yield load_base(directory), list(group)
+        base, own = load_base(directory), list(group)
+        for cell in own:
+            base.check_room(cell.name, cell.prompt_length, cell.max_new_tokens)
+        for protocol in protocols(study.evaluation, 1):
+            evaluation_prompts(base, protocol)
+        yield base, own
 
 
 def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) -> None:

@@ -94,7 +94,11 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
 
     ``usual`` holds the quantiles that cells are compared with; ``rewards`` what the base earns untrained, by what is
     paid for; ``other_draws`` the verdicts on further draws of the same base, which should all be ok.
+
+    Raises:
+        UserError: the model's context is too short for such completions, or there are too few evaluation prompts.
     """
+    base.check_room("evaluation", base.eval_prompts().ids.shape[1], max_new_tokens)
     shape, weights = base_weights(base)
     cell = Cell(max_new_tokens=max_new_tokens)
 

@@ -64,10 +64,14 @@ class Experiment(Strict):
     figures: list[FigureName] = Field(default_factory=list, description="pictures beside its table")
 
 
+LEAST_SAMPLES = 20
+"""Of an evaluation: with fewer, no error bar means anything."""
+
+
 class Evaluation(Strict):
     """How a finished cell is measured (SEMANTICS: evaluation)."""
 
-    samples: Annotated[int, Field(strict=True, ge=20)] = Field(
+    samples: Annotated[int, Field(strict=True, ge=LEAST_SAMPLES)] = Field(
         default=256, description="completions for every figure with an error bar"
     )
     published_samples: Annotated[int, Field(strict=True, ge=2)] = Field(
