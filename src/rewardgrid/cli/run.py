@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
@@ -32,7 +33,7 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
         directory = study.layout.base(base_id)
         if not (directory / "provenance.json").exists():
             name, recipe = study.base_recipes[base_id]
-            say(f"building base {name} in {directory}")
+            say(f"building base {name}")
             build_base(name, recipe, directory)
         base, own = load_base(directory), list(group)
         for cell in own:
@@ -40,6 +41,18 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
         for protocol in protocols(study.evaluation, 1):
             evaluation_prompts(base, protocol)
         yield base, own
+
+
+def check_bases(study: Study) -> None:
+    """Build, at a place that is removed again, every base that needs no network, and see that the cells fit it.
+
+    Raises:
+        UserError: a base cannot be built, or a cell or the evaluation does not fit it.
+    """
+    here = [cell for cell in study.cells.values() if study.bases[cell.base].kind != "hub"]
+    with TemporaryDirectory() as place:
+        for _ in by_base(study.model_copy(update={"results": place}), here):
+            pass
 
 
 def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) -> None:

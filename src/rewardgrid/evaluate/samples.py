@@ -60,7 +60,7 @@ def evaluation_prompts(base: Base, protocol: Protocol) -> np.ndarray:
         allowed = protocol.samples % max(1, len(prompts)) == 0 if protocol.open_only else len(prompts) >= LEAST_SAMPLES
         fewer = f"write evaluation.{key}: {len(prompts)}, or " if len(prompts) and allowed else ""
         raise UserError(
-            f"{base.directory / 'eval_prompts.parquet'}: has {len(prompts)} prompts{kind}, the evaluation needs "
+            f"base {base.name}: has {len(prompts)} prompts{kind}, the evaluation needs "
             f"{protocol.prompts}; {fewer}give the base more stories (and eval_prompts)"
         )
     return prompts
