@@ -5,8 +5,10 @@ The files are the workflow's own, so Snakemake finds the cells finished afterwar
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -22,11 +24,21 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
     """Cells grouped by their base, which is built if it is not there yet."""
     for base_id, group in groupby(sorted(cells, key=lambda cell: cell.base_id), key=lambda cell: cell.base_id):
         directory = study.layout.base(base_id)
-        if not (directory / "provenance.json").exists():
-            name, recipe = study.base_recipes[base_id]
-            say(f"building base {name} in {directory}")
-            build_base(name, recipe, directory)
+        with _alone(directory):
+            if not (directory / "provenance.json").exists():
+                name, recipe = study.base_recipes[base_id]
+                say(f"building base {name} in {directory}")
+                build_base(name, recipe, directory)
         yield load_base(directory), list(group)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Nobody else on this file system is in here for the same directory; a process that dies lets the next one in."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / f".{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) -> None:
