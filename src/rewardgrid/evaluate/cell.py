@@ -16,7 +16,7 @@ from rewardgrid.evaluate.samples import Protocol, by_mode, draw, summary
 from rewardgrid.evaluate.surprise import Usual, unlikely, usual
 from rewardgrid.evaluate.verdict import Signals, verdict
 from rewardgrid.lm.model import Shape, Weights
-from rewardgrid.study.cell import REWARDS, Cell, Reward
+from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell, Reward
 from rewardgrid.study.contracts import (
     COURSE,
     HISTORY,
@@ -110,6 +110,7 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
     write_table(out / "samples.parquet", pd.concat(samples.values()), SAMPLES)
     limits = {name: usual(samples[name]) for name in ("full", "top_k")}
     figures: dict[str, Any] = {
+        "version": METRICS_VERSION,
         "cell": base.directory.name,
         "state": "base",
         "max_new_tokens": max_new_tokens,
@@ -145,6 +146,7 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     if status["cell"] != cell.name:
         raise UserError(f"{train / 'status.json'}: is of cell {status['cell']!r}, not {cell.name!r}; train it again")
     figures: dict[str, Any] = {
+        "version": METRICS_VERSION,
         "cell": cell.name,
         "state": status["state"],
         "max_new_tokens": cell.max_new_tokens,

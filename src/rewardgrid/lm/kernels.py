@@ -77,7 +77,7 @@ class Plain:
     def gated(self, x: Tensor, gates: Tensor) -> Tensor:
         """One product for both."""
         gate, up = self.multiply(x, gates).chunk(2, -1)
-        return F.silu(gate) * up
+        return F.silu(gate).mul_(up)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, future: Tensor | None = None) -> Tensor:
         """Two products."""

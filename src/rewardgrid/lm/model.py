@@ -320,10 +320,24 @@ def rotations(shape: Shape, positions: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn neighbouring pairs of x (..., T, heads, head_dim) by the complex numbers (T, heads, head_dim/2)."""
-    turned = torch.view_as_complex(widen(x).unflatten(-1, (-1, 2))) * turns
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn neighbouring pairs of numbers of x (..., T, n), as complex numbers, by rope (T, n/2)."""
+    wide = widen(x)
+    return (wide.view(rope.dtype) * rope).view(wide.dtype).to(x.dtype)
+
+
+class _Rotate(torch.autograd.Function):
+    """:func:`rotate` for autograd, which cannot follow another view of the same bits."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rope: Tensor) -> Tensor:
+        ctx.save_for_backward(rope)
+        return rotate(x, rope)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rope,) = ctx.saved_tensors
+        return rotate(grad.contiguous(), rope.conj()), None
 
 
 def blocks(shape: Shape, weights: Weights, x: Tensor, project: Project, attend: Callable[[Tensor], Tensor]) -> Tensor:
@@ -362,14 +376,13 @@ def head(weights: Mapping[str, Tensor]) -> Tensor:
 def causal(shape: Shape, sequences: int, length: int, like: Tensor) -> Callable[[Tensor], Tensor]:
     """Causal self-attention within sequences of one length: qkv (C, N, Q+2K) -> (C, N, Q)."""
     heads, kv_heads = shape.heads, shape.kv_heads
-    turns = rotations(shape, torch.arange(length, device=like.device), like.dtype).unsqueeze(1)
-    turns = turns.repeat(1, heads + kv_heads, 1)  # an array without broadcasting is multiplied faster
+    rope = rotations(shape, torch.arange(length, device=like.device), like.dtype)
+    # Queries and keys are rotated, values are not: their factor is 1. Repeated, because broadcasting is slower.
+    rope = torch.cat([rope.repeat(1, heads + kv_heads), torch.ones_like(rope).repeat(1, kv_heads)], 1)
 
     def attend(qkv: Tensor) -> Tensor:
-        parts = qkv.view(-1, length, heads + 2 * kv_heads, shape.head_dim)
-        turning, v = parts.split((heads + kv_heads, kv_heads), dim=2)
-        q, k = rotate(turning, turns).split((heads, kv_heads), dim=2)
-        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        rotated = _Rotate.apply(qkv.view(-1, length, qkv.shape[-1]), rope).unflatten(-1, (-1, shape.head_dim))
+        q, k, v = (each.transpose(1, 2) for each in rotated.split((heads, kv_heads, kv_heads), dim=2))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return out.transpose(1, 2).reshape(-1, sequences * length, heads * shape.head_dim)
 

@@ -102,13 +102,17 @@ class Policy:
 
     @torch.no_grad()
     def merged(self, mode: str | None = None) -> Weights:
-        """Weights to sample from: (C or 1, ...), adapters added in, in the arithmetic of the forward pass."""
+        """Weights to sample from: (C or 1, ...), adapters added in.
+
+        On a GPU they are in the arithmetic of the forward pass. On a CPU, where a token is few products of few rows,
+        they stay as they are: what is sampled is the policy itself then.
+        """
         weights = (
             self.views
             if self.scale is None
             else merge(self.shape, self.base, self.views, self.scale if mode is None else self.scale_of(mode))
         )
-        return self.cast(weights)
+        return self.cast(weights) if self.parameters.is_cuda else dict(weights)
 
     def frozen(self) -> Weights:
         """The base's weights, laid out like the policy's: where that has an array per cell, so has this.

@@ -58,7 +58,7 @@ to so many probabilities over the vocabulary (8 MiB in fp32). What a pass keeps 
 
 
 class Pack:
-    """C cells that train side by side: equal in method, reward, sizes and precision; the rest is each cell's own."""
+    """C cells that train side by side: equal in all but their ``OWN`` settings."""
 
     def __init__(
         self, cells: Sequence[Cell], base: Base, device: torch.device, dtype: torch.dtype = torch.float32
@@ -254,24 +254,16 @@ def _parts(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
 # --- running -------------------------------------------------------------------------------------------
 
 
+OWN = frozenset(
+    {"lr", "beta", "repetition_penalty", "max_steps", "decay_steps", "max_grad_norm", "kl_cap", "seed"}
+    | {"rank", "forget_rank", "adapter_alpha", "rh_eligible_frac", "routing_frac", "label_noise_frac"}
+)
+"""Settings in which cells that train side by side may differ. A new one must be equal until it is named here."""
+
+
 def pack_key(cell: Cell) -> tuple[object, ...]:
-    """What cells must have in common to train side by side."""
-    return (
-        cell.base_id,
-        cell.method,
-        cell.reward,
-        cell.batch_size,
-        cell.num_generations,
-        cell.prompt_length,
-        cell.prompt_tokens,
-        cell.max_new_tokens,
-        cell.precision,
-        cell.routing_mode,
-        cell.hack_threshold,
-        cell.eval_every,
-        cell.eval_modes,
-        cell.eval_samples,
-    )
+    """What cells must have in common to train side by side: all settings but their ``OWN``."""
+    return tuple(getattr(cell, name) for name in Cell.model_fields if name not in OWN)
 
 
 def train(
@@ -290,13 +282,13 @@ def train(
     if place.type == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
-    torch.set_float32_matmul_precision("high" if cells[0].precision == "tf32" else "highest")
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, cell in enumerate(cells):
         key = (*pack_key(cell), index) if place.type == "cpu" else pack_key(cell)
         groups.setdefault(key, []).append(index)
     outcomes: dict[int, Outcome] = {}
     for indices in groups.values():
+        torch.set_float32_matmul_precision("high" if cells[indices[0]].precision == "tf32" else "highest")
         run = _Run([cells[i] for i in indices], base, [directories[i] for i in indices], recording, place)
         outcomes |= dict(zip(indices, run.finish_all(), strict=True))
     return [outcomes[index] for index in range(len(cells))]
