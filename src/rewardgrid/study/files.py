@@ -90,23 +90,27 @@ def replace_between(path: Path | str, start: str, end: str, text: str) -> None:
     write_text(path, f"{before}{start}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
-class NotAFile(OSError):
-    """Something else than an ordinary file stands there: a directory, a pipe, a device."""
+class Foreign(OSError):
+    """What stands there is not of our making: a directory, a pipe, a device, or more bytes than any file of ours."""
 
 
 def read_bounded(path: Path | str, most: int) -> bytes:
     """The bytes of a file that others may have written: waits for nobody, and reads no more than ``most`` bytes.
 
     Raises:
-        NotAFile: it is no ordinary file.
-        OSError: it cannot be read, or is larger.
+        Foreign: it is no ordinary file, or larger.
+        OSError: it cannot be read.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise NotAFile(errno.EINVAL, "no ordinary file", str(path))
-        content = stream.read(most + 1)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Foreign(errno.EINVAL, "no ordinary file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(most + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > most:
-        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
+        raise Foreign(errno.EFBIG, f"more than {most} bytes", str(path))
     return content
 
 
