@@ -168,21 +168,25 @@ def mend(directory: Path, cell: Cell) -> None:
     """Make sure that ``train/`` is what training left; if it is damaged, it is put back from what is kept.
 
     Raises:
-        UserError: what is kept is damaged too. Both are removed, so that the same command trains the cell anew.
+        UserError: what is kept is damaged too. Both are set aside, so that the same command trains the cell anew.
+        OSError: it cannot be read, which says nothing of what it holds.
     """
     train = directory / "train"
     try:
         _read(train, cell)
-    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         damage = error
     else:
         return
     if restore(directory, cell) is None:
-        _remove(directory / "kept")
-        _remove(train)
+        for run in (directory / "kept", train):
+            if run.exists():
+                aside = run.with_name(f"{run.name}.damaged")
+                _remove(aside)
+                run.rename(aside)
         raise UserError(
-            f"{train}: damaged ({damage}), and there is no sound copy; it was removed: run the same command again, "
-            "which trains the cell anew"
+            f"{train}: damaged ({damage}), and there is no sound copy; it lies in {train.name}.damaged now: run the "
+            "same command again, which trains the cell anew"
         )
 
 
