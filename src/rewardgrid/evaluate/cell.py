@@ -38,7 +38,7 @@ from rewardgrid.train.weights import base_weights, load_policy
 def protocols(settings: Evaluation, max_new_tokens: int, other: int = 0) -> list[Protocol]:
     """Published (few samples for few prompts), full (nothing cut off), and as many with the published top-k.
 
-    ``other`` counts further draws: the same protocols, other luck.
+    ``other`` counts further draws of the same protocols.
     """
     seed, top_k = settings.seed + other, settings.published_top_k
     return [
