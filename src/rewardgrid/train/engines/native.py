@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
+from rewardgrid.lm.kernels import large_products
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Weights, completion_states, head
 from rewardgrid.lm.output import LogpGrads, OutputLayer
@@ -47,9 +48,9 @@ from rewardgrid.train.routing import reach
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights
 
-CPU_ROWS, CPU_PROBABILITIES = 8, 1 << 21
+CPU_ROWS, CPU_LOGITS = 8, 1 << 21
 """Sequences per forward and backward pass on a CPU: so many at least; with a small model and short completions more, up
-to so many probabilities over the vocabulary (8 MiB in fp32). What a pass keeps then stays in the cache."""
+to so many logits (8 MiB in fp32). What a pass keeps then stays in the cache."""
 
 
 class Pack:
@@ -66,7 +67,7 @@ class Pack:
         compute = torch.bfloat16 if like.precision == "bf16" else None
         self.policy = Policy(self.shape, self.frozen, cells, compute)
         self.reference = self.policy.frozen()
-        self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1))
+        self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1).to(compute or dtype))
         self.optimizer = AdamW.fresh(self.policy.parameters)
         self.assessor = Assessor(cells, base, device, dtype)
 
@@ -121,7 +122,8 @@ class Pack:
         logps = self.lr.new_zeros(rollout.completions.ids.shape)
         for rows, length in self._portions(rollout.completions):
             ids = rollout.sequences[:, rows, : prompt_length + length]
-            found = self.reference_output.logps(*completion_states(self.shape, self.reference, ids, prompt_length))
+            with large_products(self.device):
+                found = self.reference_output.logps(*completion_states(self.shape, self.reference, ids, prompt_length))
             logps[:, rows, :length] = found.unflatten(1, (-1, length))
         return logps
 
@@ -144,10 +146,13 @@ class Pack:
         for rows, length in self._portions(rollout.completions):
             ids, part = rollout.sequences[:, rows, : cell.prompt_length + length], (slice(None), rows, slice(length))
             weights, project = policy.trainable(None if reaches is None else reaches[:, rows])
-            hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
             grads = _loss_grads(self.beta, *(each[part].flatten(1) for each in per_token))
-            found = output.backward(hidden.detach(), targets, grads, None if policy.head is None else policy.head.grad)
-            hidden.backward(found[2])
+            with large_products(self.device):
+                hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
+                found = output.backward(
+                    hidden.detach(), targets, grads, None if policy.head is None else policy.head.grad
+                )
+                hidden.backward(found[2])
             logps, entropies[part] = (each.unflatten(1, (-1, length)) for each in found[:2])
             losses[:, rows] = sequence_losses(logps, reference[part], advantage[:, rows], mask[part], self.beta)
             kls[part] = k3(logps, reference[part])
@@ -180,7 +185,7 @@ class Pack:
         """
         if self.device.type != "cpu":
             return [(slice(None), completions.ids.shape[-1])]
-        at_a_time = max(CPU_ROWS, CPU_PROBABILITIES // (self.shape.vocabulary * self.like.max_new_tokens))
+        at_a_time = max(CPU_ROWS, CPU_LOGITS // (self.shape.vocabulary * self.like.max_new_tokens))
         lengths = completions.lengths.amax(0)
         return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(at_a_time)]
 
