@@ -165,10 +165,10 @@ def _write(directory: Path, members: Mapping[str, Content], digests: Mapping[str
             tables[Path(path).stem] = pa.concat_tables(parts)
     written = {}
     for stem, table in tables.items():
-        path = directory / f"{identity}-{stem}.parquet"
-        with atomic_write(path) as temporary:
+        target = directory / f"{identity}-{stem}.parquet"
+        with atomic_write(target) as temporary:
             _write_small(table, temporary)
-        written[path.name] = sha256(path)
+        written[target.name] = sha256(target)
     write_json(directory / f"{identity}.json", {"format": FORMAT, "members": dict(digests), "files": written})
 
 
@@ -199,7 +199,7 @@ def read_archives(directories: Sequence[Path]) -> dict[str, Member]:
     members: dict[str, Member] = {}
     for directory in directories:
         manifests = sorted(directory.glob("*.json"))
-        if not manifests and any(directory.glob("*.parquet")) or not directory.is_dir():
+        if (not manifests and any(directory.glob("*.parquet"))) or not directory.is_dir():
             raise UserError(
                 f"{directory}: no archive: it has no manifest (*.json); name a directory that `archive` made"
             )
@@ -311,6 +311,8 @@ def restore(layout: Layout, directories: Sequence[Path]) -> None:
         UserError: as ``read_archives``; or something else lies there, or another process trains the cell.
     """
     members = read_archives(directories)
+    if not members:
+        raise UserError(f"{', '.join(map(str, directories))}: nothing in it; name a directory that `archive` filled")
     missing = [member for member in members.values() if not _is_there(layout, member)]
     for member in missing:
         _put(layout, member)
