@@ -98,6 +98,8 @@ def pack(study: Study, cells: Sequence[Cell], directory: Path) -> None:
     for cell in sorted(finished, key=lambda cell: cell.name):
         new[cell.name] = collect(layout.cell(cell.name))
     digests = {name: digest(content) for name, content in new.items()}
+    for name, content in new.items():
+        _check(layout.root, name, content, digests[name])
     for name in sorted(set(new) & set(known)):
         if known[name].digest != digests[name]:
             raise UserError(
@@ -268,9 +270,9 @@ def _read(manifest: Path, named: set[str]) -> Iterator[Member]:
         yield Member(name, str(manifest), digests[name], content)
 
 
-def _check(manifest: Path, name: str, content: Content, wanted: str) -> None:
+def _check(place: Path, name: str, content: Content, wanted: str) -> None:
     """Refuse a member that is not what its name says."""
-    source = f"{manifest}: {name}"
+    source = f"{place}: {name}"
     if digest(content) != wanted:
         raise UserError(f"{source}: its files are not those that were packed; bring the archive's files again")
     own: list[object] = []
@@ -284,7 +286,7 @@ def _check(manifest: Path, name: str, content: Content, wanted: str) -> None:
     except (KeyError, ValueError):
         own.append(None)
     if any(one != name for one in own):
-        raise UserError(f"{source}: belongs to another cell or lacks files; bring the archive's files again")
+        raise UserError(f"{source}: belongs to another cell or lacks files; delete it, or bring it again")
     if metrics.get("version") != METRICS_VERSION:
         raise UserError(
             f"{source}: version: read {metrics.get('version')!r}, but this rewardgrid measures version "
