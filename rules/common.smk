@@ -3,6 +3,7 @@
 from rewardgrid.cli import mps
 from rewardgrid.storyteller.shards import kept, needed
 from rewardgrid.study.cell import METRICS_VERSION
+from rewardgrid.study.layout import measured
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
@@ -47,6 +48,19 @@ def cell_of(wildcards):
 def base_file(name):
     """Path of a file of the base that the cell of a path starts from."""
     return lambda wildcards: str(study.layout.base(cell_of(wildcards).base_id) / name)
+
+
+def base_of_unmeasured(name):
+    """Path of a file of the base that a base or a cell is measured with; nothing once it is measured."""
+
+    def path(wildcards):
+        if "base" in wildcards.keys():
+            base, metrics = wildcards.base, study.layout.base_metrics(wildcards.base)
+        else:
+            base, metrics = cell_of(wildcards).base_id, study.layout.metrics(wildcards.cell)
+        return [] if measured(metrics) else str(study.layout.base(base) / name)
+
+    return path
 
 
 def needs_of_untrained(wildcards):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -50,12 +51,14 @@ TABLES: dict[str, pa.Schema] = {
     "evaluation/routing.parquet": ROUTING,
     "evaluation/course.parquet": COURSE,
 }
-"""Every table of a member, in the order of restoring: what is made of others comes later."""
+"""Every table of a member."""
 THINNED = ("train/rollouts.parquet", "train/mode_samples.parquet")
 NEEDED = (SPEC, STATUS, METRICS, "train/history.parquet")
 """What a cell must have to be packed."""
 HERE = ("host", "cuda_visible_devices")
 """Of status.json, what says where a cell was trained and nothing about it: left out."""
+LONG_AGO = 946684800.0
+"""The time of restored files that others were made of: the year 2000."""
 FILES = pa.schema([("member", pa.string()), ("path", pa.string()), ("text", pa.string())])
 """Every file of every member; the text of those that are no table."""
 
@@ -346,13 +349,17 @@ def _put(layout: Layout, member: Member) -> None:
     layout.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restoring-", dir=layout.root) as name:
         whole = Path(name) / "member"
-        # In this order, which is that of their times: to Snakemake, nothing is older than what it is made of.
-        for path in (SPEC, STATUS, *TABLES, METRICS):
-            part = member.content.get(path)
+        for path, part in member.content.items():
             if isinstance(part, str):
                 write_text(whole / path, part)
-            elif part is not None:
+            else:
                 write_table(whole / path, part.to_pandas(), TABLES[path])
+        # To Snakemake, nothing may be older than what it was made of, nor a benchmark of an earlier run.
+        made_of = (
+            [whole / SPEC, whole / "train", whole / STATUS] if member.is_cell else (whole / "evaluation").iterdir()
+        )
+        for old in made_of:
+            os.utime(old, (LONG_AGO, LONG_AGO))
         source = whole if member.is_cell else whole / "evaluation"
         target = layout.cell(member.name) if member.is_cell else layout.base(member.name) / "evaluation"
         if target.exists():  # what an interrupted job has left
