@@ -1,9 +1,15 @@
 """Shared by all stages: the environment of jobs, and functions of wildcards."""
 
+import hashlib
+
 from rewardgrid.cli import mps
 from rewardgrid.storyteller.shards import kept, needed
 from rewardgrid.study.cell import METRICS_VERSION
+from rewardgrid.study.files import write_text
 from rewardgrid.study.layout import measured
+
+# The checked configuration, for the rule that makes a result of it: a command line has no room for a large one.
+CHECKED = ".snakemake/study.json"
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
@@ -115,6 +121,7 @@ def minutes(wildcards, attempt):
 
 
 onstart:
+    write_text(CHECKED, study.model_dump_json())
     if "gpu_slots" in workflow.global_resources:  # profiles/gpu
         logger.info(mps.start())
 

@@ -126,6 +126,7 @@ def collect(directory: Path) -> Content:
     }
     if (directory / STATUS).exists():
         status = read_json(directory / STATUS) | dict.fromkeys(HERE)
+        status.pop("tables", None)  # hashes of files that come back with other bytes, or fewer rows
         content[STATUS] = json.dumps(status, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     for path, schema in TABLES.items():
         if (directory / path).exists():

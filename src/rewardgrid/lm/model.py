@@ -103,7 +103,7 @@ class Shape:
             UserError: the model is neither a plain LLaMA nor a plain Qwen2 (other architecture, biases of a LLaMA,
                 sliding window, scaled RoPE, other activation).
         """
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}  # transformers' order
         qwen2 = config.get("model_type") == "qwen2"
         odd = {
             "model_type": not qwen2 and config.get("model_type") != "llama",
@@ -111,12 +111,14 @@ class Shape:
             "mlp_bias": not qwen2 and bool(config.get("mlp_bias", False)),
             "use_sliding_window": qwen2 and _slides(config),
             "hidden_act": config.get("hidden_act", "silu") != "silu",
-            "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
+            "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default"
+            or any(isinstance(value, dict) for value in rope.values()),  # of each kind of layer
         }
         for key, is_odd in odd.items():
             if is_odd:
+                read = rope if key == "rope_scaling" else config.get(key)
                 raise UserError(
-                    f"{source}: {key}: read {config.get(key)!r}; rewardgrid trains plain LLaMA and Qwen2 models only: "
+                    f"{source}: {key}: read {read!r}; rewardgrid trains plain LLaMA and Qwen2 models only: "
                     "choose a model with model_type llama (without biases) or qwen2 (without a sliding window), silu "
                     "and unscaled RoPE"
                 )
@@ -237,7 +239,12 @@ def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
 
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` with a cell axis: x (C, N, in), weight (C or 1, out, in) -> (C, N, out)."""
+    """``x @ weight.T`` with a cell axis: x (C, N, in), weight (C or 1, out, in) -> (C, N, out).
+
+    The product is in the weight's type, its sums in float32; the result is of x's type.
+    """
+    if weight.dtype != x.dtype:
+        return multiply(x.to(weight.dtype), weight).to(x.dtype)
     if weight.shape[0] == 1:
         return F.linear(x, weight.squeeze(0))
     return torch.bmm(x, weight.mT)
@@ -377,14 +384,29 @@ def causal(shape: Shape, sequences: int, length: int, like: Tensor) -> Callable[
     rope = rotations(shape, torch.arange(length, device=like.device), like.dtype)
     # Queries and keys are rotated, values are not: their factor is 1. Repeated, because broadcasting is slower.
     rope = torch.cat([rope.repeat(1, heads + kv_heads), torch.ones_like(rope).repeat(1, kv_heads)], 1)
+    future = like.new_full((length, length), -torch.inf).triu(1).repeat(heads // kv_heads, 1)
 
     def attend(qkv: Tensor) -> Tensor:
         rotated = _Rotate.apply(qkv.view(-1, length, qkv.shape[-1]), rope).unflatten(-1, (-1, shape.head_dim))
         q, k, v = (each.transpose(1, 2) for each in rotated.split((heads, kv_heads, kv_heads), dim=2))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        if like.is_cuda:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        else:
+            out = _attend(q * shape.head_dim**-0.5, k, v, future)
         return out.transpose(1, 2).reshape(-1, sequences * length, heads * shape.head_dim)
 
     return attend
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, future: Tensor) -> Tensor:
+    """softmax(Q K^T + future) V by plain products, faster on a CPU than kernels that keep no scores.
+
+    Args:
+        q, k, v: (b, heads, T, head_dim), and (b, kv_heads, T, head_dim).
+        future: (g*T, T) for the g heads of queries that share their keys: minus infinity where a key lies in it.
+    """
+    queries, keys, values = q.reshape(-1, len(future), q.shape[-1]), k.flatten(0, 1), v.flatten(0, 1)
+    return torch.bmm(torch.baddbmm(future, queries, keys.mT).softmax(-1), values).view(q.shape)
 
 
 def hidden_states(shape: Shape, weights: Weights, ids: Tensor, project: Project | None = None) -> Tensor:

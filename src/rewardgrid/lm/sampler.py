@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewardgrid.lm.kernels import Kernels, Plain
+from rewardgrid.lm.kernels import Kernels, Plain, Wide
 from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations, widen
 
 LOOK_EVERY = 8
@@ -98,7 +98,9 @@ def _continued(
     ids[:, :prompt_length] = prompts.flatten(0, 1)
     uniforms = uniforms.flatten(0, 1)
     penalties = None if penalty is None else penalty.repeat_interleave(sequences)
-    decoder = Decoder(shape, weights, cells)
+    dtype, device = weights["embed"].dtype, prompts.device
+    kernels = Wide(sequences) if cells == 1 and Wide.work(dtype, device) else None
+    decoder = Decoder(shape, weights, cells, kernels)
     decoder.begin(sequences, prompt_length + length - 1)
     logits = decoder(ids[:, :prompt_length], 0)
     active: slice | Tensor = slice(None)  # the rows that are still written

@@ -107,13 +107,13 @@ def test_the_base_against_itself_has_no_divergence_but_another_model_has(base: B
 def test_top_k_leaves_out_what_the_policy_finds_unlikely(base: Base) -> None:
     one = drawn(base, Protocol("published", 20, 20, 12, 99, top_k=1))
     greedy = drawn(base, Protocol("published", 20, 20, 12, 7, top_k=1))
-    # The likeliest token alone is left: luck no longer matters.
+    # The likeliest token alone is left: the draw no longer matters.
     assert one["completion"].tolist() == greedy["completion"].tolist()
     assert one["base_nll"].mean() < drawn(base)["base_nll"].mean()
 
 
 def test_fewer_prompts_than_samples_is_an_error_that_says_what_to_write(base: Base) -> None:
-    with pytest.raises(UserError, match=r"eval_prompts.parquet: has 24 prompts.* needs 25; .*samples: 24"):
+    with pytest.raises(UserError, match=r"base tiny: has 24 prompts.* needs 25; .*samples: 24"):
         drawn(base, Protocol("full", 25, 25, 4, 99))
 
 
