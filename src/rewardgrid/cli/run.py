@@ -140,6 +140,11 @@ def export_model(cell_directory: Path, base_directory: Path, mode: str, out: Pat
         raise UserError(f"{spec}: method: read {cell.method!r}; --mode {mode} needs a routing cell, leave it out")
     if out.exists():
         raise UserError(f"{out}: exists already; name a directory that does not")
+    if (cell_directory / "train/status.json").exists() and not (cell_directory / "train/weights").exists():
+        raise UserError(
+            f"{cell_directory}: has no weights: it was restored from an archive, which holds none; "
+            "delete this directory, train the cell again, and export it then"
+        )
     base = load_base(base_directory)
     shape, weights = load_policy(cell_directory / "train" / "weights", cell, base, mode)
     save_model(out, base, to_hf(shape, weights))
