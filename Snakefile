@@ -14,9 +14,14 @@ sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 from rewardgrid.report.tables import check_columns
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.forecast import forecast, rule_of_thumb
-from rewardgrid.study.study import load_study
+from rewardgrid.study.study import load_study, merge, typed
+from rewardgrid.study.targets import asked_for, check_request
 
 min_version("9.20")
+
+
+if not os.path.exists("config/config.yaml"):
+    raise WorkflowError("There is no config/config.yaml here: run it in the repository's directory.")
 
 
 configfile: "config/config.yaml"
@@ -24,9 +29,10 @@ configfile: "config/config.yaml"
 
 config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workflow.overwrite_configfiles)]
 try:
-    study = load_study(config_files, config)
+    study = load_study(config_files, merge(config, typed(workflow.config_settings.config)))
     if workflow.is_main_process:
         check_columns(study)
+        check_request(study, asked_for(sys.argv), write=not workflow.dryrun)
         logger.info(forecast(study))
 except UserError as error:
     raise WorkflowError(str(error)) from None

@@ -1,8 +1,15 @@
 """Shared by all stages: the environment of jobs, and functions of wildcards."""
 
+import hashlib
+
 from rewardgrid.cli import mps
 from rewardgrid.storyteller.shards import kept, needed
 from rewardgrid.study.cell import METRICS_VERSION
+from rewardgrid.study.files import write_text
+from rewardgrid.study.layout import measured
+
+# The checked configuration, for the rule that makes a result of it: a command line has no room for a large one.
+CHECKED = ".snakemake/study.json"
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
@@ -47,6 +54,19 @@ def cell_of(wildcards):
 def base_file(name):
     """Path of a file of the base that the cell of a path starts from."""
     return lambda wildcards: str(study.layout.base(cell_of(wildcards).base_id) / name)
+
+
+def base_of_unmeasured(name):
+    """Path of a file of the base that a base or a cell is measured with; nothing once it is measured."""
+
+    def path(wildcards):
+        if "base" in wildcards.keys():
+            base, metrics = wildcards.base, study.layout.base_metrics(wildcards.base)
+        else:
+            base, metrics = cell_of(wildcards).base_id, study.layout.metrics(wildcards.cell)
+        return [] if measured(metrics) else str(study.layout.base(base) / name)
+
+    return path
 
 
 def needs_of_untrained(wildcards):
@@ -101,6 +121,7 @@ def minutes(wildcards, attempt):
 
 
 onstart:
+    write_text(CHECKED, study.model_dump_json())
     if "gpu_slots" in workflow.global_resources:  # profiles/gpu
         logger.info(mps.start())
 

@@ -4,8 +4,9 @@
 rule evaluate_base:
     """Measure a base's own stories, the reference of every verdict."""
     input:
-        model=ancient("<results>/base/{base}/model"),
-        prompts=ancient("<results>/base/{base}/eval_prompts.parquet"),
+        # Nothing for a measured base, as for a measured cell below: a restored study has figures and no models.
+        model=ancient(base_of_unmeasured("model")),
+        prompts=ancient(base_of_unmeasured("eval_prompts.parquet")),
     output:
         metrics="<results>/base/{base}/evaluation/metrics.json",
         samples="<results>/base/{base}/evaluation/samples.parquet",
@@ -25,7 +26,7 @@ rule evaluate_base:
         max_new_tokens=lambda wc: study.longest_completion(wc.base),
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
-        '--base "$(dirname {input.model:q})" --settings {params.settings:q} '
+        '--base "$(dirname "$(dirname {output.metrics:q})")" --settings {params.settings:q} '
         "--max-new-tokens {params.max_new_tokens} "
         '--out "$(dirname {output.metrics:q})" > {log:q} 2>&1'
 
@@ -33,8 +34,8 @@ rule evaluate_base:
 rule evaluate:
     """Measure what a trained cell writes, and judge it against its base."""
     input:
-        model=ancient(base_file("model")),
-        prompts=ancient(base_file("eval_prompts.parquet")),
+        model=ancient(base_of_unmeasured("model")),
+        prompts=ancient(base_of_unmeasured("eval_prompts.parquet")),
         reference=base_file("evaluation/metrics.json"),
         spec="<results>/cells/{cell}/spec.json",
         train="<results>/cells/{cell}/train",
@@ -58,5 +59,5 @@ rule evaluate:
         version=METRICS_VERSION,
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
-        '--cell "$(dirname {input.spec:q})" --base "$(dirname {input.model:q})" '
+        '--cell "$(dirname {input.spec:q})" --base "$(dirname "$(dirname {input.reference:q})")" '
         "--reference {input.reference:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -11,7 +11,8 @@ rule study:
     conda:
         "../envs/report.yaml"
     params:
-        config=lambda wc: study.model_dump_json(),
+        identity=lambda wc: hashlib.sha256(study.model_dump_json().encode()).hexdigest(),
+        config=CHECKED,
         files=config_files,
     shell:
         "python workflow/scripts/study.py --config {params.config:q} --files {params.files:q} "

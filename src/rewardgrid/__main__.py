@@ -18,6 +18,7 @@ from rewardgrid.study.schema import schema_text
 from rewardgrid.study.study import Study, load_study
 
 CONFIG = "config/config.yaml"
+ARCHIVE = Path("study")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     export.add_argument("--base", type=Path, help="directory of its base (default: found beside the cell)")
     export.add_argument("--out", type=Path, required=True, help="directory to write")
     export.set_defaults(run=_export)
+    archive = commands.add_parser(
+        "archive",
+        parents=[configured],
+        help="pack finished cells into a few files, or put them back",
+        description="Pack the finished cells of the configuration, without weights, into new files of an archive; or, "
+        "with --restore, put the cells of archives back where snakemake finds them finished.",
+    )
+    archive.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells` (packing)")
+    archive.add_argument("--to", type=Path, help=f"archive to add to (default: {ARCHIVE})")
+    archive.add_argument("--restore", action="store_true", help="put the archive's cells back")
+    archive.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="DIR", help=f"default: {ARCHIVE}")
+    archive.set_defaults(run=_archive)
     check = commands.add_parser("check", parents=[configured], help="check the configuration")
     check.set_defaults(run=_check)
     schema = commands.add_parser("schema", help="write the JSON schema of the configuration, for editors")
@@ -140,11 +153,29 @@ def _export(arguments: argparse.Namespace) -> None:
     export_model(arguments.cell, arguments.base or beside, arguments.mode, arguments.out)
 
 
+def _archive(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.archive import pack, restore
+
+    if arguments.restore and (arguments.to or arguments.words):
+        raise UserError("archive: --restore puts back all that the archives have; leave out --to and words")
+    if arguments.sources and not arguments.restore:
+        raise UserError("archive: --from goes with --restore; write --to DIR to pack")
+    study = _study(arguments)
+    if arguments.restore:
+        restore(study.layout, arguments.sources or [ARCHIVE])
+    else:
+        pack(study, select(study, arguments.words), arguments.to or ARCHIVE)
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.run import check_bases
     from rewardgrid.report.tables import check_columns
+    from rewardgrid.study.targets import check_writable
 
     study = _study(arguments)
     check_columns(study)
+    check_writable(study.layout.root)
+    check_bases(study)
     files = ", ".join([CONFIG, *arguments.configfile])
     print(f"{files}: {len(study.active)} experiments, {len(study.cells)} cells, no problems")
 

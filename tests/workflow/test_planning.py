@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rewardgrid.study.files import read_json
 from tests.workflow.project import MICRO, Project, make_project
 
 
@@ -122,6 +123,44 @@ def test_a_path_that_is_no_cell_is_explained(project: Project) -> None:
     done = project.run("-n", "--cores", "1", "results/cells/full_lr1e-5-0123456789/spec.json", check=False)
     assert done.returncode == 1
     assert "the configuration has no such cell; `python -m rewardgrid cells` lists" in done.stdout
+
+
+def test_what_is_asked_for_and_is_not_there_is_told_without_a_traceback(project: Project) -> None:
+    for words, message in (
+        (["sweeep"], 'sweeep: no such target; did you mean "sweep"?'),
+        (["results/cells/full-0123456789/train"], "the configuration has no such cell"),
+        (["--config", "results=Snakefile/x"], "Snakefile is no directory; name another one"),
+    ):
+        done = project.run("--cores", "1", *words, check=False)
+        assert done.returncode == 1
+        assert message in done.stdout
+        assert "Traceback" not in done.stdout
+    elsewhere = project.directory / "config"
+    done = Project(elsewhere).run("-n", "--cores", "1", "--snakefile", "../Snakefile", check=False)
+    assert "There is no config/config.yaml here: run it in the repository's directory." in done.stdout
+
+
+def test_nested_values_on_the_command_line_are_numbers_and_truths_to_every_job(project: Project) -> None:
+    words = ["--config", "defaults={seed: 9, prompt_eos: true}", "published=null"]
+    project.run("--cores", "1", "results/study.json", *words)
+    study = read_json(project.directory / "results/study.json")
+    assert study["defaults"]["seed"] == 9
+    assert study["defaults"]["prompt_eos"] is True
+    assert study["published"] is None
+
+
+def test_a_configuration_of_any_size_reaches_its_jobs(project: Project) -> None:
+    large = deepcopy(MICRO)
+    large["experiments"] = {
+        "sweep": {"title": "Sweep", "grids": [{"seed": seed, "beta": 0.1} for seed in range(4000)]},
+    }
+    project.configure(large)
+    project.run("--cores", "1", "results/cells.tsv")
+    assert len((project.directory / "results/cells.tsv").read_text().splitlines()) == 4001
+    assert project.plan("results/cells.tsv") == {}
+    large["title"] = "Another"
+    project.configure(large)
+    assert project.plan("results/cells.tsv") == {"study": 1, "index": 1}
 
 
 def test_the_paths_of_the_rules_are_those_of_the_library(project: Project) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardgrid.base.corpus import Stories
+from rewardgrid.base.decoding import rejoins
 from rewardgrid.base.hub import fetch_hub
 from rewardgrid.base.local import copy_local
 from rewardgrid.base.model_files import check_model, end_of_text, read_tokenizer
@@ -41,7 +42,7 @@ def build_base(name: str, recipe: Recipe, out: Path) -> None:
     with staged(out) as directory:
         if isinstance(recipe, PackagedBase):
             facts = copy_packaged(recipe, directory)
-            check_model(directory / "model")
+            check_model(Path(recipe.path) / "model")
             _check_prompts(name, recipe, directory)
         else:
             model = directory / "model"
@@ -61,6 +62,7 @@ def add_prompts(name: str, recipe: Prompted, stories: Stories, directory: Path) 
     _settle_ends(model)
     check_model(model)
     tokenizer = read_tokenizer(model)
+    rejoin = rejoins(model, tokenizer)
     context = read_json(model / "config.json")["max_position_embeddings"]
     if recipe.prompt_tokens >= context:
         raise UserError(
@@ -71,7 +73,7 @@ def add_prompts(name: str, recipe: Prompted, stories: Stories, directory: Path) 
         ("train", stories.train, recipe.train_prompts, TRAIN_ORDER),
         ("eval", stories.evaluation, recipe.eval_prompts, EVAL_ORDER),
     ):
-        prompts = cut_prompts(source, tokenizer, recipe.prompt_tokens, most, order)
+        prompts = cut_prompts(source, tokenizer, recipe.prompt_tokens, most, order, rejoin)
         if not len(prompts):
             raise UserError(
                 f"{name}: the {split} split has no story of {recipe.prompt_tokens} tokens or more, so there "

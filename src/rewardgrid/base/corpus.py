@@ -29,7 +29,8 @@ def read_stories(path: Path, column: str) -> Iterator[str]:
     """The stories of a text file (one a line, empty lines skipped) or of a parquet file (one a row).
 
     Raises:
-        UserError: the file is missing, of another kind, corrupt, or lacks the column.
+        UserError: the file is missing, of another kind, corrupt, or lacks the column, or the column is not
+            of text.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of stories; write the path of a .txt or .parquet file")
@@ -50,7 +51,13 @@ def read_stories(path: Path, column: str) -> Iterator[str]:
                 raise UserError(
                     f"{path}: story_column: read {column!r}, but the columns are {', '.join(columns.names)};{hint}"
                 )
+            kind = columns.field(column).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+                raise UserError(
+                    f"{path}: story_column: read {column!r}, which is a column of {kind}; write one of text"
+                )
             for batch in table.iter_batches(columns=[column], batch_size=1000):
-                yield from (str(story) for story in batch.column(0).to_pylist() if story)
+                yield from (story for story in batch.column(0).to_pylist() if story)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: corrupt parquet file ({error}); fetch or make it again") from None

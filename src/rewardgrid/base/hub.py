@@ -11,14 +11,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rewardgrid.base.corpus import Stories, read_stories
-from rewardgrid.base.model_files import KEPT, check_model
+from rewardgrid.base.model_files import KEPT, check_model, weight_names
 from rewardgrid.study.bases import HubBase
 from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.files import sha256
@@ -57,16 +57,20 @@ def fetch_model(model: Repository, directory: Path) -> None:
     Raises:
         UserError: a truncated or altered file, or no plain LLaMA or Qwen2 with safetensors weights.
     """
-    names = [name for name in model.files if "/" not in name and name.endswith(KEPT)]
-    if not any(name.endswith(".safetensors") for name in names):
+    if not any("/" not in name and name.endswith(".safetensors") for name in model.files):
         raise UserError(
             f"model {model.name}: has no safetensors weights at {model.commit[:10]} (it has: "
             f"{', '.join(sorted(model.files)) or 'no files'}), and pickles, which can run code, are not opened; "
             "choose a revision or a model with model.safetensors"
         )
-    for name in names:
-        shutil.copyfile(model.fetch(name), directory / name)
+
+    def fetch(names: Iterable[str]) -> None:
+        for name in names:
+            shutil.copyfile(model.fetch(name), directory / name)
+
+    fetch(name for name in model.files if "/" not in name and name.endswith(KEPT))
     try:
+        fetch(weight_names(directory, model.files))
         check_model(directory)
     except UserError as error:
         # The directory is about to go, so the message names the repository.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 
+from rewardgrid.base.decoding import decode, rejoins
 from rewardgrid.base.model_files import read_tokenizer, weight_files
 from rewardgrid.base.prompts import Prompts, read_prompts
 from rewardgrid.study.errors import UserError
@@ -16,9 +18,8 @@ from rewardgrid.study.files import read_json, sha256
 
 __all__ = ["Base", "Prompts", "Vocabulary", "load_base"]
 
+PROMPTS_AND_PROVENANCE = ("provenance.json", "train_prompts.parquet", "eval_prompts.parquet")
 DELIMITERS = (".", "?", "!")
-REJOINED = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")
-"""What ``transformers`` joins to the word before, for tokenizers whose configuration asks for it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Vocabulary:
         size: tokens that the model knows.
         eos: id of the token that ends a text.
         unk: id of the token for what the tokenizer cannot read, if it has one.
-        delimiters: ids of the tokens that close a sentence.
+        delimiters: ids of the tokens that close a sentence: full stop, question and exclamation mark, and every token
+            that holds one of them and neither letter nor digit (``."`` ``?!`` ``...``).
         comma: id of ",", if it is a token.
         surfaces: (size,) what each token adds to a text when it does not stand first; "" for special tokens.
     """
@@ -76,15 +78,35 @@ class Base:
 
     def train_prompts(self) -> Prompts:
         """The training prompts, in their order."""
-        return read_prompts(self.directory / "train_prompts.parquet")
+        return self._prompts("train")
 
     def eval_prompts(self) -> Prompts:
         """The evaluation prompts, in their order, the same for every cell."""
-        return read_prompts(self.directory / "eval_prompts.parquet")
+        return self._prompts("eval")
+
+    def _prompts(self, split: str) -> Prompts:
+        name = f"{split}_prompts.parquet"
+        digest = self.provenance["files"].get(name)
+        if digest is not None:
+            _check_bytes(self.directory, self.provenance, name, digest)
+        return read_prompts(self.directory / name)
+
+    def check_room(self, what: str, prompt: int, completion: int) -> None:
+        """Make sure that so many tokens fit into the model's context.
+
+        Raises:
+            UserError: they do not; names ``what`` needs them.
+        """
+        context = self.config["max_position_embeddings"]
+        if prompt + completion > context:
+            raise UserError(
+                f"{what}: max_new_tokens: read {completion}; prompt and completion need {prompt + completion} tokens, "
+                f"but the context of base {self.name} is {context}; write at most {context - prompt}"
+            )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens without special tokens, as ``AutoTokenizer.decode`` gives it."""
-        return _decode(self.tokenizer, [list(ids)], self.rejoin)[0]
+        return decode(self.tokenizer, [list(ids)], self.rejoin)[0]
 
 
 def load_base(directory: Path) -> Base:
@@ -95,24 +117,32 @@ def load_base(directory: Path) -> Base:
     """
     provenance = read_json(directory / "provenance.json")
     for name, digest in provenance["files"].items():
-        path = directory / name
-        if path.suffix == ".parquet":
-            continue  # read, and then checked, only by those who need it
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; delete {directory} and run again")
-        if sha256(path) != digest:
-            raise UserError(f"{path}: corrupt (not the bytes that were built); delete {directory} and run again")
+        if not name.endswith(".parquet"):  # which is checked when it is asked for
+            _check_bytes(directory, provenance, name, digest)
     model = directory / "model"
     config = read_json(model / "config.json")
     tokenizer = read_tokenizer(model)
-    settings = model / "tokenizer_config.json"
-    rejoin = (
-        settings.is_file()
-        and bool(read_json(settings).get("clean_up_tokenization_spaces"))
-        and not isinstance(tokenizer.model, models.BPE)  # transformers makes the same exception
-    )
+    rejoin = rejoins(model, tokenizer)
     vocabulary = read_vocabulary(tokenizer, config, rejoin)
     return Base(directory, provenance["name"], config, tokenizer, vocabulary, provenance, rejoin)
+
+
+def _check_bytes(directory: Path, provenance: dict[str, Any], name: str, digest: str) -> None:
+    """Make sure that a file is what was built.
+
+    Raises:
+        UserError: it is missing or differs. A base that the workflow built is removed then, so that it builds it anew.
+    """
+    path = directory / name
+    if path.is_file() and sha256(path) == digest:
+        return
+    damage = "corrupt (not the bytes that were built)" if path.is_file() else "no such file"
+    if directory.name != f"{provenance['name']}-{provenance.get('recipe_hash')}":
+        raise UserError(f"{path}: {damage}; delete {directory} and run again")
+    for made in PROMPTS_AND_PROVENANCE:
+        (directory / made).unlink(missing_ok=True)
+    shutil.rmtree(directory / "model", ignore_errors=True)
+    raise UserError(f"{path}: {damage}; the base was removed: run the same command again, which builds it anew")
 
 
 def read_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], rejoin: bool) -> Vocabulary:
@@ -121,27 +151,25 @@ def read_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], rejoin: bool) 
     Raises:
         UserError: no token closes a sentence.
     """
-    delimiters = tuple(number for mark in DELIMITERS if (number := tokenizer.token_to_id(mark)) is not None)
-    if not delimiters:
+    marks = tuple(number for mark in DELIMITERS if (number := tokenizer.token_to_id(mark)) is not None)
+    if not marks:
         raise UserError(f"the tokenizer has none of the tokens {' '.join(DELIMITERS)}; choose another base")
-    anchor, size = delimiters[0], config["vocab_size"]
+    anchor, size = marks[0], config["vocab_size"]
     pairs = [[anchor, number] for number in range(tokenizer.get_vocab_size())]
-    lead = len(_decode(tokenizer, [[anchor]], rejoin)[0])
-    surfaces = [text[lead:] for text in _decode(tokenizer, pairs, rejoin)]
+    lead = len(decode(tokenizer, [[anchor]], rejoin)[0])
+    surfaces = [text[lead:] for text in decode(tokenizer, pairs, rejoin)]
+    merged = tuple(number for number, text in enumerate(surfaces) if closes_sentence(text) and number not in marks)
     unk = getattr(tokenizer.model, "unk_token", None)
     return Vocabulary(
         size=size,
         eos=config["eos_token_id"],
         unk=tokenizer.token_to_id(unk) if isinstance(unk, str) else None,
-        delimiters=delimiters,
+        delimiters=(*marks, *merged),
         comma=tokenizer.token_to_id(","),
         surfaces=tuple(surfaces + [""] * (size - len(surfaces))),
     )
 
 
-def _decode(tokenizer: Tokenizer, rows: Sequence[Sequence[int]], rejoin: bool) -> list[str]:
-    texts: list[str] = tokenizer.decode_batch(rows, skip_special_tokens=True)
-    if rejoin:
-        for spaced in REJOINED:
-            texts = [text.replace(spaced, spaced[1:]) for text in texts]
-    return texts
+def closes_sentence(surface: str) -> bool:
+    """Whether a token of this text is a delimiter, alone or merged with other marks; a word that ends in one is not."""
+    return any(mark in surface for mark in DELIMITERS) and not any(letter.isalnum() for letter in surface)

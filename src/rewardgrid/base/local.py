@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rewardgrid.base.corpus import Stories, read_stories
-from rewardgrid.base.model_files import KEPT, check_model
+from rewardgrid.base.model_files import check_model, kept_files
 from rewardgrid.study.bases import LocalBase
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import sha256
@@ -26,7 +26,7 @@ def copy_local(recipe: LocalBase, directory: Path) -> Stories:
     if not source.is_dir():
         raise UserError(f"model: read {recipe.model!r}, but there is no such directory; write the path of one")
     check_model(source)
-    copied = [path for path in sorted(source.iterdir()) if path.is_file() and path.suffix in KEPT]
+    copied = kept_files(source)
     for path in copied:
         shutil.copyfile(path, directory / path.name)
     files = [Path(name) for name in (recipe.stories, recipe.eval_stories) if name]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from rewardgrid.lm.model import Shape
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 
 INDEX = "model.safetensors.index.json"
-KEPT = (".safetensors", ".json", ".txt", ".jinja")  # never code (a chat template is for a sandbox), never pickles
+SINGLE = "model.safetensors"
+KEPT = (".json", ".txt", ".jinja")
+"""What is kept of a model's directory beside its weights: never code (a chat template is for a sandbox), or pickles."""
+PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
@@ -48,41 +54,74 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a model: one, or the shards that its index names.
+    """The safetensors files of a model, and no others that lie beside them: one, or the shards that its index names.
 
     Raises:
         UserError: there are none, only pickles, or a shard is missing.
     """
-    single, index = directory / "model.safetensors", directory / INDEX
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = sorted({directory / name for name in read_json(index).get("weight_map", {}).values()})
+    there = [path.name for path in directory.iterdir() if path.is_file()]
+    return [directory / name for name in weight_names(directory, there)]
+
+
+def kept_files(directory: Path) -> list[Path]:
+    """What of a model's directory is copied: its configuration, tokenizer and weights.
+
+    Raises:
+        UserError: as :func:`weight_files`.
+    """
+    beside = [path for path in directory.iterdir() if path.is_file() and path.suffix in KEPT]
+    return sorted([*beside, *weight_files(directory)])
+
+
+def weight_names(directory: Path, there: Collection[str]) -> list[str]:
+    """Which of the files that are there hold the weights, as ``transformers`` chooses them.
+
+    Args:
+        directory: where the index lies, if there is one.
+
+    Raises:
+        UserError: none, only pickles, or a shard is missing.
+    """
+    if SINGLE in there:
+        return [SINGLE]
+    if INDEX in there:
+        index = read_json(directory / INDEX)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+            raise UserError(f"{directory / INDEX}: names no weights files (weight_map); fetch the model again")
+        shards = sorted(set(places.values()))
         for shard in shards:
-            if not shard.is_file():
-                raise UserError(f"{shard}: no such weights file, but {INDEX} names it; fetch the model again")
-        if shards:
-            return shards
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+            if shard not in there:  # nor one in another directory
+                raise UserError(
+                    f"{directory / shard}: no such weights file, but {INDEX} names it; fetch the model again"
+                )
+        return shards
+    pickles = sorted(name for name in there if name.endswith((".bin", ".pt", ".pth")))
     if pickles:
         raise UserError(
             f"{directory}: its weights are pickles ({', '.join(pickles)}), which can run code when opened; convert "
             "them: load the model with transformers where you trust it and call save_pretrained, which writes "
-            "model.safetensors"
+            f"{SINGLE}"
         )
-    raise UserError(f"{single}: no such weights file; fetch the model again")
+    raise UserError(f"{directory / SINGLE}: no such weights file; fetch the model again")
 
 
 def check_model(directory: Path) -> None:
     """Make sure that a directory holds a plain LLaMA or Qwen2 with sound weights and a tokenizer.
 
     Raises:
-        UserError: names the file, and what is wrong with it.
+        UserError: names the file, and what is wrong with it: another architecture, quantised weights, sizes that
+            differ from the configuration's, numbers that are not finite, no end of text.
     """
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name}: no such file; a model is a Hugging Face directory with {name}")
     config = read_json(directory / "config.json")
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{directory / 'config.json'}: quantization_config: the weights are quantised; choose the model as it was "
+            "before (float32, float16 or bfloat16)"
+        )
     try:
         shape = Shape.from_config(config, str(directory / "config.json"))
     except KeyError as error:
@@ -93,25 +132,66 @@ def check_model(directory: Path) -> None:
         raise UserError(
             f"{directory / 'config.json'}: architectures: read {named!r}; choose a model that is a {fitting}"
         )
-    found: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(directory):
-        try:
-            with safe_open(path, framework="np") as tensors:
-                found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: corrupt weights ({error}); fetch or copy the file again") from None
-    for name, size in tensor_sizes(shape).items():
-        if found.get(name) != size:
-            raise UserError(
-                f"{directory}: the weights do not fit config.json: {name} has the shape {found.get(name)}, "
-                f"not {size}; fetch the model again"
-            )
+    _check_weights(directory, shape)
     tokenizer = read_tokenizer(directory)
     if tokenizer.get_vocab_size() > shape.vocabulary:
         raise UserError(
             f"{directory / 'tokenizer.json'}: {tokenizer.get_vocab_size()} tokens, but the model knows "
             f"{shape.vocabulary}; take both from the same place"
         )
+    end_of_text(directory, tokenizer)
+
+
+def _check_weights(directory: Path, shape: Shape) -> None:
+    """Each weight is there, has its size and nothing but finite numbers; and there are no others."""
+    sizes = tensor_sizes(shape)
+    missing = dict(sizes)
+    head: Tensor | None = None
+    embedding = torch.empty(0)
+    for path in weight_files(directory):
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    tensor = tensors.get_tensor(name)
+                    if name == "lm_head.weight" and shape.tied:
+                        head = tensor
+                    elif not name.endswith(".rotary_emb.inv_freq"):  # old models hold these constants
+                        _check_weight(path, name, tensor, sizes.get(name))
+                    if name == "model.embed_tokens.weight":
+                        embedding = tensor
+                    missing.pop(name, None)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: corrupt weights ({error}); fetch or copy the file again") from None
+    for name, size in missing.items():
+        raise UserError(f"{directory}: the weights do not fit config.json: {name}, {size}, is missing; {_AGAIN}")
+    if head is not None and not torch.equal(head.float(), embedding.float()):
+        raise UserError(
+            f"{directory / 'config.json'}: tie_word_embeddings: read True, but the weights have an lm_head.weight of "
+            "their own; write false"
+        )
+
+
+def _check_weight(path: Path, name: str, tensor: Tensor, size: tuple[int, ...] | None) -> None:
+    if tensor.dtype not in PRECISIONS:
+        raise UserError(
+            f"{path}: {name} is quantised ({str(tensor.dtype).removeprefix('torch.')}); choose the model as it was "
+            "before (float32, float16 or bfloat16)"
+        )
+    if size is None:
+        raise UserError(
+            f"{path}: the weights do not fit config.json: a plain model has no {name} (it is of another kind, "
+            f"quantised, or an adapter); {_AGAIN}"
+        )
+    if tensor.shape != size:
+        raise UserError(
+            f"{path}: the weights do not fit config.json: {name} has the shape {tuple(tensor.shape)}, not {size}; "
+            f"{_AGAIN}"
+        )
+    if not tensor.float().isfinite().all():
+        raise UserError(f"{path}: {name} holds numbers that are not finite (NaN or infinite); {_AGAIN}")
+
+
+_AGAIN = "fetch the model again, or choose another one"
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:
@@ -122,9 +202,13 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     """
     path = directory / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"{path}: no readable tokenizer ({error}); fetch or copy the file again") from None
+    # How it was called when it was saved; prompts have one length, and no rows are filled up.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def end_of_text(directory: Path, tokenizer: Tokenizer) -> int:
@@ -133,18 +217,18 @@ def end_of_text(directory: Path, tokenizer: Tokenizer) -> int:
     A model's configuration is no help: LLaMA's default, 2, is "!" in the published tokenizer.
 
     Raises:
-        UserError: the files name none.
+        UserError: the files name none, several, or one that the tokenizer does not know.
     """
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = directory / name
-        token: Any = read_json(path).get("eos_token") if path.is_file() else None
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is not None and (number := tokenizer.token_to_id(token)) is not None:
-            return int(number)
+    remedy = 'write the token that ends a text, for example "eos_token": "[EOS]"'
+    for path in (directory / "tokenizer_config.json", directory / "special_tokens_map.json"):
+        named: Any = read_json(path).get("eos_token") if path.is_file() else None
+        token = named.get("content") if isinstance(named, dict) else named
+        if named is None:
+            continue
+        if not isinstance(token, str) or (number := tokenizer.token_to_id(token)) is None:
+            raise UserError(f"{path}: eos_token: read {named!r}, which is no token of tokenizer.json; {remedy}")
+        return int(number)
     number = tokenizer.token_to_id("[EOS]")
     if number is None:
-        raise UserError(
-            f"{directory / 'tokenizer_config.json'}: names no eos_token; write the token that ends a text, "
-            'for example "eos_token": "[EOS]"'
-        )
+        raise UserError(f"{directory / 'tokenizer_config.json'}: names no eos_token; {remedy}")
     return int(number)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
+from rewardgrid.base.decoding import decode
 from rewardgrid.study.contracts import PROMPTS, read_table, write_table
 from rewardgrid.study.errors import UserError
 
@@ -31,10 +32,13 @@ class Prompts:
         return len(self.text)
 
 
-def cut_prompts(stories: Iterable[str], tokenizer: Tokenizer, tokens: int, most: int, order: int) -> Prompts:
+def cut_prompts(
+    stories: Iterable[str], tokenizer: Tokenizer, tokens: int, most: int, order: int, rejoin: bool = False
+) -> Prompts:
     """The first ``tokens`` tokens of the first stories, at most ``most`` of them, in an order fixed by its seed.
 
-    Stories that are shorter are skipped, prompts that have been met already dropped.
+    Stories that are shorter are skipped, prompts that have been met already dropped. ``rejoin`` is how their text is
+    decoded (see :mod:`rewardgrid.base.decoding`).
     """
     distinct: dict[tuple[int, ...], None] = {}
     remaining = iter(stories)
@@ -45,7 +49,7 @@ def cut_prompts(stories: Iterable[str], tokenizer: Tokenizer, tokens: int, most:
                 distinct[tuple(encoding.ids[:tokens])] = None
     uniform = random.Random(order).random
     rows = [row for _, row in sorted((uniform(), row) for row in distinct)]
-    text = tokenizer.decode_batch([list(row) for row in rows], skip_special_tokens=True)
+    text = decode(tokenizer, [list(row) for row in rows], rejoin)
     return Prompts(text, np.array(rows, dtype=np.int64).reshape(-1, tokens))
 
 

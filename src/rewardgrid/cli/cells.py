@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from rewardgrid.study.cell import Cell, format_number
 from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.layout import Layout, done
-from rewardgrid.study.study import WRITABLE, Study
+from rewardgrid.study.study import OTHERS_SAY, WRITABLE, Study
 
 
 def select(study: Study, words: Iterable[str]) -> list[Cell]:
@@ -37,7 +37,7 @@ def _filter(word: str) -> tuple[str, tuple[object, ...]]:
     """``rank=1,2`` as ("rank", (1, 2)), read as the configuration would read it."""
     key, _, text = word.partition("=")
     if key not in WRITABLE:
-        hint = did_you_mean(key, WRITABLE) or f" known: {', '.join(WRITABLE)}"
+        hint = did_you_mean(key, WRITABLE, OTHERS_SAY) or f" known: {', '.join(WRITABLE)}"
         raise UserError(f"{word}: no such key of a cell;{hint}")
     adapter: TypeAdapter[object] = TypeAdapter(Cell.model_fields[key].rebuild_annotation())
     try:

@@ -5,10 +5,13 @@ The files are the workflow's own, so Snakemake finds the cells finished afterwar
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
@@ -19,14 +22,49 @@ from rewardgrid.study.study import Study
 
 
 def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Cell]]]:
-    """Cells grouped by their base, which is built if it is not there yet."""
+    """Cells grouped by their base, which is built if it is not there yet.
+
+    Raises:
+        UserError: prompts and completions of a cell are longer than its model's context, or there are too few
+            evaluation prompts: better now than after training.
+    """
+    from rewardgrid.evaluate.cell import protocols
+    from rewardgrid.evaluate.samples import evaluation_prompts
+
     for base_id, group in groupby(sorted(cells, key=lambda cell: cell.base_id), key=lambda cell: cell.base_id):
         directory = study.layout.base(base_id)
-        if not (directory / "provenance.json").exists():
-            name, recipe = study.base_recipes[base_id]
-            say(f"building base {name} in {directory}")
-            build_base(name, recipe, directory)
-        yield load_base(directory), list(group)
+        with _alone(directory):
+            if not (directory / "provenance.json").exists():
+                name, recipe = study.base_recipes[base_id]
+                say(f"building base {name}")
+                build_base(name, recipe, directory)
+        base, own = load_base(directory), list(group)
+        for cell in own:
+            base.check_room(cell.name, cell.prompt_length, cell.max_new_tokens)
+        for protocol in protocols(study.evaluation, 1):
+            evaluation_prompts(base, protocol)
+        yield base, own
+
+
+def check_bases(study: Study) -> None:
+    """Build, at a place that is removed again, every base that needs no network, and see that the cells fit it.
+
+    Raises:
+        UserError: a base cannot be built, or a cell or the evaluation does not fit it.
+    """
+    here = [cell for cell in study.cells.values() if study.bases[cell.base].kind != "hub"]
+    with TemporaryDirectory() as place:
+        for _ in by_base(study.model_copy(update={"results": place}), here):
+            pass
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Nobody else on this file system is in here for the same directory; a process that dies lets the next one in."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / f".{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) -> None:
@@ -102,6 +140,11 @@ def export_model(cell_directory: Path, base_directory: Path, mode: str, out: Pat
         raise UserError(f"{spec}: method: read {cell.method!r}; --mode {mode} needs a routing cell, leave it out")
     if out.exists():
         raise UserError(f"{out}: exists already; name a directory that does not")
+    if (cell_directory / "train/status.json").exists() and not (cell_directory / "train/weights").exists():
+        raise UserError(
+            f"{cell_directory}: has no weights: it was restored from an archive, which holds none; "
+            "delete this directory, train the cell again, and export it then"
+        )
     base = load_base(base_directory)
     shape, weights = load_policy(cell_directory / "train" / "weights", cell, base, mode)
     save_model(out, base, to_hf(shape, weights))

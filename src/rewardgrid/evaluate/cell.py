@@ -31,6 +31,7 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.steps import first_reaching
 from rewardgrid.study.study import Evaluation
+from rewardgrid.train.keeper import mend
 from rewardgrid.train.weights import base_weights, load_policy
 
 
@@ -94,7 +95,11 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
 
     ``usual`` holds the quantiles that cells are compared with; ``rewards`` what the base earns untrained, by what is
     paid for; ``other_draws`` the verdicts on further draws of the same base, which should all be ok.
+
+    Raises:
+        UserError: the model's context is too short for such completions, or there are too few evaluation prompts.
     """
+    base.check_room("evaluation", base.eval_prompts().ids.shape[1], max_new_tokens)
     shape, weights = base_weights(base)
     cell = Cell(max_new_tokens=max_new_tokens)
 
@@ -132,9 +137,11 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     diverged cell gets metrics that say so and hold no figures.
 
     Raises:
-        UserError: training has not finished, a file is corrupt, or there are too few evaluation prompts.
+        UserError: training has not finished, what it left is damaged beyond mending, or there are too few evaluation
+            prompts.
     """
     train, out = directory / "train", directory / "evaluation"
+    mend(directory, cell)
     status = read_json(train / "status.json")
     if status["cell"] != cell.name:
         raise UserError(f"{train / 'status.json'}: is of cell {status['cell']!r}, not {cell.name!r}; train it again")

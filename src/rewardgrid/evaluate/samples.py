@@ -21,6 +21,7 @@ from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Reward
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.study import LEAST_SAMPLES
 from rewardgrid.train.grpo import mean_over
 from rewardgrid.train.rewards import TextTables, score, text_tables
 
@@ -56,9 +57,11 @@ def evaluation_prompts(base: Base, protocol: Protocol) -> np.ndarray:
     prompts = pool.ids[suits][: protocol.prompts]
     if len(prompts) < protocol.prompts:
         key, kind = ("published_prompts", " without a full stop") if protocol.open_only else ("samples", "")
+        allowed = protocol.samples % max(1, len(prompts)) == 0 if protocol.open_only else len(prompts) >= LEAST_SAMPLES
+        fewer = f"write evaluation.{key}: {len(prompts)}, or " if len(prompts) and allowed else ""
         raise UserError(
-            f"{base.directory / 'eval_prompts.parquet'}: has {len(prompts)} prompts{kind}, the evaluation needs "
-            f"{protocol.prompts}; write evaluation.{key}: {len(prompts)} or give the base more eval_prompts"
+            f"base {base.name}: has {len(prompts)} prompts{kind}, the evaluation needs "
+            f"{protocol.prompts}; {fewer}give the base more stories (and eval_prompts)"
         )
     return prompts
 

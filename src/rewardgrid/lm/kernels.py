@@ -1,9 +1,9 @@
 """How products are made on a CPU, and how a model is computed that reads a token at a time.
 
-For the latter weights are laid out once for many products. All ways to do so take matrices (C or 1, out, in) and
-biases (C or 1, out), and multiply activations (C, N, in), or (N, in) where there is one cell only. Attention is that of
-many small arrays: queries (b, n, k), keys and values (b, m, k), and optionally which keys lie in the future (n, m) of
-which queries.
+For the latter weights are laid out once for many products. All ways to do so take matrices (C or 1, out, in) and biases
+(C or 1, out), and multiply activations (C, N, in), or (N, in) where there is one cell only. Attention is that of many
+small arrays: queries (b, n, k), keys and values (b, m, k), and optionally which keys lie in the future (n, m) of which
+queries.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Shape:
             UserError: the model is neither a plain LLaMA nor a plain Qwen2 (other architecture, biases of a LLaMA,
                 sliding window, scaled RoPE, other activation).
         """
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}  # transformers' order
         qwen2 = config.get("model_type") == "qwen2"
         odd = {
             "model_type": not qwen2 and config.get("model_type") != "llama",
@@ -111,12 +111,14 @@ class Shape:
             "mlp_bias": not qwen2 and bool(config.get("mlp_bias", False)),
             "use_sliding_window": qwen2 and _slides(config),
             "hidden_act": config.get("hidden_act", "silu") != "silu",
-            "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
+            "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default"
+            or any(isinstance(value, dict) for value in rope.values()),  # of each kind of layer
         }
         for key, is_odd in odd.items():
             if is_odd:
+                read = rope if key == "rope_scaling" else config.get(key)
                 raise UserError(
-                    f"{source}: {key}: read {config.get(key)!r}; rewardgrid trains plain LLaMA and Qwen2 models only: "
+                    f"{source}: {key}: read {read!r}; rewardgrid trains plain LLaMA and Qwen2 models only: "
                     "choose a model with model_type llama (without biases) or qwen2 (without a sliding window), silu "
                     "and unscaled RoPE"
                 )

@@ -30,7 +30,7 @@ class OutputLayer:
     """softmax(h W^T) of C cells, each with its own W."""
 
     def __init__(self, weight: Tensor) -> None:
-        """Take W (C, V, H), in the type of the products, and lay a copy out for the one that makes the logits."""
+        """Take W (C, V, H), whose type is that of the products, and lay out a copy for the one that makes logits."""
         self.weight = weight.detach()
         self.columns = self.weight.mT.contiguous()
 

@@ -392,7 +392,7 @@ class Passes(Statement):
 
 
 class TooLow(Statement):
-    """At the lowest learning rate no rank reaches 0.85, at a higher one some does."""
+    """At the lowest learning rate no rank reaches 0.85, at a higher one some of the same ranks does."""
 
     kind: Literal["too_low"]
 
@@ -401,7 +401,10 @@ class TooLow(Statement):
         if len(rates) < 2:
             return NOT_RUN
         lowest = [row for row in cells if row["lr"] == rates[0]]
-        higher = configurations([row for row in cells if row["lr"] > rates[0]])
+        tried = {row["rank"] for row in lowest}
+        higher = configurations([row for row in cells if row["lr"] > rates[0] and row["rank"] in tried])
+        if not higher:  # another rank at another rate would say nothing of either
+            return NOT_RUN
         rewards = _figures(ours, lowest, "reward")
         reached = max(each.reward.mean or 0.0 for each in higher)
         ranks = ", ".join(str(rank) for rank in sorted({row["rank"] for row in lowest}))

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from rewardgrid.base.hub import Repository, fetch_model
-from rewardgrid.base.model_files import KEPT
+from rewardgrid.base.model_files import kept_files
 from rewardgrid.lm.kernels import Packed
 from rewardgrid.lm.model import fused, weight_keys
 from rewardgrid.lm.sampler import Decoder
@@ -96,7 +96,7 @@ def bring_teacher(recipe: Recipe, out: Path) -> None:
         )
     elif not place.exists():
         raise UserError(f"storyteller.teacher.model: read {recipe.model!r}, but there is no such directory; name one")
-    files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix in KEPT)
+    files = [place] if place.is_file() else kept_files(place)
     hashes = {path.name: sha256(path) for path in files}
     if isinstance(recipe, GgufTeacher) and recipe.sha256 not in (None, hashes[place.name]):
         raise UserError(

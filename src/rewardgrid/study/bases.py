@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rewardgrid.study.cell import Count, Strict
+from rewardgrid.study.cell import Count, Seed, Strict
 from rewardgrid.study.errors import ConfigError, Problem
 from rewardgrid.study.files import read_json, sha256
 from rewardgrid.study.problems import validated
@@ -50,7 +50,7 @@ class Pretrained(Prompted):
         description="factor of the norms' gains, by which the matrices after them are divided: the function stays, but "
         "each step of a fine-tuning moves it that much further",
     )
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="of first weights and order")
+    seed: Seed = Field(default=0, description="of first weights and order")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -93,7 +93,7 @@ class StorytellerRecipe(Strict):
         default="3M", description="of the teacher, that the stories have together before sifting: 200k, 3M, 40M"
     )
     shard: Count = Field(default=448, description="stories told by one job")
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="of requests and words")
+    seed: Seed = Field(default=0, description="of requests and words")
     bases: dict[str, Pretrained] = Field(
         default_factory=dict, description="what is pretrained on the stories, by the name of its directory"
     )

@@ -53,7 +53,8 @@ def _number(value: Any) -> object:
 
 Number = Annotated[float, BeforeValidator(_number), Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
 class Strict(BaseModel):
@@ -154,9 +155,7 @@ class Cell(Strict):
         strict=True,
         description="append [EOS] to training prompts, as the published training did by accident",
     )
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(
-        default=42, description="seed of prompts, rollouts, labels and adapters"
-    )
+    seed: Seed = Field(default=42, description="seed of prompts, rollouts, labels and adapters")
     max_grad_norm: Annotated[Number, Field(gt=0)] = Field(default=1.0, description="gradient norm is clipped here")
     kl_cap: Annotated[Number, Field(gt=0)] = Field(
         default=1000.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -35,7 +35,12 @@ class ConfigError(UserError):
         super().__init__(f"{count} in the configuration:\n" + "\n".join(f"  {p}" for p in problems))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The closest known word as a hint, or an empty string: ``did you mean "beta"?``"""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f' did you mean "{close[0]}"?' if close else ""
+def did_you_mean(word: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """The closest known word as a hint, or an empty string: ``did you mean "beta"?``
+
+    Args:
+        others: what others call the known words.
+    """
+    others = others or {}
+    close = difflib.get_close_matches(str(word), [*known, *others], n=1, cutoff=0.6)
+    return f' did you mean "{others.get(close[0], close[0])}"?' if close else ""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, recipe_hash
-from rewardgrid.study.cell import Cell, Count, Share, Strict
+from rewardgrid.study.cell import Cell, Count, Seed, Share, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.problems import fixes
@@ -37,6 +39,59 @@ FigureName = Literal["learning_curves", "reward_kl", "routing_curves"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 """A name that is part of paths and of Snakemake targets."""
+
+TARGETS = (
+    *("all", "base", "bases", "evaluate", "evaluate_base", "figures", "findings", "index", "make_storyteller"),
+    *(
+        "publish",
+        "published",
+        "results",
+        "results_partial",
+        "sift",
+        "stories",
+        "storyteller",
+        "study",
+        "table",
+        "teacher",
+    ),
+    *("tell", "train"),
+)
+"""What the workflow's rules are called, which are targets too: no experiment can have such a name."""
+
+
+def _plain_path(path: str) -> str:
+    """A path that means the same to Snakemake, the shell and Python."""
+    if (
+        os.path.normpath(path) != path
+        or path in (".", "..")
+        or re.search(r"^[-~/]/?$|^[-~]|^//|[\x00-\x1f{}<>$*?\[\]]", path)
+    ):
+        raise ValueError(
+            "write a plain path such as results or /scratch/me/out: without ./ // and / at its end, without ~ $ * ? "
+            "[] {} <>, and not beginning with -"
+        )
+    return path
+
+
+OTHERS_SAY = {
+    name: own
+    for own, names in {
+        "lr": "learning_rate peak_lr",
+        "beta": "kl_coef kl_coefficient kl_penalty kl_weight",
+        "max_steps": "steps num_steps train_steps",
+        "max_new_tokens": "max_completion_length max_tokens",
+        "batch_size": "per_device_train_batch_size train_batch_size",
+        "num_generations": "group_size num_samples",
+        "max_grad_norm": "grad_clip gradient_clipping",
+        "rank": "lora_rank lora_r",
+        "adapter_alpha": "lora_alpha alpha",
+        "reward": "reward_function reward_func",
+        "base": "model base_model",
+        "precision": "dtype torch_dtype",
+    }.items()
+    for name in names.split()
+}
+"""Names that other libraries have for fields of a cell."""
 
 _AUTOMATIC = ("base_recipe", "results_version")
 """Fields of a spec that nobody writes by hand."""
@@ -64,10 +119,14 @@ class Experiment(Strict):
     figures: list[FigureName] = Field(default_factory=list, description="pictures beside its table")
 
 
+LEAST_SAMPLES = 20
+"""Of an evaluation: with fewer, no error bar means anything."""
+
+
 class Evaluation(Strict):
     """How a finished cell is measured (SEMANTICS: evaluation)."""
 
-    samples: Annotated[int, Field(strict=True, ge=20)] = Field(
+    samples: Annotated[int, Field(strict=True, ge=LEAST_SAMPLES)] = Field(
         default=256, description="completions for every figure with an error bar"
     )
     published_samples: Annotated[int, Field(strict=True, ge=2)] = Field(
@@ -79,7 +138,7 @@ class Evaluation(Strict):
         "its completions",
     )
     published_top_k: Count = Field(default=50, description="top-k of the published protocol and of the verdict")
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=99, description="seed of the evaluation's draws")
+    seed: Seed = Field(default=99, description="seed of the evaluation's draws")
     base_draws: Annotated[int, Field(strict=True, ge=0)] = Field(
         default=20, description="further draws of the base's own samples, each judged like a cell: false alarms"
     )
@@ -110,7 +169,9 @@ class Recording(Strict):
 class Study(Strict):
     """The whole configuration."""
 
-    results: str = Field(default="results", min_length=1, description="directory for everything that is made")
+    results: Annotated[str, AfterValidator(_plain_path)] = Field(
+        default="results", description="directory for everything that is made"
+    )
     title: str = Field(default="rewardgrid", description="title of RESULTS.md")
     bases: dict[Name, Recipe] = Field(min_length=1, description="language models that cells can start from")
     storyteller: StorytellerRecipe = Field(
@@ -180,8 +241,8 @@ def expand(experiment: Experiment, defaults: Mapping[str, Any]) -> Iterator[tupl
 # --- reading -------------------------------------------------------------------------------------------
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error instead of a silent loss."""
+class _PlainYaml(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error instead of a silent loss, and ``010`` or ``1:30`` no number."""
 
     def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
         # Before merge keys (<<) are resolved, which a block's own keys may well override.
@@ -195,6 +256,24 @@ class _UniqueKeys(yaml.SafeLoader):
             seen.add((key.tag, str(key.value)))
         return node
 
+    def construct_yaml_number(self, node: yaml.ScalarNode) -> int | float:
+        text = str(node.value)
+        value: int | float = (
+            self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
+        )
+        if not re.fullmatch(
+            r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.([0-9].*|inf|Inf|INF)|\.(nan|NaN|NAN)", text
+        ):
+            raise yaml.MarkedYAMLError(
+                problem=f"{text} is the number {value} in YAML; write that, or put quotes around a text",
+                problem_mark=node.start_mark,
+            )
+        return value
+
+
+for _tag in ("int", "float"):
+    _PlainYaml.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainYaml.construct_yaml_number)
+
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read one YAML file of the configuration.
@@ -202,10 +281,16 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is no YAML, or repeats a key; names the line.
     """
+    if Path(path).suffix not in (".yaml", ".yml"):
+        fix = (
+            "write files that end in .yaml; all words after --configfile are read as such, so other words go before it"
+        )
+        raise ConfigError([Problem("--configfile", "(file)", str(path), fix)])
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainYaml)
     except FileNotFoundError:
-        raise ConfigError([Problem(str(path), "(file)", None, "no such file; check the path")]) from None
+        fix = "no such file; check the path, and run it in the repository's directory"
+        raise ConfigError([Problem(str(path), "(file)", str(path), fix)]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(str(path), "(file)", None, f"cannot be read ({error})")]) from None
     except yaml.MarkedYAMLError as error:
@@ -225,6 +310,21 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def typed(value: object) -> Any:
+    """What ``--config key=value`` means: Snakemake hands over the text of nested values, which YAML would read."""
+    if isinstance(value, Mapping):
+        return {key: typed(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [typed(each) for each in value]
+    if isinstance(value, str):
+        try:
+            read = yaml.load(value, Loader=_PlainYaml)
+        except yaml.YAMLError:
+            return value
+        return read if isinstance(read, bool | int | float) or value in ("null", "~") else value
+    return value
 
 
 def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = None) -> Study:
@@ -248,7 +348,11 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
     problems = {str(problem): problem for problem in _problems(config, layers)}
     if problems:
         raise ConfigError(list(problems.values()))
-    return Study.model_validate(config)
+    study = Study.model_validate(config)
+    problems_of_places = list(_place_problems(study, layers))
+    if problems_of_places:
+        raise ConfigError(problems_of_places)
+    return study
 
 
 def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
@@ -258,6 +362,10 @@ def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str
     except ValidationError as error:
         for location, read, fix in fixes(Study, error):
             yield _problem(layers, _place(location), read, fix)
+    experiments = config.get("experiments")
+    for name in experiments if isinstance(experiments, Mapping) else ():
+        if name in TARGETS:
+            yield _problem(layers, ("experiments", name), name, "is a target of the workflow; choose another name")
     defaults = config.get("defaults", {})
     yield from _cell_problems(
         _sound(config.get("bases"), Recipe),
@@ -265,6 +373,18 @@ def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str
         _sound(config.get("experiments"), Experiment | None),
         layers,
     )
+
+
+def _place_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+    """What is wrong with a sound configuration at this place: of the results directory, and of its prompts' number."""
+    for place in (Path(study.results), *Path(study.results).parents):
+        if place.exists() and not place.is_dir():
+            yield _problem(layers, ("results",), study.results, f"{place} is no directory; name another one")
+    needed = study.evaluation.samples
+    for name, recipe in study.base_recipes.values():
+        if recipe.kind != "packaged" and recipe.eval_prompts < needed:
+            fix = f"write at least {needed}, which evaluation.samples needs"
+            yield _problem(layers, ("bases", name, "eval_prompts"), recipe.eval_prompts, fix)
 
 
 def _sound(block: object, kind: Any) -> dict[str, Any]:
@@ -374,4 +494,4 @@ def _check(
 def _unknown(key: str) -> str:
     if key in _AUTOMATIC:
         return "remove it: it is filled in by rewardgrid"
-    return f"unknown key;{did_you_mean(key, WRITABLE) or ' known: ' + ', '.join(WRITABLE)}"
+    return f"unknown key;{did_you_mean(key, WRITABLE, OTHERS_SAY) or ' known: ' + ', '.join(WRITABLE)}"

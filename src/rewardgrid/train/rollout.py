@@ -131,8 +131,8 @@ def mode_rows(
     for mode in cell.eval_modes:
         weights = merged(mode)
         device = weights["embed"].device
-        starts, tokens = (torch.from_numpy(each).unsqueeze(0).to(device) for each in (prompts, draws))
-        done = sample(shape, weights, starts, tokens, base.vocabulary.eos)
+        starts, draws = (torch.from_numpy(each).unsqueeze(0).to(device) for each in (prompts, random))
+        done = sample(shape, weights, starts, draws, base.vocabulary.eos)
         scores = score(cell.reward, done.ids, done.mask, tables)
         rows += [row | {"step": step, "mode": mode} for row in completion_rows(prompts, done, scores, 0, base)]
     return rows

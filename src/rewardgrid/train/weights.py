@@ -51,10 +51,8 @@ def base_weights(base: Base, dtype: torch.dtype = torch.float32) -> tuple[Shape,
     """The frozen base as tensors with C = 1."""
     shape = Shape.from_config(base.config, str(base.model_dir / "config.json"))
     tensors: dict[str, Tensor] = {}
-    for path in sorted(base.model_dir.glob("*.safetensors")):
+    for path in base.weights:
         tensors |= load_tensors(path)
-    if not tensors:
-        raise UserError(f"{base.model_dir}: no *.safetensors file; delete {base.directory} and run again")
     try:
         weights = from_hf(shape, tensors)
     except KeyError as error:

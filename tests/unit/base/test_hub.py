@@ -136,6 +136,14 @@ def test_a_base_names_the_commits_and_the_hash_of_every_file_it_came_from(site: 
     assert set(base.eval_prompts().text) == firsts
 
 
+def test_weights_that_the_model_does_not_consist_of_are_not_fetched(site: Site) -> None:
+    files = site.hub.repositories[MODEL]
+    files["model_ema.safetensors"] = files["model-00001-of-00002.safetensors"] = files["model.safetensors"]
+    assert site.build() == 0
+    assert [path.name for path in (site.directory / "base/model").glob("*.safetensors")] == ["model.safetensors"]
+    assert not any("ema" in path or "model-00001" in path for path in site.hub.requested)
+
+
 def test_code_and_pickles_are_never_asked_for(site: Site) -> None:
     assert site.build() == 0
     asked = " ".join(site.hub.requested)

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny import PROMPT_TOKENS, WORDS, make_base
+from tests.tiny import IDS, PROMPT_TOKENS, WORDS, make_base
+from tokenizers import Tokenizer
+from torch import Tensor
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
-from rewardgrid.study.bases import LocalBase
+from rewardgrid.study.bases import LocalBase, recipe_hash
 from rewardgrid.study.errors import UserError
+from rewardgrid.train.weights import base_weights
 
 WEIGHTS = "model.safetensors"
+PROJECTION = "model.layers.1.mlp.up_proj.weight"
 QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
 
 
@@ -102,6 +110,73 @@ def test_weights_in_shards_are_read_through_their_index(model: Path, tmp_path: P
         build(model, tmp_path / "other", stories)
 
 
+def test_only_the_weights_that_transformers_reads_are_copied_and_used(model: Path, tmp_path: Path) -> None:
+    tensors = load_file(model / WEIGHTS)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, model / "model_ema.safetensors")
+    save_file({"model.norm.weight": tensors["model.norm.weight"] * 2}, model / "zz-00002-of-00002.safetensors")
+    base = build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
+    assert [path.name for path in base.model_dir.glob("*.safetensors")] == [WEIGHTS]
+
+    shutil.copy(model / "model_ema.safetensors", base.model_dir)  # however it came there
+    assert torch.equal(base_weights(base)[1]["norm"][0], tensors["model.norm.weight"])
+
+
+def test_an_index_names_no_file_of_another_directory(model: Path, tmp_path: Path) -> None:
+    shutil.copy(model / WEIGHTS, tmp_path / WEIGHTS)
+    (model / WEIGHTS).unlink()
+    index = model / f"{WEIGHTS}.index.json"
+    for map_, message in (
+        ({"a": f"../{WEIGHTS}"}, r"\.\./model\.safetensors: no such weights file"),
+        ({}, r"index\.json: names no weights files"),
+        ([WEIGHTS], r"index\.json: names no weights files"),
+    ):
+        index.write_text(json.dumps({"weight_map": map_}))
+        with pytest.raises(UserError, match=message):
+            build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
+
+
+def test_a_head_that_is_the_embedding_again_and_old_rotary_constants_are_no_obstacle(
+    model: Path, tmp_path: Path
+) -> None:
+    def add(tensors: dict[str, Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+
+    reweigh(add)(model)
+    build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
+
+
+def test_padding_and_truncation_that_were_saved_with_a_tokenizer_reach_no_prompt(model: Path, tmp_path: Path) -> None:
+    plain = build(model, tmp_path / "plain", text(tmp_path / "s.txt", range(40))).train_prompts()
+    path = model / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(path))
+    truncated = build(model, tmp_path / "truncated", text(tmp_path / "s.txt", range(40))).train_prompts()
+    tokenizer.no_truncation()
+    tokenizer.enable_padding(length=40, pad_id=IDS["[EOS]"], pad_token="[EOS]", direction="left")
+    tokenizer.save(str(path))
+    padded = build(model, tmp_path / "padded", text(tmp_path / "s.txt", range(40))).train_prompts()
+    assert plain.ids.tolist() == truncated.ids.tolist() == padded.ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["model/model.safetensors", "eval_prompts.parquet"])
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"torn")], ids=["lost", "torn"])
+def test_a_base_of_the_workflow_that_is_damaged_is_built_anew_by_the_same_command(
+    name: str, harm: Any, model: Path, tmp_path: Path
+) -> None:
+    recipe = LocalBase.model_validate(
+        {"model": str(model), "stories": text(tmp_path / "s.txt", range(40)), "prompt_tokens": PROMPT_TOKENS}
+    )
+    place = tmp_path / f"mine-{recipe_hash(recipe)}"
+    build_base("mine", recipe, place)
+    (place / "evaluation").mkdir()
+    harm(place / name)
+    with pytest.raises(UserError, match=f"{name}: .*the base was removed: run the same command again"):
+        load_base(place).eval_prompts()
+    assert [path.name for path in place.iterdir()] == ["evaluation"]  # the outputs of the rule, which makes them again
+
+
 def lose(name: str) -> Any:
     return lambda model: (model / name).unlink()
 
@@ -116,6 +191,53 @@ def configure(**changes: Any) -> Any:
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
     return change
+
+
+def reweigh(change: Callable[[dict[str, Tensor]], object]) -> Any:
+    def rewrite(model: Path) -> None:
+        tensors = load_file(model / WEIGHTS)
+        change(tensors)
+        save_file(tensors, model / WEIGHTS)
+
+    return rewrite
+
+
+def quantise(tensors: dict[str, Tensor]) -> None:
+    tensors[PROJECTION] = tensors[PROJECTION].mul(10).to(torch.int8)
+
+
+def to_8_bits(tensors: dict[str, Tensor]) -> None:
+    tensors[PROJECTION] = tensors[PROJECTION].to(torch.float8_e4m3fn)
+
+
+def scale(tensors: dict[str, Tensor]) -> None:
+    tensors[PROJECTION + "_scale"] = torch.ones(1)
+
+
+def spoil(value: float) -> Callable[[dict[str, Tensor]], object]:
+    return lambda tensors: tensors[PROJECTION][3, 2:3].fill_(value)
+
+
+def own_head(tensors: dict[str, Tensor]) -> None:
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+
+
+def name_end(token: object, name: str = "tokenizer_config.json") -> Any:
+    def change(model: Path) -> None:
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            path = model / file
+            content = json.loads(path.read_text())
+            content.pop("eos_token")
+            path.write_text(json.dumps(content | ({"eos_token": token} if file == name else {})))
+
+    return change
+
+
+def without_end(model: Path) -> None:
+    """No file names an end, and no token is called [EOS], which would do."""
+    name_end(None)(model)
+    for path in (model / "tokenizer.json", model / "tokenizer_config.json", model / "special_tokens_map.json"):
+        path.write_text(path.read_text().replace("[EOS]", "[end]"))
 
 
 def pickled(model: Path) -> None:
@@ -142,12 +264,37 @@ def pickled(model: Path) -> None:
         (configure(model_type="qwen2"), r"architectures: read \['LlamaForCausalLM'\]; .* a Qwen2ForCausalLM"),
         (
             configure(**QWEN2),
-            r"weights do not fit config\.json: model\.layers\.0\.self_attn\.q_proj\.bias has the shape None",
+            r"weights do not fit config\.json: model\.layers\.0\.self_attn\.q_proj\.bias, \(32,\), is missing",
         ),
         (
             configure(**QWEN2, use_sliding_window=True, max_window_layers=1),
             r"use_sliding_window: read True; .* window\)",
         ),
+        (
+            configure(rope_scaling={"rope_type": "linear", "factor": 2.0}),
+            r"config\.json: rope_scaling: read \{'rope_type': 'linear'",
+        ),
+        (
+            configure(rope_parameters={"full_attention": {"rope_type": "linear", "factor": 2.0}}),
+            r"config\.json: rope_scaling: read \{'full_attention'",
+        ),
+        (configure(quantization_config={"quant_method": "fp8"}), r"config\.json: quantization_config: .* quantised"),
+        (reweigh(quantise), r"model\.safetensors: model\.layers\.1\.mlp\.up_proj\.weight is quantised \(int8\)"),
+        (reweigh(to_8_bits), r"mlp\.up_proj\.weight is quantised \(float8_e4m3fn\)"),
+        (reweigh(scale), r"a plain model has no model\.layers\.1\.mlp\.up_proj\.weight_scale"),
+        (reweigh(spoil(math.nan)), r"model\.safetensors: .*up_proj\.weight holds numbers that are not finite"),
+        (reweigh(spoil(-math.inf)), r"model\.safetensors: .*up_proj\.weight holds numbers that are not finite"),
+        (reweigh(own_head), r"config\.json: tie_word_embeddings: read True, but .* lm_head\.weight .* write false"),
+        (name_end(["[EOS]"]), r"tokenizer_config\.json: eos_token: read \['\[EOS\]'\], which is no token"),
+        (
+            name_end("</s>"),
+            r"tokenizer_config\.json: eos_token: read '</s>', which is no token of tokenizer\.json; write",
+        ),
+        (
+            name_end({"content": "</s>"}, "special_tokens_map.json"),
+            r"special_tokens_map\.json: eos_token: read \{'cont",
+        ),
+        (without_end, r"tokenizer_config\.json: names no eos_token; write the token that ends a text"),
         (configure(hidden_size=40), r"weights do not fit config\.json: model\.embed_tokens\.weight"),
     ],
 )
@@ -180,6 +327,30 @@ def test_stories_that_make_no_prompts_are_refused_before_anything_trains(model: 
         build(model, tmp_path / "base", text(tmp_path / "s.txt", range(0)))
     with pytest.raises(UserError, match="prompt_tokens: read 64; write less than the model's context of 64"):
         build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)), prompt_tokens=64)
+
+
+@pytest.mark.parametrize(
+    "stories",
+    [
+        pa.array([["the cat ran"], ["home"]]),
+        pa.array([{"text": "the cat"}] * 2),
+        pa.array([b"the cat ran", b"home"]),
+        pa.array([1, 2]),
+    ],
+    ids=["lists", "structs", "bytes", "numbers"],
+)
+def test_a_column_that_is_not_of_text_is_refused(stories: pa.Array, model: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"story": stories}), tmp_path / "s.parquet")
+    with pytest.raises(UserError, match=r"story_column: read 'story', which is a column of \w+.*; write one of text"):
+        build(model, tmp_path / "base", str(tmp_path / "s.parquet"))
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_column_of_text_is_read_however_it_is_stored(kind: pa.DataType, model: Path, tmp_path: Path) -> None:
+    told_ones = [None, "", *(told(number) for number in range(38))]
+    pq.write_table(pa.table({"story": pa.array(told_ones).cast(kind)}), tmp_path / "s.parquet")
+    base = build(model, tmp_path / "base", str(tmp_path / "s.parquet"))
+    assert set(base.train_prompts().text) | set(base.eval_prompts().text) == firsts(list(range(38)))
 
 
 def test_a_parquet_file_of_stories_that_is_torn_or_lacks_the_column_is_refused(model: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_top_k_leaves_out_what_the_policy_finds_unlikely(base: Base) -> None:
 
 
 def test_fewer_prompts_than_samples_is_an_error_that_says_what_to_write(base: Base) -> None:
-    with pytest.raises(UserError, match=r"eval_prompts.parquet: has 24 prompts.* needs 25; .*samples: 24"):
+    with pytest.raises(UserError, match=r"base tiny: has 24 prompts.* needs 25; .*samples: 24"):
         drawn(base, Protocol("full", 25, 25, 4, 99))
 
 

@@ -54,8 +54,12 @@ def test_logits_are_those_of_hugging_face_in_float64(shape: Shape) -> None:
         {"rope_theta": 700.0},
         {"rope_theta": 700.0, "rope_scaling": None},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 700.0}},
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 9.0},
+            "rope_scaling": {"rope_type": "default", "rope_theta": 700.0},
+        },
     ],
-    ids=["no key", "old key", "old key without scaling", "new key"],
+    ids=["no key", "old key", "old key without scaling", "new key", "both"],
 )
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, Any], family: Shape) -> None:
@@ -64,7 +68,7 @@ def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, An
     assert shape == dataclasses.replace(family, rope_theta=700.0 if rope else 10000.0)
     tensors, ids = random_tensors(shape), random_ids(2, 20)
     with torch.no_grad():
-        theirs = hf_model(shape, tensors)(ids).logits
+        theirs = hf_model(shape, tensors, **rope)(ids).logits
     torch.testing.assert_close(logits(shape, from_hf(shape, tensors), ids[None])[0], theirs, rtol=0, atol=1e-5)
 
 
@@ -80,14 +84,13 @@ def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, An
         (QWEN2, "use_sliding_window", True),
         (QWEN2, "hidden_act", "gelu"),
         (QWEN2, "rope_scaling", {"type": "yarn", "factor": 4.0}),
+        (SHAPE, "rope_scaling", {"full_attention": {"rope_type": "default", "rope_theta": 9.0}}),
     ],
 )
 def test_a_model_that_is_no_plain_llama_or_qwen2_is_refused_by_the_key_that_says_so(
     family: Shape, key: str, value: object
 ) -> None:
     config = config_of(family) | {key: value, "max_window_layers": 1}
-    if key == "rope_scaling":
-        del config["rope_parameters"]
     message = f"base/config.json: {key}: read .*plain LLaMA and Qwen2 models only.*llama .without biases. or qwen2"
     with pytest.raises(UserError, match=message):
         Shape.from_config(config, "base/config.json")

@@ -396,7 +396,8 @@ def test_the_lowest_lr_must_fail_at_every_rank_while_a_higher_one_passes() -> No
     assert judge(low, [*poor, lora(8, 1e-4, 0.9)]).answer == AGREES
     assert judge(low, [*poor, lora(64, 1e-5, 0.9), lora(8, 1e-4, 0.9)]).answer == DIFFERS
     assert judge(low, [*poor, lora(8, 1e-4, 0.6)]).answer == DIFFERS
-    assert judge(low, [poor[0], lora(8, 1e-4, 0.9)]).answer == OPEN
+    assert judge(low, [poor[0], lora(1, 1e-4, 0.9)]).answer == OPEN
+    assert judge(low, [*poor[:2], lora(64, 1e-4, 0.9)]).answer == NOT_RUN  # of another rank, at another rate
     assert judge(low, poor).answer == NOT_RUN
 
 

@@ -232,8 +232,8 @@ def test_the_order_of_experiments_and_cells_survives_the_checked_configuration(t
     [
         ("table", ["--study", "none.json", "--experiment", "e", "--out", "t"], "none.json: no such file"),
         ("results", ["--study", "none.json", "--findings", "f", "--out", "r"], "none.json: no such file"),
-        ("study", ["--files", "none.yaml", "--out", "s"], "none.yaml: (file): read None; no such file"),
-        ("study", ["--config", "{", "--files", "none.yaml", "--out", "s"], "--config: no valid JSON"),
+        ("study", ["--files", "none.yaml", "--out", "s"], "none.yaml: (file): read 'none.yaml'; no such file"),
+        ("study", ["--config", "none.json", "--files", "none.yaml", "--out", "s"], "none.json: no such file"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_status_2(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rewardgrid.study.errors import ConfigError, Problem
-from rewardgrid.study.study import load_study, merge, read_yaml
+from rewardgrid.study.study import load_study, merge, read_yaml, typed
 
 STORYTELLER = {"kind": "packaged", "path": str(Path(__file__).parents[3] / "resources/bases/storyteller")}
 SOUND: dict[str, Any] = {
@@ -51,7 +51,40 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
     ("overlay", "key", "read", "fix"),
     [
         ({"titel": "x"}, "titel", "x", 'unknown key; did you mean "title"?'),
-        (fixed(lerning_rate=1), "experiments.one.fixed.lerning_rate", 1, "unknown key; known: adapter_alpha"),
+        (fixed(xyz=1), "experiments.one.fixed.xyz", 1, "unknown key; known: adapter_alpha"),
+        (fixed(leraning_rate=1), "experiments.one.fixed.leraning_rate", 1, 'did you mean "lr"?'),
+        (fixed(lora_alpah=1), "experiments.one.fixed.lora_alpah", 1, 'did you mean "adapter_alpha"?'),
+        (
+            {"experiments": {"one": {"grids": [{"seed": 2**32}]}}},
+            "experiments.one.grids[0].seed",
+            2**32,
+            "write a number less than 4294967296",
+        ),
+        (
+            {"experiments": {"one": {"grids": [{"seed": 2**63}]}}},
+            "experiments.one.grids[0].seed",
+            2**63,
+            "write a number less than 4294967296",
+        ),
+        (fixed(max_steps=2**63), "experiments.one.fixed.max_steps", 2**63, "write a number less than 2147483648"),
+        ({"evaluation": {"seed": 2**63}}, "evaluation.seed", 2**63, "write a number less than 4294967296"),
+        (
+            {"bases": {"hub": {"kind": "hub", "eval_prompts": 200}}, "defaults": {"base": "hub"}},
+            "bases.hub.eval_prompts",
+            200,
+            "write at least 256, which evaluation.samples needs",
+        ),
+        *(
+            ({"results": path}, "results", path, "write a plain path such as results")
+            for path in (
+                *("out/", "./out", "out//x", "{x}", "<results>", "~", "~/out", "-x", ".", "", "a/../b", "$HOME/x"),
+                *("//out", "/", "out*", "a\nb"),
+            )
+        ),
+        *(
+            ({"experiments": {name: {"title": "T", "grids": [{}]}}}, f"experiments.{name}", name, "is a target of")
+            for name in ("all", "base", "train", "table", "results", "bases", "tell", "stories")
+        ),
         (fixed(bete=1), "experiments.one.fixed.bete", 1, 'unknown key; did you mean "beta"?'),
         ({"defaults": {"bete": 1}}, "defaults.bete", 1, 'unknown key; did you mean "beta"?'),
         (fixed(results_version=2), "experiments.one.fixed.results_version", 2, "remove it"),
@@ -197,6 +230,70 @@ def test_a_cell_that_an_experiment_names_twice_is_an_error(tmp_path: Path, grids
     assert "gives the same cell twice" in problem.fix
 
 
+@pytest.mark.parametrize("path", ["out", "my out/x", "/scratch/me/out", "../out", "a.b-c_d", "out/-x"])
+def test_plain_places_for_results_are_allowed(path: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(SOUND | {"results": path}))
+    assert str(load_study([tmp_path / "a.yaml"]).layout.root) == path
+
+
+@pytest.mark.parametrize("inside", ["", "/below"])
+def test_results_cannot_lie_where_a_file_is(inside: str, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    (found,) = problems(tmp_path, {"results": f"{tmp_path}/out{inside}"})
+    assert (found.key, found.fix) == ("results", f"{tmp_path}/out is no directory; name another one")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("010", 8), ("1:30", 90), ("0x10", 16), ("1_000", 1000), ("0b11", 3), ("1:30.5", 90.5)]
+)
+def test_what_yaml_reads_as_another_number_is_told_with_its_line(text: str, number: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"title: x\nresults: {text}\n")
+    with pytest.raises(ConfigError, match=f"line 2: read '{text} is the number {number} in YAML; write that, or put"):
+        read_yaml(path)
+    path.write_text(f"title: '{text}'\n")
+    assert read_yaml(path) == {"title": text}
+
+
+def test_plain_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: [0, -3, +4, 1.5, 0.001, 1.e+3, .5, -1.5e-3, 10.0, .inf, -.inf]\n")
+    assert read_yaml(path)["a"] == [0, -3, 4, 1.5, 0.001, 1000.0, 0.5, -0.0015, 10.0, float("inf"), -float("inf")]
+
+
+def test_a_word_after_the_configuration_files_is_told_to_go_before_them(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"all words after --configfile are read as such, so other words go before it"
+    ):
+        read_yaml(tmp_path / "results/cells/full/evaluation/metrics.json")
+    with pytest.raises(ConfigError, match=r"--configfile: .* read 'lora_rank'"):
+        read_yaml("lora_rank")
+
+
+def test_nested_values_of_the_command_line_are_read_as_yaml_reads_them() -> None:
+    texts = {
+        "seed": "9",
+        "lr": ["1e-5", "0.1"],
+        "prompt_eos": "true",
+        "rank": "null",
+        "title": "a b",
+        "x": "010",
+        "y": "",
+    }
+    assert typed({"defaults": texts, "published": "null"}) == {
+        "defaults": {
+            "seed": 9,
+            "lr": ["1e-5", 0.1],
+            "prompt_eos": True,
+            "rank": None,
+            "title": "a b",
+            "x": "010",
+            "y": "",
+        },
+        "published": None,
+    }
+
+
 def test_two_experiments_may_share_a_cell(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(yaml.safe_dump(merge(SOUND, {"experiments": {"two": {"title": "Two", "grids": [{"seed": 2}]}}})))
@@ -276,8 +373,9 @@ def test_a_file_that_is_no_sound_yaml_is_named_with_its_line(tmp_path: Path, tex
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_yaml(tmp_path / "missing.yaml")
+    (tmp_path / "directory.yaml").mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_yaml(tmp_path)
+        read_yaml(tmp_path / "directory.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"title: \xe9t\xe9\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(tmp_path / "latin.yaml")

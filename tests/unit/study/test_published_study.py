@@ -42,6 +42,16 @@ def test_the_study_has_the_101_published_cells_and_controls_of_56_more(study: St
     assert len(study.cells) == 157
 
 
+def test_the_first_seeds_are_one_cell_of_every_configuration(study: Study, root: Path) -> None:
+    first = load_study([root / "config/config.yaml", root / "config/first_seeds.yaml"])
+    assert first.results == study.results
+    assert first.grid.keys() == study.grid.keys()
+    for name, cells in study.grid.items():
+        assert set(first.grid[name]) == {cell.model_copy(update={"seed": 42}) for cell in cells}
+        assert set(first.grid[name]) <= set(cells)
+    assert len(first.cells) == 69
+
+
 def test_controls_share_the_published_cells_that_they_are_set_against(study: Study) -> None:
     shared = {
         name: len(set(study.grid[control]) & set(study.grid[name]))

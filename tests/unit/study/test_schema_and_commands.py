@@ -15,7 +15,8 @@ from rewardgrid.__main__ import main
 from rewardgrid.cli.cells import select
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.schema import configuration_schema, schema_text
-from rewardgrid.study.study import Study, load_study
+from rewardgrid.study.study import TARGETS, Study, load_study
+from rewardgrid.study.targets import asked_for, check_request
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +126,84 @@ def test_mistakes_are_one_message_and_status_2(capsys: pytest.CaptureFixture[str
 def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
     assert capsys.readouterr().out == "config/config.yaml: 14 experiments, 157 cells, no problems\n"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("bases: {mine: {kind: local, model: nowhere, stories: s.txt}}", "model: read 'nowhere', but there is no such"),
+        ("bases: {mine: {kind: local, model: config, stories: s.txt}}", "config/config.json: no such file"),
+        ("bases: {mine: {kind: packaged, path: config}}", "path: read 'config', but there is no base"),
+        (
+            "bases: {mine: {kind: packaged, path: resources/bases/storyteller-small}}\nevaluation: {samples: 2000}",
+            "base mine: has 1000 prompts, the evaluation needs 2000; write evaluation.samples: 1000",
+        ),
+    ],
+)
+def test_check_knows_a_base_that_is_missing_or_does_not_fit(
+    overlay: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "overlay.yaml").write_text(
+        f"{overlay}\ndefaults: {{base: mine}}\nexperiments: {{one: {{title: One, grids: [{{seed: 1}}]}}}}\n"
+    )
+    assert main(["check", "--configfile", str(tmp_path / "overlay.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_elsewhere_the_message_says_where_to_run_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 2
+    assert "no such file; check the path, and run it in the repository's directory" in capsys.readouterr().err
+
+
+def test_what_the_workflow_is_asked_for_must_be_there(study: Study) -> None:
+    name = next(iter(study.cells))
+    base = next(iter(study.base_recipes))
+    sound = ["all", "lora_rank", "RESULTS.md", f"results/cells/{name}/train", f"./results/base/{base}/model", "docs/x"]
+    check_request(study, sound, write=False)
+    for target, message in {
+        "lora_rnk": 'lora_rnk: no such target; did you mean "lora_rank"?',
+        "result": 'did you mean "results"?',
+        f"results/cells/{name}x/train": f'the configuration has no such cell; did you mean "{name}"?',
+        "results/base/storyteller-0123456789/model": "the configuration has no such base",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            check_request(study, [target], write=False)
+
+
+def test_the_targets_of_a_command_are_told_from_its_options() -> None:
+    words = [
+        "--cores",
+        "1",
+        "all",
+        "--config",
+        "title=x",
+        "--rerun-triggers",
+        "mtime",
+        "--configfile",
+        "config/quick.yaml",
+    ]
+    for program in ("/venv/bin/snakemake", "/lib/snakemake/__main__.py"):
+        assert asked_for([program, *words]) == ["all"]
+    assert asked_for(["/venv/bin/pytest", "tests"]) == []
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_runs(
+    study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    elsewhere = study.model_copy(update={"results": str(tmp_path / "a/b")})
+    check_request(elsewhere, [], write=True)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    check_request(elsewhere, [], write=False)
+    with pytest.raises(UserError, match=f"results: read .*/a/b', but {tmp_path} cannot be written"):
+        check_request(elsewhere, [], write=True)
+
+
+def test_no_experiment_can_have_the_name_of_a_rule(root: Path) -> None:
+    text = "".join(path.read_text() for path in (root / "Snakefile", *(root / "rules").glob("*.smk")))
+    assert sorted(re.findall(r"^rule (\w+):", text, re.MULTILINE)) == sorted(TARGETS)
 
 
 def test_listing_cells_needs_no_numerical_library(root: Path) -> None:

@@ -1,0 +1,66 @@
+"""What is asked of the workflow: targets that it has, told before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from rewardgrid.study.errors import UserError, did_you_mean
+from rewardgrid.study.study import TARGETS, Study
+
+
+def asked_for(command: Sequence[str]) -> list[str]:
+    """The targets of a snakemake command; none if this process was started by something else.
+
+    Snakemake tells them to a Snakefile only after it has read it.
+    """
+    if Path(command[0]).name != "snakemake" and Path(command[0]).parts[-2:] != ("snakemake", "__main__.py"):
+        return []
+    from snakemake.cli import get_argument_parser
+
+    return list(get_argument_parser().parse_args(command[1:]).targets)
+
+
+def check_request(study: Study, targets: Iterable[str], write: bool) -> None:
+    """Make sure that the workflow has what is asked for, and, if it is to be made, a place for it.
+
+    Raises:
+        UserError: a name is none of a rule or an experiment, a path none of a cell or base that the study has, or
+            the results directory cannot be written.
+    """
+    if write:
+        check_writable(study.layout.root)
+    cells, bases = study.layout.root / "cells", study.layout.root / "base"
+    for target in targets:
+        path = Path(os.path.normpath(target))
+        if path.is_relative_to(cells) and path != cells:
+            _check(target, path.relative_to(cells).parts[0], study.cells, "cell", "`python -m rewardgrid cells`")
+        elif path.is_relative_to(bases) and path != bases:
+            _check(target, path.relative_to(bases).parts[0], study.base_recipes, "base", "`snakemake -n bases`")
+        elif len(path.parts) == 1 and not path.suffix:
+            names = [*TARGETS, *study.active]
+            if target not in names:
+                raise UserError(
+                    f"{target}: no such target;{did_you_mean(target, names)} the experiments are "
+                    f"{', '.join(study.active)}"
+                )
+
+
+def check_writable(directory: Path) -> None:
+    """Make sure that files can be made at a place that need not exist yet.
+
+    Raises:
+        UserError: they cannot.
+    """
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"results: read {str(directory)!r}, but {there} cannot be written; name another directory")
+
+
+def _check(target: str, name: str, known: Collection[str], what: str, listing: str) -> None:
+    if name not in known:
+        raise UserError(
+            f"{target}: the configuration has no such {what};{did_you_mean(name, known)} {listing} lists those that it "
+            "has (give it the same --configfile)"
+        )
