@@ -126,7 +126,7 @@ def mode_rows(
     assert cell.eval_samples is not None
     pool = base.eval_prompts().ids
     prompts = pool[np.arange(cell.eval_samples) % len(pool)]
-    draws = uniforms(cell.seed, "evaluation by mode", step, (cell.eval_samples, cell.max_new_tokens))
+    random = uniforms(cell.seed, "evaluation by mode", step, (cell.eval_samples, cell.max_new_tokens))
     rows: list[dict[str, Any]] = []
     for mode in cell.eval_modes:
         weights = merged(mode)
