@@ -64,7 +64,7 @@ def test_a_directory_of_transformers_trains_with_both_engines_and_goes_back_to_i
     assert differences(ours, others) == []
     export_model(ours, base.directory, "both", tmp_path / "exported")
     trained = logits(*load_policy(ours / "train" / "weights", cell, base), IDS[None])[0]
-    torch.testing.assert_close(theirs(tmp_path / "exported"), trained, rtol=0, atol=1e-5)
+    torch.testing.assert_close(theirs(tmp_path / "exported"), trained)
     assert (trained - native).abs().max() > 1e-2
 
     before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "exported"))

@@ -156,7 +156,14 @@ def reweighted(flagged: Tensor, is_forget: Tensor, exclusive: bool) -> Tensor:
 
 
 def through_forget_alone(
-    x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: Tensor, segments: tuple[int, ...], mask: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    segments: tuple[int, ...],
+    mask: Tensor | None,
+    _compute: object = None,
 ) -> Tensor:
     """Adapters whose activation gradient is masked like that of the parameters."""
     if mask is None:
