@@ -31,8 +31,8 @@ def best_tradeoff(scope: Scope) -> Finding:
     """The highest reward among the configurations that are ok in every seed, for each kind of reward."""
     rule = (
         "Only configurations that are ok in every seed are ranked, by their mean reward at two decimals; of equals the "
-        "one with the smaller KL. One with a KL of 0.00 has learnt nothing and is not ranked. Rewards of different kinds "
-        "are not compared."
+        "one with the smaller KL. One with a KL of 0.00 has learnt nothing and is not ranked. Rewards of different "
+        "kinds are not compared."
     )
     ran = [found for found in scope.configurations if found.finished or found.verdicts]
     if not ran:
