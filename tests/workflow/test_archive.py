@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import subprocess
@@ -68,10 +67,12 @@ def test_a_clone_renders_the_committed_report(root: Path, tmp_path: Path) -> Non
         pytest.skip("study/ is empty: no cell of the study has been archived yet")
     clone = Project(tmp_path / "clone")
     for part in (*PARTS, "config", "resources/bases", "study"):
-        copy = shutil.copytree if (root / part).is_dir() else shutil.copy
-        (clone.directory / part).parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            copy(root / part, clone.directory / part)
+        target = clone.directory / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (root / part).is_dir():
+            shutil.copytree(root / part, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(root / part, target)
     archive(clone, "--restore")
     assert set(clone.plan("results_partial")) <= RENDERED | {"results_partial"}
     clone.run("--cores", "2", "results_partial")

@@ -31,7 +31,8 @@ def best_tradeoff(scope: Scope) -> Finding:
     """The highest reward among the configurations that are ok in every seed, for each kind of reward."""
     rule = (
         "Only configurations that are ok in every seed are ranked, by their mean reward at two decimals; of equals the "
-        "one with the smaller KL. Rewards of different kinds are not compared."
+        "one with the smaller KL. One with a KL of 0.00 has learnt nothing and is not ranked. Rewards of different "
+        "kinds are not compared."
     )
     ran = [found for found in scope.configurations if found.finished or found.verdicts]
     if not ran:
@@ -52,7 +53,8 @@ def best_tradeoff(scope: Scope) -> Finding:
 
 def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
     """Conclusion and sentences about configurations that are paid for the same thing."""
-    sound = [found for found in ran if found.all_ok]
+    idle = [found for found in ran if (kl := found.mean("final_kl").mean) is not None and abs(kl) < 0.005]
+    sound = [found for found in ran if found.all_ok and found not in idle]
     borderline = [found for found in ran if found.non_degenerate and not found.all_ok]
     number = count(len(ran), "configuration")
     if sound:
@@ -63,8 +65,9 @@ def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
             f"{len(sound)} of {number} {verb} ok in every seed; the highest reward of them is {_achieves(best)}."
         ]
     else:
-        conclusion = "none is ok in every seed" if borderline else "all degenerate"
-        sentences = [f"None of {number} is ok in every seed."]
+        some = "none that learnt anything is ok" if idle else "none is ok"
+        conclusion = f"{some} in every seed" if borderline or idle else "all degenerate"
+        sentences = [f"Of {number} {some} in every seed."]
     if borderline:
         sentences.append(f"The best whose texts are borderline in some seed has {_achieves(highest(borderline))}.")
     return conclusion, sentences

@@ -88,6 +88,14 @@ def test_a_diverged_seed_rules_a_configuration_out_and_is_mentioned() -> None:
     assert found["sentences"][-1] == "1 cell diverged and is in no mean."
 
 
+def test_what_never_left_the_base_is_no_trade_off() -> None:
+    bad = sweep({(0.01, 1.1, 1): (0.9, 1.0)}, verdict="degenerate")
+    idle = sweep({(0.02, 1.1, 1): (0.4, 0.004)})
+    assert find("best_tradeoff", [*bad, *idle])["conclusion"] == "none that learnt anything is ok in every seed"
+    moved = sweep({(0.02, 1.1, 1): (0.4, 0.006)})
+    assert find("best_tradeoff", [*bad, *moved])["conclusion"] == "0.40 at beta 0.02"
+
+
 def test_none_that_is_ok_is_a_finding_too() -> None:
     assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["conclusion"] == (
         "all degenerate"
