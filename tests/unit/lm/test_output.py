@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.lm import output
-from rewardgrid.lm.output import OutputLayer, target_logps
+from rewardgrid.lm.output import OutputLayer, exp_, target_logps
 
 ROWS, HIDDEN, WORDS = 11, 6, 23
 
@@ -82,3 +82,13 @@ def test_where_the_loss_wants_nothing_the_gradient_is_exactly_zero() -> None:
     weight_grad = torch.zeros_like(weight)
     found = OutputLayer(weight).backward(hidden, targets, lambda logps, _: torch.zeros_like(logps), weight_grad)
     assert torch.count_nonzero(found[2]) == torch.count_nonzero(weight_grad) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponentials_are_as_near_as_their_type_allows(dtype: torch.dtype) -> None:
+    x = -torch.linspace(0, 80, 4001, dtype=dtype)
+    found, wanted = exp_(x.clone()), x.double().exp()
+    # A power of e is as uncertain as its exponent: half a last digit of x, and of the result.
+    assert ((found.double() / wanted - 1).abs() <= torch.finfo(dtype).eps * (2 - x.double())).all()
+    assert exp_(torch.tensor([0.0, -torch.inf], dtype=dtype)).tolist() == [1, 0]
+    assert exp_(torch.tensor([torch.nan], dtype=dtype)).isnan()
