@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rewardgrid.study.files import read_json, sha256
 
 __all__ = ["Base", "Prompts", "Vocabulary", "load_base"]
 
+PROMPTS_AND_PROVENANCE = ("provenance.json", "train_prompts.parquet", "eval_prompts.parquet")
 DELIMITERS = (".", "?", "!")
 
 
@@ -76,11 +78,18 @@ class Base:
 
     def train_prompts(self) -> Prompts:
         """The training prompts, in their order."""
-        return read_prompts(self.directory / "train_prompts.parquet")
+        return self._prompts("train")
 
     def eval_prompts(self) -> Prompts:
         """The evaluation prompts, in their order, the same for every cell."""
-        return read_prompts(self.directory / "eval_prompts.parquet")
+        return self._prompts("eval")
+
+    def _prompts(self, split: str) -> Prompts:
+        name = f"{split}_prompts.parquet"
+        digest = self.provenance["files"].get(name)
+        if digest is not None:
+            _check_bytes(self.directory, self.provenance, name, digest)
+        return read_prompts(self.directory / name)
 
     def check_room(self, what: str, prompt: int, completion: int) -> None:
         """Make sure that so many tokens fit into the model's context.
@@ -108,19 +117,32 @@ def load_base(directory: Path) -> Base:
     """
     provenance = read_json(directory / "provenance.json")
     for name, digest in provenance["files"].items():
-        path = directory / name
-        if path.suffix == ".parquet":
-            continue  # read, and then checked, only by those who need it
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; delete {directory} and run again")
-        if sha256(path) != digest:
-            raise UserError(f"{path}: corrupt (not the bytes that were built); delete {directory} and run again")
+        if not name.endswith(".parquet"):  # which is checked when it is asked for
+            _check_bytes(directory, provenance, name, digest)
     model = directory / "model"
     config = read_json(model / "config.json")
     tokenizer = read_tokenizer(model)
     rejoin = rejoins(model, tokenizer)
     vocabulary = read_vocabulary(tokenizer, config, rejoin)
     return Base(directory, provenance["name"], config, tokenizer, vocabulary, provenance, rejoin)
+
+
+def _check_bytes(directory: Path, provenance: dict[str, Any], name: str, digest: str) -> None:
+    """Make sure that a file is what was built.
+
+    Raises:
+        UserError: it is missing or differs. A base that the workflow built is removed then, so that it builds it anew.
+    """
+    path = directory / name
+    if path.is_file() and sha256(path) == digest:
+        return
+    damage = "corrupt (not the bytes that were built)" if path.is_file() else "no such file"
+    if directory.name != f"{provenance['name']}-{provenance.get('recipe_hash')}":
+        raise UserError(f"{path}: {damage}; delete {directory} and run again")
+    for made in PROMPTS_AND_PROVENANCE:
+        (directory / made).unlink(missing_ok=True)
+    shutil.rmtree(directory / "model", ignore_errors=True)
+    raise UserError(f"{path}: {damage}; the base was removed: run the same command again, which builds it anew")
 
 
 def read_vocabulary(tokenizer: Tokenizer, config: dict[str, Any], rejoin: bool) -> Vocabulary:

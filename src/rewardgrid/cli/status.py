@@ -5,7 +5,6 @@ It only reads, and whatever it reads may be half written, from another version o
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewardgrid.study.cell import Cell
+from rewardgrid.study.files import number, object_in, printable, read_bounded
+from rewardgrid.study.forecast import STATUS_BYTES
 from rewardgrid.study.layout import Layout
 from rewardgrid.train.lease import STALE_SECONDS, gone, lease_file, read_lease
 from rewardgrid.train.record import clock
@@ -64,13 +65,13 @@ class CellStatus:
 def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
     """What the files say of a cell."""
 
-    def status(state: str, **known: Any) -> CellStatus:
-        return CellStatus(cell.name, state, cell.max_steps, **known)
+    def status(state: str, where: str = "", note: str = "", **known: Any) -> CellStatus:
+        return CellStatus(cell.name, state, cell.max_steps, where=printable(where), note=printable(note), **known)
 
     directory = layout.cell(cell.name)
     result = _json(layout.train(cell.name) / "status.json") or _json(layout.kept(cell.name) / "status.json")
     if result is not None:
-        step, reason = _number(result, "steps_done"), str(result.get("reason") or "")
+        step, reason = number(result.get("steps_done")), printable(result.get("reason") or "")
         evaluated = layout.metrics(cell.name).exists()
         log = logs / "evaluate" / f"{cell.name}.log"
         error = "" if evaluated else last_error(log, cell.name)
@@ -82,7 +83,7 @@ def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
 
     holder = read_lease(directory)
     if holder and not gone(holder):
-        known = {key: _number(holder, key) for key in ("step", "reward", "kl", "speed", "left")}
+        known = {key: number(holder.get(key)) for key in ("step", "reward", "kl", "speed", "left")}
         silent, idle = _silence(directory, holder)
         note = f"no heartbeat for {clock(silent)}" if silent > STALE_SECONDS else ""
         if not note and idle > max(STALE_SECONDS, HANGING_STEPS / (known["speed"] or math.inf)):
@@ -166,9 +167,9 @@ def display(found: Sequence[CellStatus], height: int | None = None) -> Text:
         if room < 0:
             text.append(f"and {len(rows) - place} more\n", style="dim")
             break
-        for number, line in enumerate(lines):
-            text.append(f"{'' if number else one.state:<12}", style=STYLES[one.state])
-            text.append(line + "\n", style="" if number == 0 or one.note else "dim")
+        for place_in_cell, line in enumerate(lines):
+            text.append(f"{'' if place_in_cell else one.state:<12}", style=STYLES[one.state])
+            text.append(line + "\n", style="" if place_in_cell == 0 or one.note else "dim")
     return text.append(summary(found))
 
 
@@ -192,7 +193,7 @@ def _silence(directory: Path, holder: dict[str, Any]) -> tuple[float, float]:
         silent = time.time() - path.stat().st_mtime if path else 0.0
     except OSError:
         silent = 0.0
-    beat, stepped = _number(holder, "beat"), _number(holder, "stepped")
+    beat, stepped = number(holder.get("beat")), number(holder.get("stepped"))
     return silent, (beat - stepped if beat is not None and stepped is not None else 0.0)
 
 
@@ -206,26 +207,22 @@ def _ended(holder: dict[str, Any] | None) -> str:
 
 
 def _step_of(path: Path) -> int:
-    digits = path.name.partition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+    step = re.fullmatch(r"step-([0-9]{1,9})", path.name)
+    return int(step[1]) if step else 0
 
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return object_in(read_bounded(path, STATUS_BYTES))
+    except OSError:
         return None
-    return found if isinstance(found, dict) else None
-
-
-def _number(found: dict[str, Any], key: str) -> float | None:
-    value = found.get(key)
-    return value if isinstance(value, int | float) else None
 
 
 def _tail(path: Path) -> list[str]:
     """The last lines of a file."""
     try:
+        if not path.is_file():
+            return []
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
             text = stream.read().decode("utf-8", errors="replace")

@@ -27,10 +27,10 @@ from rewardgrid.study.contracts import (
     read_table,
     write_table,
 )
-from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.steps import first_reaching
 from rewardgrid.study.study import Evaluation
+from rewardgrid.train.keeper import mend
 from rewardgrid.train.weights import base_weights, load_policy
 
 
@@ -135,12 +135,12 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     diverged cell gets metrics that say so and hold no figures.
 
     Raises:
-        UserError: training has not finished, a file is corrupt, or there are too few evaluation prompts.
+        UserError: training has not finished, what it left is damaged beyond mending, or there are too few evaluation
+            prompts.
     """
     train, out = directory / "train", directory / "evaluation"
+    mend(directory, cell)
     status = read_json(train / "status.json")
-    if status["cell"] != cell.name:
-        raise UserError(f"{train / 'status.json'}: is of cell {status['cell']!r}, not {cell.name!r}; train it again")
     figures: dict[str, Any] = {
         "cell": cell.name,
         "state": status["state"],

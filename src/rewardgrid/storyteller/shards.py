@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 from rewardgrid.study.bases import StorytellerRecipe
 from rewardgrid.study.contracts import TOLD, read_table, write_table
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import atomic_write, link
+from rewardgrid.study.files import atomic_write
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.teachers import teacher_hash
 
@@ -93,8 +94,7 @@ def tell_once(out: Path, tell: Callable[[], pd.DataFrame]) -> bool:
     if untold:
         write_table(before, tell(), TOLD)
     with atomic_write(out) as temporary:
-        temporary.unlink()
-        link(before, temporary)
+        shutil.copyfile(before, temporary)
     return untold
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import filecmp
 import hashlib
 import json
+import math
 import os
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rewardgrid.study.errors import UserError
+
+JSON_BYTES = 2**28
+"""More than any JSON file of ours has."""
 
 
 @contextlib.contextmanager
@@ -63,14 +69,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def link(source: Path | str, target: Path | str) -> None:
-    """Make the same file again, without a copy where the file system has hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_write(path) as temporary:
@@ -92,6 +90,53 @@ def replace_between(path: Path | str, start: str, end: str, text: str) -> None:
     write_text(path, f"{before}{start}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
+class NotAFile(OSError):
+    """No file of ours: a directory, a pipe, a device, or larger than any."""
+
+
+def read_bounded(path: Path | str, most: int) -> bytes:
+    """The bytes of a file that others may have written: waits for nobody, and reads no more than ``most`` bytes.
+
+    Raises:
+        NotAFile: it is no ordinary file, or larger.
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            raise NotAFile(errno.EINVAL, f"no ordinary file of at most {most} bytes", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(most)
+    finally:
+        os.close(descriptor)
+
+
+def object_in(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that bytes hold; None if they hold anything else."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def number(value: object) -> float | None:
+    """A finite number; None for anything else."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def printable(text: object, most: int = 500) -> str:
+    """Text for a terminal, of whatever origin: no escape sequences, nothing that changes the direction of writing."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text)[:most])
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
@@ -100,11 +145,16 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, JSON_BYTES))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no valid JSON ({error}); delete it and run again") from None
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files are there and hold the same bytes."""
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def sha256(path: Path | str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from statistics import fmean
 
 from rewardgrid.study.bases import Recipe, model_config
 from rewardgrid.study.cell import Cell, Engine
+from rewardgrid.study.files import number, object_in, read_bounded
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.study import Study
 
@@ -18,6 +18,8 @@ STATES = ("done", "trained", "started", "waiting")
 
 RULE_OF_THUMB: dict[Engine, tuple[float, float]] = {"trl": (0.25, 1.25), "native": (0.1, 1.1)}
 """Seconds of a step of 32 completions of 128 tokens on one CPU thread: (fixed, per million parameters)."""
+
+STATUS_BYTES = 2**20
 
 SIZES = (
     *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads"),
@@ -62,11 +64,12 @@ def measured(layout: Layout, cells: Iterable[Cell]) -> dict[Workload, float]:
     times: dict[Workload, list[float]] = defaultdict(list)
     for cell in cells:
         try:
-            status = json.loads((layout.train(cell.name) / "status.json").read_text(encoding="utf-8"))
-            seconds = status["seconds"] / status["steps_done"]
-        except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
+            status = object_in(read_bounded(layout.train(cell.name) / "status.json", STATUS_BYTES)) or {}
+        except OSError:
             continue
-        times[workload(cell)].append(seconds)
+        seconds, steps = number(status.get("seconds")), number(status.get("steps_done"))
+        if seconds and steps:
+            times[workload(cell)].append(seconds / steps)
     return {key: fmean(values) for key, values in times.items()}
 
 

@@ -9,6 +9,7 @@ state: they are functions of the step.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from rewardgrid.train.events import tell
 from rewardgrid.train.record import Record
 
 KEPT = 2
+NAME = re.compile(r"step-[0-9]{6,9}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,12 @@ def discard(directory: Path) -> None:
 
 
 def _newest_first(directory: Path) -> list[Path]:
-    return sorted(directory.glob("step-*"), reverse=True) if directory.is_dir() else []
+    found = [path for path in directory.glob("step-*") if NAME.fullmatch(path.name)] if directory.is_dir() else []
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _read(path: Path, cell: Cell) -> Checkpoint:
@@ -97,6 +104,8 @@ def _read(path: Path, cell: Cell) -> Checkpoint:
     if not isinstance(files, dict):
         raise UserError("manifest.json names no files")
     for name, digest in files.items():
-        if sha256(path / name) != digest:
-            raise UserError(f"{name} is torn or corrupt (its SHA-256 differs from the manifest's)")
-    return Checkpoint(int(str(manifest["step"])), load_file(path / "state.safetensors"), Record.read(path))
+        if Path(name).name != name or not (path / name).is_file() or sha256(path / name) != digest:
+            raise UserError(f"{name!r} is torn or corrupt (its SHA-256 differs from the manifest's)")
+    if manifest["step"] != _step(path):
+        raise UserError(f"manifest.json is of another step ({manifest['step']!r})")
+    return Checkpoint(_step(path), load_file(path / "state.safetensors"), Record.read(path))

@@ -11,7 +11,7 @@ A cell's directory while it is trained, and after:
 ``events.log``
     what has happened to it on the way, if anything has (:mod:`rewardgrid.train.events`).
 ``train/``, ``spec.json``
-    the same files again (hard links), as the outputs of the workflow's rule.
+    a copy, as the outputs of the workflow's rule.
 
 Snakemake removes the outputs of a rule before it starts a job and after a job has failed, also when the job of a
 Snakemake that was killed has finished in the meantime. What it removes is put back from ``kept/``: a finished cell is
@@ -21,7 +21,6 @@ never trained again, unless its directory is removed.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +30,8 @@ from torch import Tensor
 
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import link, sha256, sync, write_text
+from rewardgrid.study.files import object_in, read_bounded, read_json, same, sha256, sync, write_text
+from rewardgrid.study.forecast import STATUS_BYTES
 from rewardgrid.study.study import Recording
 from rewardgrid.train import checkpoint
 from rewardgrid.train.events import note, tell
@@ -152,14 +152,8 @@ def restore(directory: Path, cell: Cell) -> Outcome | None:
     if not kept.is_dir():
         return None
     try:
-        status = json.loads((kept / "status.json").read_text(encoding="utf-8"))
-        if status["cell"] != cell.name:
-            raise ValueError(f"it is of cell {status['cell']!r}")
-        for name, digest in status["weights"].items():
-            if sha256(kept / "weights" / name) != digest:
-                raise ValueError(f"{name} is torn or corrupt (its SHA-256 differs from that in status.json)")
-        outcome = Outcome(status["state"], status["steps_done"], status["reason"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        outcome = _read(kept, cell)
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         tell(directory, f"warning: {kept}: passed over: {error}")
         return None
     try:
@@ -171,22 +165,75 @@ def restore(directory: Path, cell: Cell) -> Outcome | None:
     return outcome
 
 
+def mend(directory: Path, cell: Cell) -> None:
+    """Make sure that ``train/`` is what training left; if it is damaged, it is put back from what is kept.
+
+    Raises:
+        UserError: what is kept is damaged too. Both are removed, so that the same command trains the cell anew; but not
+            if they are of another cell.
+    """
+    train = directory / "train"
+    try:
+        _read(train, cell)
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        damage = error
+    else:
+        return
+    if restore(directory, cell) is None:
+        if not train.exists():
+            raise UserError(f"{train / 'status.json'}: no such file; train the cell first")
+        for run in (train, directory / "kept"):
+            other = _cell_named(run)
+            if other not in (None, cell.name):  # sound perhaps, and not ours to remove
+                raise UserError(f"{run / 'status.json'}: is of cell {other!r}, not {cell.name!r}; train it again")
+        _remove(directory / "kept")
+        _remove(train)
+        raise UserError(
+            f"{train}: damaged ({damage}), and there is no sound copy; it was removed: run the same command again, "
+            "which trains the cell anew"
+        )
+
+
+def _cell_named(run: Path) -> object:
+    """The cell that a finished run says it is of; None if it does not say."""
+    try:
+        return (object_in(read_bounded(run / "status.json", STATUS_BYTES)) or {}).get("cell")
+    except OSError:
+        return None
+
+
+def _read(run: Path, cell: Cell) -> Outcome:
+    """How a finished run ended, once all that its status names has been found as it was written."""
+    status = read_json(run / "status.json")
+    if status["cell"] != cell.name:
+        raise ValueError(f"it is of cell {status['cell']!r}")
+    named = {f"weights/{name}": digest for name, digest in status["weights"].items()} | status.get("tables", {})
+    for name, digest in named.items():
+        if not (run / name).is_file() or sha256(run / name) != digest:
+            raise ValueError(f"{name!r} is torn or corrupt (its SHA-256 differs from that in status.json)")
+    if status["state"] not in ("done", "diverged") or type(status["steps_done"]) is not int:
+        raise ValueError(f"it ended as {status['state']!r} after step {status['steps_done']!r}")
+    return Outcome(status["state"], status["steps_done"], status["reason"])
+
+
 def publish(directory: Path, cell: Cell) -> None:
-    """Make the workflow's outputs of what is kept, which costs no space where the file system has hard links."""
+    """Make the workflow's outputs of what is kept: copies, so that what is written over one spoils not both."""
     temporary, train = directory / ".train.tmp", directory / "train"
     write_text(directory / "spec.json", cell.canonical_json() + "\n")
     _remove(temporary)
-    shutil.copytree(directory / "kept", temporary, copy_function=link)
+    shutil.copytree(directory / "kept", temporary)
+    for path in temporary.rglob("*"):
+        sync(path)
     _remove(train)
     temporary.rename(train)
+    sync(directory)
 
 
 def _published(directory: Path) -> bool:
     """Whether the outputs are all there; then they are left alone, because others may be reading them."""
     kept, train = directory / "kept", directory / "train"
-    sizes = ((path.stat().st_size, train / path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
     return (directory / "spec.json").exists() and all(
-        path.exists() and path.stat().st_size == size for size, path in sizes
+        same(path, train / path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()
     )
 
 

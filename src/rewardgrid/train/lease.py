@@ -23,16 +23,21 @@ import contextlib
 import json
 import math
 import os
+import re
 import secrets
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import NotAFile, object_in, printable, read_bounded
 from rewardgrid.train.events import tell
 from rewardgrid.train.stopping import Stopped, asked_to_stop
 
@@ -45,7 +50,30 @@ WAIT_SECONDS = 600.0
 """How long a second copy waits for a live one before it leaves: minutes of a reserved node, not hours."""
 
 
-REQUIRED = {"token", "host", "pid", "machine", "birth", "started", "beat"}
+LEASE_BYTES = 2**16
+LAST = 999_999_999
+NAME = re.compile(r"lease-([1-9][0-9]{0,8})\.json")
+
+_Time = Annotated[float, Field(ge=0, lt=2**36)]
+
+
+class Heartbeat(BaseModel):
+    """What a lease must hold to be believed; it may hold more (see :meth:`Lease.report`)."""
+
+    model_config = ConfigDict(strict=True)
+
+    token: str
+    host: str
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    machine: str | None
+    birth: Annotated[int, Field(ge=-1, lt=2**63)] | None
+    started: _Time
+    beat: _Time
+    job: str | None = None
+    node: str | None = None
+    step: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    max_steps: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
 
 UNKNOWN = -1
 """The birth of a process that is there and cannot be looked at."""
@@ -91,7 +119,7 @@ class Lease:
         """Whether this is still the newest lease of the cell."""
         try:
             return _newest(self.directory) == self.number and _read(self.path).startswith(self._prefix())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotAFile):
             return False
 
     def check(self) -> None:
@@ -171,6 +199,8 @@ def acquire(
                 now = newest, _read(_path(directory, newest))
             except FileNotFoundError:
                 continue  # released just now
+            except NotAFile:
+                now = newest, b""
             if now != seen:
                 seen, changed = now, time.monotonic()
             holder = _parsed(now[1])
@@ -191,7 +221,9 @@ def acquire(
                 continue
             why = "whose process is gone" if gone(holder) else f"silent for {silent:.0f} s"
             tell(directory, f"{directory.name}  takes over from {describe(holder)}, {why}")
-        number = (newest or 0) + 1
+        number = newest + 1
+        if number > LAST:
+            raise UserError(f"{_path(directory, newest)}: no lease can follow it; remove it if nothing trains the cell")
         try:
             descriptor = os.open(_path(directory, number), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except FileExistsError:
@@ -209,7 +241,7 @@ def acquire(
             continue
         for older in _numbers(directory):
             if older < number:
-                _path(directory, older).unlink(missing_ok=True)
+                _remove(_path(directory, older))
         lease.thread.start()
         return lease
 
@@ -248,7 +280,7 @@ def describe(holder: Mapping[str, Any]) -> str:
     job = f"SLURM job {holder['job']} on {holder['node']}, " if holder.get("job") else ""
     since = time.strftime("%H:%M:%S", time.localtime(holder["started"]))
     beat = time.strftime("%H:%M:%S", time.localtime(holder["beat"]))
-    step = f", step {holder['step']} of {holder['max_steps']}" if "step" in holder else ""
+    step = f", step {holder['step']} of {holder.get('max_steps')}" if "step" in holder else ""
     return f"{job}process {holder['pid']} on {holder['host']} (since {since}, last heartbeat {beat}{step})"
 
 
@@ -293,8 +325,8 @@ def _path(directory: Path, number: int) -> Path:
 
 
 def _numbers(directory: Path) -> list[int]:
-    names = (path.stem.partition("-")[2] for path in directory.glob("lease-*.json"))
-    return [int(name) for name in names if name.isdigit()]
+    names = (NAME.fullmatch(path.name) for path in directory.glob("lease-*.json"))
+    return [int(name[1]) for name in names if name]
 
 
 def _newest(directory: Path) -> int:
@@ -304,12 +336,22 @@ def _newest(directory: Path) -> int:
 
 def _read(path: Path) -> bytes:
     # Opening makes a network file system ask its server for what is there now.
-    return path.read_bytes()
+    return read_bounded(path, LEASE_BYTES)
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
+    found = object_in(content) or {}
     try:
-        found = json.loads(content)
-    except ValueError:
+        Heartbeat.model_validate(found)
+    except ValidationError:
         return {}
-    return found if isinstance(found, dict) and found.keys() >= REQUIRED else {}
+    return {key: printable(value) if isinstance(value, str) else value for key, value in found.items()}
+
+
+def _remove(path: Path) -> None:
+    """Remove an old lease, and whatever else has the name of one."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

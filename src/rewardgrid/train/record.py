@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import HISTORY, MODE_SAMPLES, ROLLOUTS, read_table, write_table
-from rewardgrid.study.files import write_json
+from rewardgrid.study.files import sha256, write_json
 
 PROGRESS_SECONDS = 5.0
 
@@ -156,5 +156,6 @@ def finish(
             "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "versions": versions(),
             "weights": dict(weights),
+            "tables": {f"{name}.parquet": sha256(directory / f"{name}.parquet") for name in TABLES},
         },
     )

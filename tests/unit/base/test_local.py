@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
-from rewardgrid.study.bases import LocalBase
+from rewardgrid.study.bases import LocalBase, recipe_hash
 from rewardgrid.study.errors import UserError
 from rewardgrid.train.weights import base_weights
 
@@ -158,6 +158,23 @@ def test_padding_and_truncation_that_were_saved_with_a_tokenizer_reach_no_prompt
     tokenizer.save(str(path))
     padded = build(model, tmp_path / "padded", text(tmp_path / "s.txt", range(40))).train_prompts()
     assert plain.ids.tolist() == truncated.ids.tolist() == padded.ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["model/model.safetensors", "eval_prompts.parquet"])
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"torn")], ids=["lost", "torn"])
+def test_a_base_of_the_workflow_that_is_damaged_is_built_anew_by_the_same_command(
+    name: str, harm: Any, model: Path, tmp_path: Path
+) -> None:
+    recipe = LocalBase.model_validate(
+        {"model": str(model), "stories": text(tmp_path / "s.txt", range(40)), "prompt_tokens": PROMPT_TOKENS}
+    )
+    place = tmp_path / f"mine-{recipe_hash(recipe)}"
+    build_base("mine", recipe, place)
+    (place / "evaluation").mkdir()
+    harm(place / name)
+    with pytest.raises(UserError, match=f"{name}: .*the base was removed: run the same command again"):
+        load_base(place).eval_prompts()
+    assert [path.name for path in place.iterdir()] == ["evaluation"]  # the outputs of the rule, which makes them again
 
 
 def lose(name: str) -> Any:

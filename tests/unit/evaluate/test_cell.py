@@ -217,6 +217,8 @@ def test_another_cells_training_is_not_evaluated(base: Base, reference: Path, tm
     (directory,) = run(train, [make_cell()], base, tmp_path)
     with pytest.raises(UserError, match=r"is of cell 'full_.*', not 'full_.*'; train it again"):
         evaluate_cell(directory, make_cell(seed=8), base, reference, SETTINGS)
+    assert (directory / "train/status.json").exists()
+    assert (directory / "kept/status.json").exists()
 
 
 def test_lengths_are_not_judged_against_a_base_sampled_to_another_length(reference: Path) -> None:

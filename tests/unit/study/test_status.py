@@ -130,6 +130,49 @@ def test_torn_files_never_stop_it(layout: Layout, content: str) -> None:
     assert plain([look(layout, CELL)])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("[" * 200_000),
+        lambda path: path.write_text('{"steps_done": ' + "9" * 400 + "}"),
+        lambda path: path.write_text('{"steps_done": 1e999, "state": {}, "reason": [1]}'),
+        lambda path: path.write_text('{"steps_done": NaN, "state": "diverged"}'),
+    ],
+    ids=["pipe", "directory", "deep", "huge", "infinite", "not a number"],
+)
+def test_whatever_stands_in_the_place_of_its_files_it_neither_waits_nor_breaks(make: Any, layout: Layout) -> None:
+    lease(layout)
+    for path in (
+        layout.cell(CELL.name) / "lease-7.json",
+        layout.train(CELL.name) / "status.json",
+        Path("logs/train") / f"{CELL.name}.log",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path)
+    for name in ("step-\u00b2", "step-99999999999999999999999", "step-000003"):
+        (layout.checkpoints(CELL.name) / name).mkdir(parents=True)
+    found = look(layout, CELL)
+    assert plain([found])
+    assert display([found], 20)
+
+
+def test_no_text_of_a_host_job_or_log_can_steer_the_terminal(layout: Layout) -> None:
+    steering = "\x1b]0;title\x07\x1b[2J\r\x9b31m\u202e"
+    path = lease(layout)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"host": steering, "node": steering, "job": steering}))
+    assert all(line.isprintable() for line in plain([look(layout, CELL)]))
+    path.unlink()
+    log("train", f"ValueError: {steering}\n")
+    found = look(layout, CELL)
+    assert found.state == "failed"
+    assert all(line.isprintable() for line in plain([found]))
+    ended(layout, "diverged", reason=steering)
+    assert look(layout, CELL).note.isprintable()
+
+
 def test_what_needs_a_look_comes_first_and_the_rest_is_counted() -> None:
     found = [CellStatus(f"cell{number}", state, 9) for number, state in enumerate(["done", "waiting", "failed"])]
     text = display(found, 4).plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,32 @@ def become_a_file(path: Path) -> None:
     path.write_text("")
 
 
+def nest_deeply(path: Path) -> None:
+    (path / "manifest.json").write_text("[" * 200_000)
+
+
+def become_a_pipe(path: Path) -> None:
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
+
+
+def name_a_file_elsewhere(path: Path) -> None:
+    shutil.copy(path / "state.safetensors", path.parent.parent)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["../../state.safetensors"] = manifest["files"].pop("state.safetensors")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def tell_another_step(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"step": 10**30}))
+
+
 DAMAGES = (
+    nest_deeply,
+    become_a_pipe,
+    name_a_file_elsewhere,
+    tell_another_step,
     truncate,
     flip_a_bit,
     lose_the_manifest,
@@ -147,6 +173,18 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
     assert torch.equal(found.tensors["steps"], torch.tensor([2.0]))
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"warning: {directory / 'step-000004'}: passed over: ")
+
+
+@pytest.mark.parametrize("name", ["step-\u00b2", "step-x", "step-", "step-99999999999999999999", "step-00000\u0664"])
+def test_a_directory_that_is_named_like_no_checkpoint_is_none(
+    name: str, saved: tuple[Path, Cell], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, cell = saved
+    (directory / name).mkdir()
+    found = load(directory, cell)
+    assert found is not None
+    assert found.step == 4
+    assert capsys.readouterr().err == ""
 
 
 def test_with_all_of_them_damaged_the_run_starts_anew(
@@ -272,6 +310,6 @@ def test_a_run_with_a_torn_checkpoint_goes_on_from_the_one_before(
     truncate(tmp_path / "killed" / cell.name / "checkpoints" / "step-000004")
     (resumed,) = run(train, [cell], base, tmp_path / "killed", OFTEN)
     message = capsys.readouterr().err
-    assert "step-000004: passed over: state.safetensors is torn or corrupt" in message
+    assert "step-000004: passed over: 'state.safetensors' is torn or corrupt" in message
     assert "continues after step 2" in message
     assert_same_run(whole["lora"], resumed)

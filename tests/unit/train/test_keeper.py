@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from tests.tiny import SHORT, lora_cell, make_cell
 from rewardgrid.base.load import Base
 from rewardgrid.study.errors import UserError
 from rewardgrid.train.engines.native import train
-from rewardgrid.train.keeper import Keeper
+from rewardgrid.train.keeper import Keeper, mend
 from rewardgrid.train.lease import Lost, acquire
 from rewardgrid.train.record import Progress
 from rewardgrid.train.stopping import Stopped, stoppable
@@ -120,9 +119,41 @@ def test_outputs_that_snakemake_has_removed_are_put_back_and_not_trained_again(
     assert "is trained already (done after step 6)" in capsys.readouterr().err
     assert_same_run(whole, finished)
     assert (finished / "spec.json").read_bytes() == (whole / "spec.json").read_bytes()
-    # The very same files, at no cost.
-    for path in (finished / "train").rglob("*.*"):
-        assert path.samefile(finished / "kept" / path.relative_to(finished / "train"))
+
+
+@pytest.mark.parametrize("name", ["weights/adapter_model.safetensors", "history.parquet"])
+def test_what_is_kept_survives_when_outputs_are_overwritten_in_place(
+    name: str, finished: Path, base: Base, whole: Path
+) -> None:
+    shutil.rmtree(finished / "train")
+    run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
+    with (finished / "train" / name).open("r+b") as stream:
+        stream.write(b"spoilt")
+    run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
+    assert_same_run(whole, finished)
+
+
+@pytest.mark.parametrize("name", ["weights/adapter_model.safetensors", "rollouts.parquet", "status.json"])
+def test_damaged_outputs_are_put_back_from_what_is_kept(name: str, finished: Path, whole: Path) -> None:
+    shutil.rmtree(finished / "train")
+    shutil.copytree(finished / "kept", finished / "train")
+    (finished / "train" / name).write_bytes(b"torn")
+    mend(finished, lora_cell(**SPEC))
+    assert_same_run(whole, finished)
+
+
+def test_outputs_without_a_sound_copy_are_removed_and_the_same_command_trains_anew(
+    finished: Path, base: Base, whole: Path
+) -> None:
+    shutil.rmtree(finished / "train")
+    shutil.copytree(finished / "kept", finished / "train")
+    for place in ("kept", "train"):
+        tear(finished / place)
+    with pytest.raises(UserError, match=r"train: damaged \(.* torn or corrupt .* run the same command again"):
+        mend(finished, lora_cell(**SPEC))
+    assert not (finished / "train").exists()
+    run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
+    assert_same_run(whole, finished)
 
 
 def tear(kept: Path) -> None:
@@ -150,19 +181,6 @@ def test_what_is_kept_and_damaged_is_reported_and_trained_again(
     shutil.rmtree(finished / "train")
     run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
     assert f"warning: {finished / 'kept'}: passed over: " in capsys.readouterr().err
-    assert_same_run(whole, finished)
-
-
-def test_file_systems_without_hard_links_get_copies(
-    finished: Path, base: Base, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    shutil.rmtree(finished / "train")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "link", refuse)
-        run(train, [lora_cell(**SPEC)], base, finished.parent, OFTEN)
     assert_same_run(whole, finished)
 
 

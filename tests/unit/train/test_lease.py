@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from rewardgrid.study.errors import UserError
 from rewardgrid.train import lease as leases
-from rewardgrid.train.lease import Held, Lost, acquire, describe, gone, read_lease
+from rewardgrid.train.lease import Held, Lost, acquire, describe, gone, machine, read_lease
 from rewardgrid.train.stopping import Stopped, stoppable
 
 SOON = {"wait": 0.2, "stale": 30.0, "every": 0.02}
@@ -185,6 +186,75 @@ def test_a_lease_that_cannot_be_read_is_somebodys_until_it_is_stale(tmp_path: Pa
         assert lease.number == 2
 
 
+ILL = [
+    {"pid": 0},  # os.kill would ask the whole group
+    {"pid": -1},
+    {"pid": 2**70},
+    {"pid": "1"},
+    {"birth": "x"},
+    {"started": 1e300},
+    {"started": None},
+    {"beat": [1]},
+    {"host": {"a": 1}},
+    {"step": "many"},
+    {"machine": machine(), "pid": 3.5},
+]
+
+
+@pytest.mark.parametrize("wrong", ILL, ids=str)
+def test_a_lease_of_wrong_types_says_nothing(wrong: dict[str, Any], tmp_path: Path) -> None:
+    someone_elses(tmp_path, **wrong)
+    assert read_lease(tmp_path) == {}
+    with acquire(tmp_path, **STALE) as lease:
+        assert lease.number == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.mkdir(),
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_text("[" * 50_000),
+        lambda path: path.write_bytes(b" " * 2**20),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text('{"pid": ' + "9" * 5000 + "}"),
+    ],
+    ids=["directory", "pipe", "device", "deep", "large", "no text", "huge"],
+)
+def test_whatever_stands_in_the_place_of_a_lease_is_taken_over_when_it_is_stale(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "lease-1.json")
+    assert read_lease(tmp_path) == {}
+    with acquire(tmp_path, **STALE) as lease:
+        assert lease.number == 2
+        assert files(tmp_path) == ["lease-2.json"]
+    assert read_lease(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["lease-\u00b2.json", "lease-x.json", "lease-0.json", "lease-.json", "lease-9999999999.json"]
+)
+def test_a_name_that_is_no_leases_holds_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("")
+    assert read_lease(tmp_path) is None
+    with acquire(tmp_path, **SOON) as lease:
+        assert lease.number == 1
+
+
+def test_after_the_last_number_there_is_a_message_and_no_endless_search(tmp_path: Path) -> None:
+    (tmp_path / "lease-999999999.json").write_text("")
+    with pytest.raises(UserError, match=r"lease-999999999\.json: no lease can follow it; remove it"):
+        acquire(tmp_path, **STALE)
+
+
+def test_what_a_lease_says_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    someone_elses(tmp_path, host="far\x1b[2J\ud800\u202e", job="7\n7")
+    holder = read_lease(tmp_path)
+    assert holder is not None
+    assert describe(holder).isprintable()
+    assert holder["host"] == "far\ufffd[2J\ufffd\ufffd"
+
+
 def test_who_was_suspended_and_taken_over_writes_nothing_more(tmp_path: Path) -> None:
     first = acquire(tmp_path, wait=0, every=1000)  # it will not beat
     with acquire(tmp_path, **STALE) as second:
@@ -228,27 +298,27 @@ def test_a_directory_that_is_removed_ends_the_lease(tmp_path: Path) -> None:
             lease.check()
 
 
-def compete(directory: Path, start: Any, results: Any) -> None:
+def compete(directory: Path, start: Any, end: Any, results: Any) -> None:
     start.wait()
     try:
         with acquire(directory, wait=0.0, stale=1000) as lease:
-            time.sleep(0.3)
             lease.check()
             results.put("held")
+            end.wait()  # nobody comes when it is free again, however late he is
+            lease.check()
     except Held:
         results.put("left")
+        end.wait()
 
 
 @pytest.mark.parametrize("state", ["fresh", "stale"])
 def test_of_many_who_want_a_cell_one_gets_it(state: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue("dead") if state == "stale" else tmp_path
     context = multiprocessing.get_context("spawn")
-    start, results = context.Event(), context.Queue()
-    processes = [context.Process(target=compete, args=(directory, start, results)) for _ in range(4)]
+    start, end, results = context.Barrier(4), context.Barrier(4), context.Queue()
+    processes = [context.Process(target=compete, args=(directory, start, end, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    time.sleep(2)  # all of them stand at the start
-    start.set()
     ends = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
