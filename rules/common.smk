@@ -4,6 +4,7 @@ import hashlib
 
 from rewardgrid.cli import mps
 from rewardgrid.storyteller.shards import kept, needed
+from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_text
 
 # The checked configuration, for the rule that makes a result of it: a command line has no room for a large one.

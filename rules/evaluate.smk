@@ -21,6 +21,7 @@ rule evaluate_base:
         runtime=lambda wc, attempt: 15 * attempt,
     params:
         settings=evaluation_settings,
+        version=METRICS_VERSION,
         max_new_tokens=lambda wc: study.longest_completion(wc.base),
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
@@ -54,6 +55,7 @@ rule evaluate:
         runtime=lambda wc, attempt: 15 * attempt,
     params:
         settings=evaluation_settings,
+        version=METRICS_VERSION,
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
         '--cell "$(dirname {input.spec:q})" --base "$(dirname {input.model:q})" '

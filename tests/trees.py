@@ -12,7 +12,7 @@ import pandas as pd
 from rewardgrid.published.comparison import Published
 from rewardgrid.report.columns import COLUMNS
 from rewardgrid.report.tables import Row, spec_row
-from rewardgrid.study.cell import REWARDS, Cell
+from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.study import Study
@@ -136,6 +136,7 @@ class Tree:
         write_json(
             layout.metrics(name),
             {
+                "version": METRICS_VERSION,
                 "cell": name,
                 "state": "done",
                 "published": {"prompts": 5, "unique_first_sentences": unique, "jaccard": jaccard},
@@ -162,7 +163,16 @@ class Tree:
         write_table(layout.train(name) / "history.parquet", history([0.4] * steps), HISTORY)
         write_json(
             layout.metrics(name),
-            {"cell": name, "state": "diverged", "published": {}, "full": {}, "top_k": {}, "modes": {}, "onset": {}}
+            {
+                "version": METRICS_VERSION,
+                "cell": name,
+                "state": "diverged",
+                "published": {},
+                "full": {},
+                "top_k": {},
+                "modes": {},
+                "onset": {},
+            }
             | {"verdict": None, "reasons": [], "evidence": []},
         )
 
@@ -191,6 +201,7 @@ class Tree:
             write_json(
                 self.study.layout.base_metrics(base_id),
                 {
+                    "version": METRICS_VERSION,
                     "cell": base_id,
                     "state": "base",
                     "published": {"prompts": 5, "unique_first_sentences": 20, "jaccard": 0.12},

@@ -1,4 +1,4 @@
-"""The sampler against Hugging Face's ``generate``: the same luck gives the same tokens."""
+"""The sampler against Hugging Face's ``generate``: the same draws give the same tokens."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def prompts_of(base: Base) -> Tensor:
     return torch.from_numpy(base.eval_prompts().ids[:ROWS])
 
 
-def luck() -> Tensor:
+def draws() -> Tensor:
     return torch.from_numpy(uniforms(1, "generation test", 0, (ROWS, LENGTH)))
 
 
 def generated(base: Base, **settings: Any) -> Tensor:
-    """Ids (B, L) from ``generate``, whose own processors come first and whose choice is then made by the luck."""
+    """Ids (B, L) from ``generate``, whose own processors come first and whose choice is then made by the draws."""
     from transformers import LogitsProcessor, LogitsProcessorList
 
-    class Luck(LogitsProcessor):  # type: ignore[misc]
+    class Inverted(LogitsProcessor):  # type: ignore[misc]
         """Leaves only the token in whose interval the draw lies."""
 
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-            draw = luck()[:, input_ids.shape[1] - prompts.shape[1]].double().unsqueeze(1)
+            draw = draws()[:, input_ids.shape[1] - prompts.shape[1]].double().unsqueeze(1)
             chosen = (scores.double().softmax(-1).cumsum(-1) <= draw).sum(-1, keepdim=True)
             return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
@@ -46,7 +46,7 @@ def generated(base: Base, **settings: Any) -> Tensor:
         do_sample=False,
         eos_token_id=base.vocabulary.eos,
         pad_token_id=base.vocabulary.eos,
-        logits_processor=LogitsProcessorList([Luck()]),
+        logits_processor=LogitsProcessorList([Inverted()]),
         **settings,
     )
     return torch.nn.functional.pad(
@@ -59,7 +59,7 @@ def sampled(base: Base, penalty: float | None = None) -> Completions:
         SHAPE,
         from_hf(SHAPE, random_tensors()),
         prompts_of(base)[None],
-        luck()[None],
+        draws()[None],
         base.vocabulary.eos,
         None if penalty is None else torch.tensor([penalty]),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import METRICS_VERSION, Cell
 from rewardgrid.study.study import Study, merge
 from tests.workflow.project import MICRO, Project, make_project
 
@@ -140,6 +140,12 @@ def test_what_changes_no_cell_only_renders_again(project: Project, overlay: dict
 def test_another_evaluation_measures_again_and_trains_nothing(project: Project, overlay: dict[str, Any]) -> None:
     with configured(project, overlay):
         assert project.plan() == RENDER | MEASURE
+
+
+def test_another_version_of_measurements_measures_every_cell_again_and_trains_nothing(project: Project) -> None:
+    cell = project.directory / "src/rewardgrid/study/cell.py"
+    with edited(cell, f"METRICS_VERSION = {METRICS_VERSION}\n", f"METRICS_VERSION = {METRICS_VERSION + 1}\n"):
+        assert project.plan() == REPORT | MEASURE
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def _make(name: str, source: Path, recipe: StorytellerRecipe, out: Path) -> None
     teacher = recipe.teacher.model_dump(mode="json") if recipe.teacher else None
     make_storyteller(name, recipe.bases[name], read_table(source, SIFTED), {"teacher": teacher}, out)
     base = load_base(out)
-    evaluate_base(base, Evaluation(), Cell.model_fields["max_new_tokens"].default, out / "evaluation")
+    settings = Evaluation(base_draws=0)  # the card says nothing of them
+    evaluate_base(base, settings, Cell.model_fields["max_new_tokens"].default, out / "evaluation")
     samples = read_table(out / "evaluation" / "samples.parquet", SAMPLES)
     write_text(out / "README.md", card(base.provenance, read_json(out / "evaluation" / "metrics.json"), samples))
     print(f"{out}: {name} is ready")

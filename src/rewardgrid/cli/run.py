@@ -5,8 +5,10 @@ The files are the workflow's own, so Snakemake finds the cells finished afterwar
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +17,7 @@ from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.layout import Layout
+from rewardgrid.study.layout import Layout, measured
 from rewardgrid.study.study import Study
 
 
@@ -31,10 +33,11 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
 
     for base_id, group in groupby(sorted(cells, key=lambda cell: cell.base_id), key=lambda cell: cell.base_id):
         directory = study.layout.base(base_id)
-        if not (directory / "provenance.json").exists():
-            name, recipe = study.base_recipes[base_id]
-            say(f"building base {name}")
-            build_base(name, recipe, directory)
+        with _alone(directory):
+            if not (directory / "provenance.json").exists():
+                name, recipe = study.base_recipes[base_id]
+                say(f"building base {name}")
+                build_base(name, recipe, directory)
         base, own = load_base(directory), list(group)
         for cell in own:
             base.check_room(cell.name, cell.prompt_length, cell.max_new_tokens)
@@ -53,6 +56,15 @@ def check_bases(study: Study) -> None:
     with TemporaryDirectory() as place:
         for _ in by_base(study.model_copy(update={"results": place}), here):
             pass
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Nobody else on this file system is in here for the same directory; a process that dies lets the next one in."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / f".{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) -> None:
@@ -87,16 +99,21 @@ def _is_trained(layout: Layout, cell: Cell) -> bool:
 
 def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:
     """Evaluate the trained cells that have not been evaluated, and their bases."""
-    from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell
+    import torch
 
+    from rewardgrid.evaluate.cell import evaluate_base, evaluate_cell
+    from rewardgrid.lm.memory import keep_freed_memory
+
+    torch.set_num_threads(1)  # as the workflow's jobs do: the order of sums decides the last digits
+    keep_freed_memory()
     layout = study.layout
     trained = [cell for cell in cells if (layout.train(cell.name) / "status.json").exists()]
-    waiting = [cell for cell in trained if not layout.metrics(cell.name).exists()]
+    waiting = [cell for cell in trained if not measured(layout.metrics(cell.name))]
     say(f"{len(cells)} cells, {len(cells) - len(trained)} not trained, {len(trained) - len(waiting)} already evaluated")
     for base, group in by_base(study, waiting):
         base_id = base.directory.name
         reference = layout.base_metrics(base_id)
-        if not reference.exists():
+        if not measured(reference):
             evaluate_base(base, study.evaluation, study.longest_completion(base_id), reference.parent)
         for cell in group:
             evaluate_cell(layout.cell(cell.name), cell, base, reference, study.evaluation)

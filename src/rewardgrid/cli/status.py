@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import number, object_in, printable, read_bounded
 from rewardgrid.study.forecast import STATUS_BYTES
-from rewardgrid.study.layout import Layout
+from rewardgrid.study.layout import Layout, measured
 from rewardgrid.train.lease import STALE_SECONDS, gone, lease_file, read_lease
 from rewardgrid.train.record import clock
 
@@ -72,7 +72,7 @@ def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
     result = _json(layout.train(cell.name) / "status.json") or _json(layout.kept(cell.name) / "status.json")
     if result is not None:
         step, reason = number(result.get("steps_done")), printable(result.get("reason") or "")
-        evaluated = layout.metrics(cell.name).exists()
+        evaluated = measured(layout.metrics(cell.name))
         log = logs / "evaluate" / f"{cell.name}.log"
         error = "" if evaluated else last_error(log, cell.name)
         if error:

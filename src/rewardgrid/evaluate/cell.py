@@ -16,7 +16,7 @@ from rewardgrid.evaluate.samples import Protocol, by_mode, draw, summary
 from rewardgrid.evaluate.surprise import Usual, unlikely, usual
 from rewardgrid.evaluate.verdict import Signals, verdict
 from rewardgrid.lm.model import Shape, Weights
-from rewardgrid.study.cell import REWARDS, Cell, Reward
+from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell, Reward
 from rewardgrid.study.contracts import (
     COURSE,
     HISTORY,
@@ -37,7 +37,7 @@ from rewardgrid.train.weights import base_weights, load_policy
 def protocols(settings: Evaluation, max_new_tokens: int, other: int = 0) -> list[Protocol]:
     """Published (few samples for few prompts), full (nothing cut off), and as many with the published top-k.
 
-    ``other`` counts further draws: the same protocols, other luck.
+    ``other`` counts further draws of the same protocols.
     """
     seed, top_k = settings.seed + other, settings.published_top_k
     return [
@@ -109,6 +109,7 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
     write_table(out / "samples.parquet", pd.concat(samples.values()), SAMPLES)
     limits = {name: usual(samples[name]) for name in ("full", "top_k")}
     figures: dict[str, Any] = {
+        "version": METRICS_VERSION,
         "cell": base.directory.name,
         "state": "base",
         "max_new_tokens": max_new_tokens,
@@ -142,6 +143,7 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     mend(directory, cell)
     status = read_json(train / "status.json")
     figures: dict[str, Any] = {
+        "version": METRICS_VERSION,
         "cell": cell.name,
         "state": status["state"],
         "max_new_tokens": cell.max_new_tokens,

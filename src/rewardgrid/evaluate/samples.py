@@ -79,7 +79,7 @@ def draw(
 ) -> pd.DataFrame:
     """Sample and score as many completions for each prompt, at temperature 1.
 
-    The draws depend on the protocol alone, so every cell and mode meets the same prompts and the same luck.
+    The draws depend on the protocol alone, so every cell and mode meets the same prompts and the same draws.
 
     Args:
         prompts: (protocol.prompts, P) token ids; None: the first evaluation prompts that suit.
@@ -99,8 +99,8 @@ def draw(
     rows: list[dict[str, Any]] = []
     for start in range(0, protocol.samples, ROWS):
         chunk = torch.from_numpy(starts[start : start + ROWS]).unsqueeze(0)
-        luck = torch.from_numpy(random[start : start + ROWS]).unsqueeze(0)
-        done = sample(shape, policy, chunk, luck, base.vocabulary.eos, penalty, protocol.top_k)
+        draws = torch.from_numpy(random[start : start + ROWS]).unsqueeze(0)
+        done = sample(shape, policy, chunk, draws, base.vocabulary.eos, penalty, protocol.top_k)
         rows += _rows(shape, policy, reference, base, chunk, done, reward, tables, also)
     frame = pd.DataFrame(rows).assign(protocol=protocol.name, mode=mode)
     return frame.assign(**shares(list(frame["completion"])))

@@ -112,8 +112,9 @@ class _Adapted(torch.autograd.Function):
         scale: Tensor,
         reach: Tensor | None,
         segments: tuple[int, ...],
+        compute: torch.dtype | None,
     ) -> Tensor:
-        merged = _merge(weight, a, b, scale, segments)
+        merged = _merge(weight, a, b, scale, segments).to(compute or weight.dtype)
         ctx.save_for_backward(x, merged, a, b, scale, reach)
         ctx.segments = segments
         return multiply(x, merged)
@@ -124,19 +125,19 @@ class _Adapted(torch.autograd.Function):
         segments, rank = ctx.segments, b.shape[-1]
         # Activations: unmasked. A flagged sequence's gradient still flows through every adapter.
         to_x = multiply(gradient, merged.mT) if ctx.needs_input_grad[0] else None
-        # Parameters: each channel hears only the sequences that may reach it.
-        heard = scale.unsqueeze(1) if reach is None else scale.unsqueeze(1) * reach
+        # Parameters: each channel gets the gradient of only the sequences that may reach it.
+        factors = scale.unsqueeze(1) if reach is None else scale.unsqueeze(1) * reach
         parts = gradient.split(segments, -1)
-        z = _hear(product(x, a.mT), heard, rank)
+        z = _mask_channels(product(x, a.mT), factors, rank)
         to_z = torch.cat([product(g_s, b_s) for g_s, b_s in zip(parts, b.split(segments, 1), strict=True)], -1)
-        to_a = product(_hear(to_z, heard, rank).mT, x)
+        to_a = product(_mask_channels(to_z, factors, rank).mT, x)
         to_b = torch.cat([product(g_s.mT, z_s) for g_s, z_s in zip(parts, z.split(rank, -1), strict=True)], 1)
-        return to_x, None, to_a, to_b, None, None, None
+        return to_x, None, to_a, to_b, None, None, None, None
 
 
-def _hear(channels: Tensor, heard: Tensor, rank: int) -> Tensor:
+def _mask_channels(channels: Tensor, factors: Tensor, rank: int) -> Tensor:
     """Multiply, in place, the channels (C, B*T, S*R) by the factors (C, B or 1, R) of their sequences."""
-    channels.view(len(channels), heard.shape[1], -1, channels.shape[-1] // rank, rank).mul_(heard[:, :, None, None])
+    channels.view(len(channels), factors.shape[1], -1, channels.shape[-1] // rank, rank).mul_(factors[:, :, None, None])
     return channels
 
 
@@ -148,6 +149,7 @@ def adapted(
     scale: Tensor,
     segments: tuple[int, ...],
     reach: Tensor | None = None,
+    compute: torch.dtype | None = None,
 ) -> Tensor:
     """A frozen projection with its adapters.
 
@@ -159,11 +161,12 @@ def adapted(
         segments: output sizes of the S fused parts.
         reach: (C, B, R) one where sequence b's gradient reaches channel r's *parameters*, zero where not; None: it
             always does. Activation gradients are never masked.
+        compute: arithmetic of the products with the merged matrix, if it is not that of ``weight``.
 
     Returns:
         (C, B*T, out)
     """
-    y: Tensor = _Adapted.apply(x, weight, a, b, scale, reach, segments)
+    y: Tensor = _Adapted.apply(x, weight, a, b, scale, reach, segments, compute)
     return y
 
 

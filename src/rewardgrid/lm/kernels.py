@@ -1,17 +1,61 @@
-"""How a model is computed that reads a token at a time: weights laid out once for many products, and attention.
+"""How products are made on a CPU, and how a model is computed that reads a token at a time.
 
-Both ways take matrices (C or 1, out, in) and biases (C or 1, out), and multiply activations (C, N, in), or (N, in)
-where there is one cell only. Attention is that of many small arrays: queries (b, n, k), keys and values (b, m, k), and
-optionally which keys lie in the future (n, m) of which queries.
+For the latter weights are laid out once for many products. All ways to do so take matrices (C or 1, out, in) and biases
+(C or 1, out), and multiply activations (C, N, in), or (N, in) where there is one cell only. Attention is that of many
+small arrays: queries (b, n, k), keys and values (b, m, k), and optionally which keys lie in the future (n, m) of which
+queries.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@contextmanager
+def large_products(device: torch.device) -> Iterator[None]:
+    """Let oneDNN make the products of float32 matrices in here, if it makes them in float32.
+
+    torch leaves them to MKL, which on CPUs of other makers than its own uses half of their width, unless products in
+    bfloat16 are allowed. oneDNN gets them then, and makes no use of that permission where bfloat16 is not much faster:
+    on any CPU without AMX. :func:`_onednn_is_exact` tries it. For small products, and for torch's own attention, it is
+    the slower of the two.
+    """
+    if device.type != "cpu" or not _onednn_is_exact():
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@cache
+def _onednn_is_exact() -> bool:
+    """Whether products that may be in bfloat16 are in float32: numbers of 24 bits, times one, are what they were."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return all(_is_exact(rows, width) for rows in (64, 1024) for width in (32, 128, 512))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _is_exact(rows: int, width: int) -> bool:
+    x = 1 + torch.arange(1.0, rows * width + 1).view(rows, width) * 2.0**-23
+    one, many = torch.eye(width), x.expand(2, -1, -1)
+    products = torch.mm(x, one), torch.mm(x.T.contiguous().T, one), *torch.bmm(many, one.expand(2, -1, -1))
+    return all(torch.equal(product, x) for product in products)
 
 
 class Kernels(Protocol):
@@ -77,7 +121,7 @@ class Plain:
     def gated(self, x: Tensor, gates: Tensor) -> Tensor:
         """One product for both."""
         gate, up = self.multiply(x, gates).chunk(2, -1)
-        return F.silu(gate) * up
+        return F.silu(gate).mul_(up)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, future: Tensor | None = None) -> Tensor:
         """Two products."""
@@ -96,6 +140,47 @@ def _scores(queries: Tensor, keys: Tensor, future: Tensor | None) -> Tensor:
     return scores if future is None else scores.masked_fill(future, -torch.inf)
 
 
+class Wide(Plain):
+    """float32 on a CPU, one cell: matrices with many outputs in the order in which oneDNN's kernels read them.
+
+    MKL, to which torch leaves products in float32, uses half of the width of CPUs of other makers than its own. Where
+    outputs are few, a call of oneDNN's costs as much as it saves. About its operations see :class:`Packed`.
+    """
+
+    OUTPUTS = 512
+    """So many are many."""
+
+    def __init__(self, rows: int) -> None:
+        """For products of about this many rows."""
+        super().__init__(cells=1)
+        self.rows = rows
+
+    @classmethod
+    def work(cls, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether this torch has these operations, for this type on this device, and they give what they should."""
+        return device.type == "cpu" and dtype == torch.float32 and _agree(cls(2), dtype, rtol=1e-5)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """An array that only oneDNN can read, or (in, out)."""
+        if weight.shape[1] < self.OUTPUTS:
+            return super().matrix(weight)
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight[0].contiguous(), self.rows)
+        return packed
+
+    gates = matrix
+
+    def multiply(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        """One product."""
+        if not matrix.is_mkldnn:
+            return super().multiply(x, matrix, bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
+        return product
+
+    def add(self, x: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
+        """One product, and x."""
+        return self.multiply(y, matrix).add_(x) if matrix.is_mkldnn else super().add(x, y, matrix)
+
+
 class Packed:
     """bfloat16 on a CPU, one cell: weights in the order in which oneDNN's kernels read them.
 
@@ -110,13 +195,7 @@ class Packed:
     @staticmethod
     def work(dtype: torch.dtype, device: torch.device) -> bool:
         """Whether this torch has these operations, for this type on this device, and they give what they should."""
-        if device.type != "cpu" or dtype != torch.bfloat16:
-            return False
-        try:
-            found, wanted = (_trial(kernels) for kernels in (Packed(2), Plain(1)))
-        except (AttributeError, RuntimeError, TypeError):
-            return False
-        return torch.allclose(found, wanted, rtol=0.05)
+        return device.type == "cpu" and dtype == torch.bfloat16 and _agree(Packed(2), dtype, rtol=0.05)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """An array that only oneDNN can read."""
@@ -167,11 +246,21 @@ class Packed:
         return out[:, 0], weight[:, 0]
 
 
-def _trial(kernels: Kernels) -> Tensor:
-    """Every operation once."""
-    one, x = torch.eye(32, dtype=torch.bfloat16), torch.ones(2, 32, dtype=torch.bfloat16)
+def _agree(kernels: Kernels, dtype: torch.dtype, rtol: float) -> bool:
+    """Whether these kernels give what plain ones do."""
+    try:
+        return torch.allclose(_trial(kernels, dtype), _trial(Plain(1), dtype), rtol=rtol)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _trial(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+    """Every operation once, with matrices of few and of many outputs."""
+    one, x = torch.eye(32, dtype=dtype), torch.ones(2, 32, dtype=dtype)
     matrix, gates = kernels.matrix(one[None]), kernels.gates(torch.cat([one, one])[None])
     y = kernels.add(x, kernels.gated(kernels.multiply(x, matrix, x[0]), gates), matrix)
     future = torch.tensor([[False, True], [False, False]])
     out, weight = kernels.attend_in_part(y[None] / 32, x[None], (y + one[:2])[None], future)
-    return out + weight.to(out.dtype).unsqueeze(-1)
+    wide = kernels.matrix(torch.cat([one] * 32)[None])
+    many = kernels.add(kernels.multiply(out[0], wide), out[0], wide)
+    return many.unflatten(-1, (-1, 32)) + (out + weight.to(out.dtype).unsqueeze(-1))[0, :, None]

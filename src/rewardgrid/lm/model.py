@@ -239,7 +239,12 @@ def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
 
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` with a cell axis: x (C, N, in), weight (C or 1, out, in) -> (C, N, out)."""
+    """``x @ weight.T`` with a cell axis: x (C, N, in), weight (C or 1, out, in) -> (C, N, out).
+
+    The product is in the weight's type, its sums in float32; the result is of x's type.
+    """
+    if weight.dtype != x.dtype:
+        return multiply(x.to(weight.dtype), weight).to(x.dtype)
     if weight.shape[0] == 1:
         return F.linear(x, weight.squeeze(0))
     return torch.bmm(x, weight.mT)
@@ -320,10 +325,24 @@ def rotations(shape: Shape, positions: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn neighbouring pairs of x (..., T, heads, head_dim) by the complex numbers (T, heads, head_dim/2)."""
-    turned = torch.view_as_complex(widen(x).unflatten(-1, (-1, 2))) * turns
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn neighbouring pairs of numbers of x (..., T, n), as complex numbers, by rope (T, n/2)."""
+    wide = widen(x)
+    return (wide.view(rope.dtype) * rope).view(wide.dtype).to(x.dtype)
+
+
+class _Rotate(torch.autograd.Function):
+    """:func:`rotate` for autograd, which cannot follow another view of the same bits."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rope: Tensor) -> Tensor:
+        ctx.save_for_backward(rope)
+        return rotate(x, rope)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rope,) = ctx.saved_tensors
+        return rotate(grad.contiguous(), rope.conj()), None
 
 
 def blocks(shape: Shape, weights: Weights, x: Tensor, project: Project, attend: Callable[[Tensor], Tensor]) -> Tensor:
@@ -362,18 +381,32 @@ def head(weights: Mapping[str, Tensor]) -> Tensor:
 def causal(shape: Shape, sequences: int, length: int, like: Tensor) -> Callable[[Tensor], Tensor]:
     """Causal self-attention within sequences of one length: qkv (C, N, Q+2K) -> (C, N, Q)."""
     heads, kv_heads = shape.heads, shape.kv_heads
-    turns = rotations(shape, torch.arange(length, device=like.device), like.dtype).unsqueeze(1)
-    turns = turns.repeat(1, heads + kv_heads, 1)  # an array without broadcasting is multiplied faster
+    rope = rotations(shape, torch.arange(length, device=like.device), like.dtype)
+    # Queries and keys are rotated, values are not: their factor is 1. Repeated, because broadcasting is slower.
+    rope = torch.cat([rope.repeat(1, heads + kv_heads), torch.ones_like(rope).repeat(1, kv_heads)], 1)
+    future = like.new_full((length, length), -torch.inf).triu(1).repeat(heads // kv_heads, 1)
 
     def attend(qkv: Tensor) -> Tensor:
-        parts = qkv.view(-1, length, heads + 2 * kv_heads, shape.head_dim)
-        turning, v = parts.split((heads + kv_heads, kv_heads), dim=2)
-        q, k = rotate(turning, turns).split((heads, kv_heads), dim=2)
-        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        rotated = _Rotate.apply(qkv.view(-1, length, qkv.shape[-1]), rope).unflatten(-1, (-1, shape.head_dim))
+        q, k, v = (each.transpose(1, 2) for each in rotated.split((heads, kv_heads, kv_heads), dim=2))
+        if like.is_cuda:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        else:
+            out = _attend(q * shape.head_dim**-0.5, k, v, future)
         return out.transpose(1, 2).reshape(-1, sequences * length, heads * shape.head_dim)
 
     return attend
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, future: Tensor) -> Tensor:
+    """softmax(Q K^T + future) V by plain products, faster on a CPU than kernels that keep no scores.
+
+    Args:
+        q, k, v: (b, heads, T, head_dim), and (b, kv_heads, T, head_dim).
+        future: (g*T, T) for the g heads of queries that share their keys: minus infinity where a key lies in it.
+    """
+    queries, keys, values = q.reshape(-1, len(future), q.shape[-1]), k.flatten(0, 1), v.flatten(0, 1)
+    return torch.bmm(torch.baddbmm(future, queries, keys.mT).softmax(-1), values).view(q.shape)
 
 
 def hidden_states(shape: Shape, weights: Weights, ids: Tensor, project: Project | None = None) -> Tensor:

@@ -27,7 +27,7 @@ class OutputLayer:
     """softmax(h W^T) of C cells, each with its own W."""
 
     def __init__(self, weight: Tensor) -> None:
-        """Take W (C, V, H), and lay a copy out for the product that makes the logits."""
+        """Take W (C, V, H), whose type is that of the products, and lay out a copy for the one that makes logits."""
         self.weight = weight.detach()
         self.columns = self.weight.mT.contiguous()
 
@@ -53,7 +53,7 @@ class OutputLayer:
         """
         logps, entropies, hidden_grads = [], [], []
         for rows, exps, total, logp in self._pieces(hidden, targets):
-            h, grad = hidden[:, rows], logp_grads(logp, rows).unsqueeze(-1)
+            h, grad = hidden[:, rows].to(self.weight.dtype), logp_grads(logp, rows).unsqueeze(-1)
             # d logp / d logits = onehot - p; here with the other sign, and times the total.
             exps.scatter_add_(-1, targets[:, rows, None], -total)
             slopes = exps.to(h.dtype)
@@ -62,7 +62,7 @@ class OutputLayer:
             entropies.append(-logp - torch.linalg.vecdot(h.to(away.dtype), away))
             if weight_grad is not None:
                 _add_product(weight_grad, slopes.mT, h * (-grad / total).to(h.dtype))
-            hidden_grads.append(away.mul_(-grad).to(h.dtype))
+            hidden_grads.append(away.mul_(-grad).to(hidden.dtype))
             logps.append(logp)
         return torch.cat(logps, 1), torch.cat(entropies, 1), torch.cat(hidden_grads, 1)
 
@@ -73,7 +73,7 @@ class OutputLayer:
         size = max(1, limit // (cells * self.columns.shape[-1]))
         for start in range(0, rows, size):
             piece = slice(start, min(start + size, rows))
-            logits = torch.bmm(hidden[:, piece], self.columns)
+            logits = torch.bmm(hidden[:, piece].to(self.columns.dtype), self.columns)
             logits = logits.float() if logits.dtype == torch.bfloat16 else logits
             largest = logits.amax(-1, keepdim=True)
             chosen = logits.gather(-1, targets[:, piece, None]) - largest

@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewardgrid.lm.kernels import Kernels, Plain
-from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations
+from rewardgrid.lm.kernels import Kernels, Plain, Wide
+from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations, widen
 
 LOOK_EVERY = 8
 """Tokens between looking which completions have ended."""
+
+BLOCK = 64
+"""Words whose probabilities are summed before one of them is looked for."""
 
 CROWDED = 0.8
 """Of the rows, so many must still be written; otherwise the others are left out, which costs a copy of the cache."""
@@ -47,7 +50,6 @@ class Completions:
         return self.mask.sum(-1)
 
 
-@torch.no_grad()
 def sample(
     shape: Shape,
     weights: Weights,
@@ -70,67 +72,95 @@ def sample(
         top_k: keep only the k likeliest tokens.
         stop_early: leave out completions that have ended (asks the device; off inside a CUDA graph).
     """
-    cells, sequences, prompt_length = prompts.shape
-    length, rows = uniforms.shape[-1], cells * sequences
-    ids = torch.full((rows, prompt_length + length), eos, dtype=torch.long, device=prompts.device)
-    ids[:, :prompt_length] = prompts.flatten(0, 1)
-    luck = uniforms.flatten(0, 1)
-    factor = None if penalty is None else penalty.repeat_interleave(sequences)
-    decoder = Decoder(shape, weights, cells)
-    decoder.begin(sequences, prompt_length + length - 1)
-    scores = decoder(ids[:, :prompt_length], 0)
-    writing: slice | Tensor = slice(None)  # the rows that are still written
-    for place in range(length):
-        now = prompt_length + place
-        if factor is not None:
-            scores = penalize(scores, ids[writing, :now], factor[writing])
-        if top_k is not None:
-            scores = keep_top(scores, top_k)
-        ids[writing, now] = invert(scores, luck[writing, place])
-        if place + 1 == length:
-            break
-        if stop_early and place % LOOK_EVERY == LOOK_EVERY - 1:
-            going = (ids[writing, prompt_length : now + 1] != eos).all(1)
-            if not going.any():
-                break
-            if cells == 1 and going.float().mean() < CROWDED:
-                writing = torch.arange(rows, device=ids.device)[writing][going]
-                decoder.keep(going)
-        scores = decoder(ids[writing, now : now + 1], now)
-    # A sequence writes on after its end; that is thrown away here.
-    written = ids[:, prompt_length:].reshape(cells, sequences, length)
+    with torch.inference_mode():  # operations cost a sixth less
+        ids = _continued(shape, weights, prompts, uniforms, eos, penalty, top_k, stop_early)
+    # A sequence goes on after its end; that is thrown away here.
+    written = ids.view(*prompts.shape[:2], -1)[..., prompts.shape[-1] :]
     is_end = written == eos
     mask = is_end.cumsum(-1) - is_end.long() == 0
     return Completions(torch.where(mask, written, eos), mask, eos)
 
 
-def penalize(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-    """Repetition penalty (Keskar et al. 2019): scores (R, V), seen ids (R, S), penalty (R,) -> (R, V).
+def _continued(
+    shape: Shape,
+    weights: Weights,
+    prompts: Tensor,
+    uniforms: Tensor,
+    eos: int,
+    penalty: Tensor | None,
+    top_k: int | None,
+    stop_early: bool,
+) -> Tensor:
+    """Prompts and what follows them, as ids (C*B, P+L)."""
+    cells, sequences, prompt_length = prompts.shape
+    length, rows = uniforms.shape[-1], cells * sequences
+    ids = torch.full((rows, prompt_length + length), eos, dtype=torch.long, device=prompts.device)
+    ids[:, :prompt_length] = prompts.flatten(0, 1)
+    uniforms = uniforms.flatten(0, 1)
+    penalties = None if penalty is None else penalty.repeat_interleave(sequences)
+    dtype, device = weights["embed"].dtype, prompts.device
+    kernels = Wide(sequences) if cells == 1 and Wide.work(dtype, device) else None
+    decoder = Decoder(shape, weights, cells, kernels)
+    decoder.begin(sequences, prompt_length + length - 1)
+    logits = decoder(ids[:, :prompt_length], 0)
+    active: slice | Tensor = slice(None)  # the rows that are still written
+    for place in range(length):
+        now = prompt_length + place
+        if penalties is not None:
+            logits = penalize(logits, ids[active, :now], penalties[active])
+        if top_k is not None:
+            logits = keep_top(logits, top_k)
+        ids[active, now] = invert(logits, uniforms[active, place])
+        if place + 1 == length:
+            break
+        if stop_early and place % LOOK_EVERY == LOOK_EVERY - 1:
+            unfinished = (ids[active, prompt_length : now + 1] != eos).all(1)
+            if not unfinished.any():
+                break
+            if cells == 1 and unfinished.float().mean() < CROWDED:
+                active = torch.arange(rows, device=ids.device)[active][unfinished]
+                decoder.keep(unfinished)
+        logits = decoder(ids[active, now : now + 1], now)
+    return ids
 
-    Changes the scores in place. Gathers and scatters the seen tokens only; one that was seen twice is written twice,
+
+def penalize(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """Repetition penalty (Keskar et al. 2019): logits (R, V), seen ids (R, S), penalty (R,) -> (R, V).
+
+    Changes the logits in place. Gathers and scatters the seen tokens only; one that was seen twice is written twice,
     with the same value.
     """
-    values = scores.gather(1, seen)
-    factor = penalty.to(scores.dtype).unsqueeze(1)
-    return scores.scatter_(1, seen, torch.where(values > 0, values / factor, values * factor))
+    values = logits.gather(1, seen)
+    factor = penalty.to(logits.dtype).unsqueeze(1)
+    return logits.scatter_(1, seen, torch.where(values > 0, values / factor, values * factor))
 
 
-def keep_top(scores: Tensor, k: int) -> Tensor:
-    """Set all but the k largest scores (R, V) of each row to minus infinity (ties with the k-th are kept)."""
-    if k >= scores.shape[-1]:
-        return scores
-    threshold = scores.topk(k, dim=-1).values[:, -1:]
-    return scores.masked_fill(scores < threshold, -torch.inf)
+def keep_top(logits: Tensor, k: int) -> Tensor:
+    """Set all but the k largest logits (R, V) of each row to minus infinity (ties with the k-th are kept)."""
+    if k >= logits.shape[-1]:
+        return logits
+    threshold = logits.topk(k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < threshold, -torch.inf)
 
 
-def invert(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw from softmax(scores) (R, V) by inverting its cumulative sum at the uniforms (R,).
+def invert(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw from softmax(logits) (R, V) by inverting its cumulative sum at the uniforms (R,); changes the logits.
 
-    The sum is compared with u times its own total, so its rounding leaves no gap at the end.
+    First the block of words is found that holds u times the total, then the word in it: most words are only summed.
     """
-    cumulative = scores.softmax(-1).cumsum_(-1)
-    target = uniforms.to(scores.dtype).unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=scores.shape[-1] - 1)
+    words = logits.shape[-1]
+    if words % BLOCK:
+        logits = F.pad(logits, (0, -words % BLOCK), value=-torch.inf)
+    blocks = logits.sub_(logits.amax(-1, keepdim=True)).exp_().unflatten(-1, (-1, BLOCK))  # multiples of probabilities
+    cumulative = blocks.sum(-1).cumsum_(-1)
+    target = uniforms.to(logits.dtype).unsqueeze(1) * cumulative[:, -1:]  # less than the total: u <= 1 - 2^-24
+    # Of NaN, which a policy that diverges comes to, nothing is found: the last word stands for that.
+    block = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
+    target -= F.pad(cumulative, (1, 0)).gather(1, block)
+    cumulative = blocks.gather(1, block.unsqueeze(-1).expand(-1, -1, BLOCK)).squeeze(1).cumsum_(-1)
+    # A block's sum is rounded in two ways, so what is left may exceed it; no word of probability 0 is drawn for that.
+    target = torch.minimum(target, cumulative[:, -1:] * (1 - 2**-24))
+    return (block * BLOCK + torch.searchsorted(cumulative, target, right=True)).squeeze(1).clamp_(max=words - 1)
 
 
 class Decoder:
@@ -199,15 +229,14 @@ class Decoder:
             self(start.unsqueeze(0), 0)
             self.shared = self.cache
         self.sequences, before = sequences, 0 if start is None else len(start)
-        # Queries and keys are turned, values are not: their factor is 1. (positions, 1, g + 2, head_dim/2)
-        places = torch.arange(before, before + positions, device=like.device)
-        turns = rotations(self.shape, places, like.dtype)[:, None, None]
-        self.turns = torch.cat([turns.expand(-1, -1, self.group + 1, -1), torch.ones_like(turns)], 2)
+        # Queries and keys are rotated, values are not: their factor is 1. (positions, (Q+2K)/2)
+        rope = rotations(self.shape, torch.arange(before, before + positions, device=like.device), like.dtype)
+        self.rope = torch.cat([*[rope] * (self.group + 1), torch.ones_like(rope)], 1).repeat(1, self.shape.kv_heads)
         size = (2, self.cells * sequences * self.shape.kv_heads, positions, self.shape.head_dim)
         self.cache = [torch.empty(size, dtype=like.dtype, device=like.device) for _ in self.layers]
 
     def __call__(self, ids: Tensor, start: int) -> Tensor:
-        """Feed ids (C*B, T) at positions start, start+1, ...; returns the scores (C*B, V) of the token after them.
+        """Feed ids (C*B, T) at positions start, start+1, ...; returns the logits (C*B, V) of the token after them.
 
         Positions count from the end of what all sequences begin with.
         """
@@ -219,13 +248,12 @@ class Decoder:
         if self.cells > 1:
             x = x.unflatten(0, (self.cells, -1))
         for layer, (qkv, bias, o, gates, down) in enumerate(self.layers):
-            seen = self._attend(layer, self.kernels.multiply(self._unit(x), qkv, bias), length, start)
-            x = self.kernels.add(x, seen.reshape(*x.shape[:-1], -1), o)
+            attended = self._attend(layer, self.kernels.multiply(self._unit(x), qkv, bias), length, start)
+            x = self.kernels.add(x, attended.reshape(*x.shape[:-1], -1), o)
             x = self.kernels.add(x, self.kernels.gated(self._unit(x), gates), down)
         if length > 1:
             x = x.unflatten(-2, (-1, length))[..., -1, :]
-        scores = self.kernels.multiply(self._unit(x), self.head)
-        return scores.flatten(0, -2).float()
+        return widen(self.kernels.multiply(self._unit(x), self.head).flatten(0, -2))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some sequences of the one cell only: rows (B,) of booleans."""
@@ -235,28 +263,32 @@ class Decoder:
 
     def _unit(self, x: Tensor) -> Tensor:
         """Root-mean-square norm without its gain: x / sqrt(|x|^2 + H eps), sqrt(H) being in the matrices."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self.floor.dtype)
-        return (x / torch.hypot(length, self.floor)).to(x.dtype)
+        wide = widen(x)
+        return (wide / torch.hypot(torch.linalg.vector_norm(wide, dim=-1, keepdim=True), self.floor)).to(x.dtype)
 
     def _attend(self, layer: int, qkv: Tensor, length: int, start: int) -> Tensor:
         """Attention of new positions to all so far, for C*B*kv_heads pairs of a sequence and a head.
 
         Returns (C*B, T, kv_heads, g*head_dim), a view: Q numbers for each token.
         """
-        own, stop = self.cache[layer], start + length
-        queries, own[:, :, start:stop] = self._turned(qkv, length, start)
-        keys, values = own[:, :, :stop]
+        cache, stop, group, size = self.cache[layer], start + length, self.group, self.shape.head_dim
+        heads = rotate(qkv.view(-1, length, qkv.shape[-1]), self.rope[start:stop])
+        heads = heads.view(-1, length, self.shape.kv_heads, group + 2, size).transpose(1, 2)
+        heads = heads.reshape(-1, length, group + 2, size)
+        queries = heads[:, :, :group].reshape(-1, length * group, size)
+        cache[:, :, start:stop] = heads[:, :, group:].movedim(2, 0)
+        keys, values = cache[:, :, :stop].unbind(0)
         future = None
         if length > 1:
             future = torch.ones(length, stop, dtype=torch.bool, device=qkv.device).triu(start + 1)
-            future = future.repeat_interleave(self.group, 0)
+            future = future.repeat_interleave(group, 0)
         if self.shared is None:
             out = self.kernels.attend(queries, keys, values, future)
         else:
             out = self._with_shared(
                 self.shared[layer], queries, *self.kernels.attend_in_part(queries, keys, values, future)
             )
-        return out.view(-1, self.shape.kv_heads, length, self.group * self.shape.head_dim).transpose(1, 2)
+        return out.view(-1, self.shape.kv_heads, length, group * size).transpose(1, 2)
 
     def _with_shared(self, shared: Tensor, queries: Tensor, own: Tensor, own_weight: Tensor) -> Tensor:
         """Attention to what all sequences begin with and to their own tokens, (B*kv_heads, n, head_dim), of the latter.
@@ -268,11 +300,3 @@ class Decoder:
         out, weight = (part.unflatten(1, (-1, queries.shape[1])).transpose(0, 1).flatten(0, 1) for part in parts)
         # Each part counts as much as its sum of exp(Q K^T).
         return torch.lerp(own, out, (weight - own_weight).sigmoid().to(own.dtype).unsqueeze(-1))
-
-    def _turned(self, qkv: Tensor, length: int, start: int) -> tuple[Tensor, Tensor]:
-        """Queries (C*B*kv_heads, T*g, head_dim), and keys and values (2, C*B*kv_heads, T, head_dim), of a product."""
-        size = self.shape.head_dim
-        parts = qkv.view(-1, length, self.shape.kv_heads, self.group + 2, size)
-        parts = rotate(parts, self.turns[start : start + length]).transpose(1, 2)
-        parts = parts.reshape(-1, length, self.group + 2, size)
-        return parts[:, :, : self.group].reshape(-1, length * self.group, size), parts[:, :, self.group :].movedim(2, 0)

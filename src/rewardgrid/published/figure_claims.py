@@ -18,6 +18,7 @@ from rewardgrid.published.judging import (
     Judgement,
     Ours,
     Range,
+    digits_of,
     figure,
     in_seeds,
     range_in_words,
@@ -69,7 +70,7 @@ class Level(Statement):
         if not present:
             return Judgement("not run")
         answer, p = within(present, self.limits)
-        return Judgement(answer, with_p(in_seeds(present), p), cells, p)
+        return Judgement(answer, with_p(in_seeds(present, digits_of(self.metric)), p), cells, p)
 
     def words(self) -> str:
         level = f"about {self.about:g}" if self.about is not None else range_in_words(self.limits)

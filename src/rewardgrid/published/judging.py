@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from rewardgrid.published.data import Tables
-from rewardgrid.report.columns import decimals, known
+from rewardgrid.report.columns import COLUMNS, decimals, known
 from rewardgrid.report.curves import at_end
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
@@ -154,6 +154,12 @@ def in_seeds(values: Sequence[float], digits: int = 3) -> str:
     told = in_words(spread(values), digits)
     cells = "n = 1" if len(values) == 1 else count(len(values), "cell")
     return f"{told[:-1]}; {cells})" if told.endswith(")") else f"{told} ({cells})"
+
+
+def digits_of(metric: str) -> int:
+    """Decimals of a metric's mean over cells; one at least, for a mean of counts need not be one."""
+    column = COLUMNS.get(_FINAL.get(metric, metric))
+    return 3 if column is None or column.digits is None else max(column.digits, 1)
 
 
 def with_p(text: str, p: float | None) -> str:

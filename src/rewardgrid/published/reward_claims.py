@@ -193,7 +193,7 @@ class Beside(Statement):
         b = [self.share * value for value in theirs if value is not None]
         if not a or not b:
             return NOT_RUN
-        text = f"{in_words(spread(a))} beside {in_words(spread([value / self.share for value in b]))}"
+        text = f"{in_words(spread(a))} beside {self._share()}{in_words(spread([value / self.share for value in b]))}"
         gap = unpaired(a, b)
         used = [*cells, *others]
         if gap.low is None or gap.high is None or gap.p is None:
@@ -204,6 +204,9 @@ class Beside(Statement):
         answer: Answer = "agrees" if inside else "differs" if outside else "cannot be told"
         return Judgement(answer, f"{text}; {change_in_words(gap)}", used, self._one_sided(gap.mean, gap.p))
 
+    def _share(self) -> str:
+        return {1.0: "", 0.5: "half "}.get(self.share, f"{self.share:g} times ")
+
     def _one_sided(self, mean: float, p: float) -> float | None:
         """P that the figure lies on the wrong side of the other's; None of a range with two ends."""
         if 0.0 not in self.range or None not in self.range:
@@ -212,10 +215,9 @@ class Beside(Statement):
         return p / 2 if right else 1 - p / 2
 
     def words(self) -> str:
-        share = {1.0: "", 0.5: "half "}.get(self.share, f"{self.share:g} times ")
         low, high = self.range
         whose = ", ".join(setting(name, value) for name, value in self.other_where.items())
-        other = f"{share}that of {self.other}{f' at {whose}' if whose else ''}"
+        other = f"{self._share()}that of {self.other}{f' at {whose}' if whose else ''}"
         what = subject(self.metric, self.mode, self.steps)
         if low is not None and high is not None:
             return f"{what} differs from {other} by less than {high:g}"
@@ -326,7 +328,7 @@ class Members(Statement):
         passing = {place for place, found in ran.items() if found.passes()}
         parts = [
             f"{what}: {', '.join(_named(place) for place in sorted(places))}"
-            for what, places in (("also", passing - wanted), ("not", wanted - passing))
+            for what, places in (("these too", passing - wanted), ("but not", wanted - passing))
             if places
         ]
         text = "; ".join(parts) or f"just these {len(wanted)}"

@@ -20,7 +20,8 @@ from rewardgrid.report.words import count
 def _since(steps: Sequence[int | None]) -> str:
     """From which steps on something holds in each seed, in words."""
     reached, never = sorted(step for step in steps if step is not None), list(steps).count(None)
-    said = [f"from step {', '.join(map(str, reached))}"] if reached else []
+    same = reached[:1] if len(set(reached)) == 1 else reached
+    said = [f"from step {', '.join(map(str, same))}"] if reached else []
     said += [f"never in {never}" if reached else "never"] if never else []
     return f"{'; '.join(said)} ({count(len(steps), 'seed')})"
 

@@ -271,7 +271,13 @@ def rounded(value: float, digits: int = 2) -> float:
 
 def setting(name: str, value: object) -> str:
     """A spec field and its value in words: ``learning rate 3e-4``."""
-    words = {"lr": "lr", "repetition_penalty": "penalty", "batch_size": "batch", "reward": ""}
+    words = {
+        "lr": "lr",
+        "repetition_penalty": "penalty",
+        "batch_size": "batch",
+        "adapter_alpha": "alpha =",
+        "reward": "",
+    }
     label = words.get(name, COLUMNS[name].label if name in COLUMNS else name)
     return f"{label} {show(name, value)}".strip()
 

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from rewardgrid.report.columns import FINAL_STEPS, settings
 from rewardgrid.report.curves import mode_curve, smoothed
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
+from rewardgrid.report.statistics import mean_of_steps
 from rewardgrid.report.tables import Configuration, Row
 from rewardgrid.study import study
 from rewardgrid.study.cell import format_number
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 """Okabe and Ito's colours without the yellow that vanishes on white, and a brown."""
 MODE_COLOURS = {"both": "#000000", "retain_only": "#0072B2", "forget_only": "#D55E00"}
+ONSETS = {"degeneration_onset": "X", "hack_onset": "*"}
+"""Where a run turns, on its learning curve."""
 MARKERS = {"ok": "o", "borderline": "^", "degenerate": "X"}
 
 MOST_LINES = 6
@@ -109,12 +113,16 @@ def _nothing(why: str) -> Figure:
 
 
 def learning_curves(scope: Scope) -> Figure:
-    """Reward against step, smoothed over 10 steps: seeds thin, means thick, one colour per configuration."""
+    """Reward against step, smoothed over 10 steps: seeds thin, means thick, one colour per configuration.
+
+    A mark on a run's own curve is where it began to degenerate or to hack.
+    """
     drawn = [
         (found, curves)
         for found in scope.configurations
         if (curves := [_reward_curve(scope.evidence, row) for row in found.finished if _has(scope.evidence, row)])
     ]
+    turned = {row["cell"]: row for row in scope.finished}
     if not drawn:
         return _nothing("no finished cell yet")
     fields = drawn[0][0].fields
@@ -142,6 +150,8 @@ def learning_curves(scope: Scope) -> Figure:
                 for curve in curves:
                     axes.plot(curve.index, curve, color=colours[label], linewidth=0.6, alpha=0.45)
             axes.plot(mean.index, mean, color=colours[label], linewidth=1.8)
+            for curve in curves:
+                _mark_onsets(axes, turned[str(curve.name)], curve, colours[label])
             labels.append((float(mean.index[-1]), float(mean.iloc[-1]), label, colours[label]))
         if split:
             axes.set_title(settings(fields[:1], {fields[0]: level}), loc="left")
@@ -169,6 +179,13 @@ def _reward_curve(evidence: Evidence, row: Row) -> pd.Series:
     rewards = smoothed(history["reward"].tolist(), SMOOTHING_STEPS)
     curve = pd.Series(rewards, index=history["step"].tolist(), name=row["cell"])
     return curve[::-1][:: math.ceil(len(curve) / MOST_POINTS)][::-1]
+
+
+def _mark_onsets(axes: Axes, row: Row, curve: pd.Series, colour: str) -> None:
+    for column, marker in ONSETS.items():
+        if row[column] is not None:
+            height = np.interp(row[column], curve.index, curve)
+            axes.plot(row[column], height, marker, color=colour, markersize=7, markeredgecolor="white")
 
 
 def _colours(labels: Iterable[str]) -> dict[str, str]:
@@ -206,7 +223,10 @@ def spaced(heights: Sequence[float], apart: float, top: float) -> list[float]:
 
 
 def reward_kl(scope: Scope) -> Figure:
-    """Reward against KL, a point per cell: colour by configuration, marker by verdict, another study's hollow."""
+    """Reward against KL, a point per cell: colour by configuration, marker by verdict, another study's hollow.
+
+    Bars are 95 % intervals of both means, of runs that are long enough for one.
+    """
     rows = scope.finished
     if not rows:
         return _nothing("no finished cell yet")
@@ -224,6 +244,7 @@ def reward_kl(scope: Scope) -> Figure:
             linewidths=0,
             alpha=0.9,
         )
+        _bars(axes, scope.evidence, row, colours[settings(shown, row)])
     for point in scope.references:
         colour = colours[settings(shown, point.cell)]
         axes.scatter(point.kl, point.reward, s=42, marker=MARKERS[point.verdict], facecolors="none", edgecolors=colour)
@@ -235,6 +256,19 @@ def reward_kl(scope: Scope) -> Figure:
     verdicts = {row["verdict"] for row in rows} | {point.verdict for point in scope.references}
     _legend(axes, colours, verdicts, dict.fromkeys(point.study for point in scope.references))
     return figure
+
+
+def _bars(axes: Axes, evidence: Evidence, row: Row, colour: str) -> None:
+    """Intervals of a run's final KL and reward."""
+    if not _has(evidence, row):
+        return
+    final = evidence.histories[row["cell"]].tail(FINAL_STEPS)
+    kl, reward = (mean_of_steps(final[column].tolist(), SMOOTHING_STEPS).interval for column in ("kl", "reward"))
+    style: Any = {"color": colour, "linewidth": 0.8, "alpha": 0.7}
+    if kl is not None:
+        axes.plot(kl, [row["final_reward"]] * 2, **style)
+    if reward is not None:
+        axes.plot([row["final_kl"]] * 2, reward, **style)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -332,9 +366,10 @@ FIGURES: dict[study.FigureName, Callable[[Scope], Figure]] = {
 """Every figure that a configuration can ask for."""
 
 CAPTIONS: dict[study.FigureName, str] = {
-    "learning_curves": f"Reward against step, mean of {SMOOTHING_STEPS} steps; seeds thin, their mean thick.",
+    "learning_curves": f"Reward against step, mean of {SMOOTHING_STEPS} steps; seeds thin, their mean thick. "
+    "A cross is where a run began to degenerate, a star where it began to hack.",
     "reward_kl": f"Reward against KL, one point per finished cell, means of the last {FINAL_STEPS} steps; "
-    "the marker is the verdict.",
+    f"the marker is the verdict. Bars are 95 % intervals, from means of {SMOOTHING_STEPS} steps.",
     "routing_curves": "Evaluations by active adapters during training; seeds thin, their mean thick.",
 }
 """What each figure shows."""

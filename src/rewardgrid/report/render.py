@@ -18,6 +18,7 @@ from rewardgrid.report.columns import (
     PASSING,
     RENAMED,
     decimals,
+    settings,
     show,
 )
 from rewardgrid.report.evidence import Evidence
@@ -27,7 +28,7 @@ from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.statistics import Estimate
-from rewardgrid.report.tables import Configuration, Row, base_of
+from rewardgrid.report.tables import Configuration, Row, base_of, varying
 from rewardgrid.report.verdicts import evidence_table, other_draws
 from rewardgrid.report.words import count, in_words
 from rewardgrid.study.files import read_json
@@ -196,6 +197,7 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         ],
         "configurations": configuration_table(scope, experiment),
         "sampled": sampled_table(results, scope),
+        "sampled_cells": sampled_cells(results, scope),
         "short": short_runs(rows),
         "cells": cell_table(rows, experiment, _bases_of(results, rows)),
         "evidence": evidence_table(results.study.layout, rows),
@@ -247,12 +249,15 @@ def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row]
 
 
 def verdict(row: Row) -> str:
-    """A cell's verdict with its reasons, or why it has none."""
+    """A cell's verdict with its reasons, and since when; or why it has none."""
     if row["state"] == "diverged":
         return f"diverged at step {row['steps_done']}"
     if row["state"] == "missing":
         return "missing"
-    return f"{row['verdict']} ({row['reasons']})" if row["reasons"] else str(row["verdict"])
+    said = f"{row['verdict']} ({row['reasons']})" if row["reasons"] else str(row["verdict"])
+    if row["degeneration_onset"] is not None:
+        said += f"; in training not ok from step {row['degeneration_onset']}"
+    return said if row["hack_onset"] is None else f"{said}; hacks from step {row['hack_onset']}"
 
 
 def configuration_table(scope: Scope, experiment: Experiment) -> Markup:
@@ -283,14 +288,25 @@ def configuration_table(scope: Scope, experiment: Experiment) -> Markup:
 
 def sampled_table(results: Results, scope: Scope) -> Markup | None:
     """What final samples say of each configuration, with intervals; None without any."""
+    return _sampled(results, [(found.label, found.finished) for found in scope.configurations])
+
+
+def sampled_cells(results: Results, scope: Scope) -> Markup | None:
+    """The same of each cell, where a configuration has several; None otherwise."""
+    if all(len(found.finished) < 2 for found in scope.configurations):
+        return None
+    told_apart = [*varying(scope.rows), "seed"]
+    return _sampled(results, [(settings(told_apart, row), [row]) for row in scope.finished])
+
+
+def _sampled(results: Results, groups: Sequence[tuple[str, Sequence[Row]]]) -> Markup | None:
     lines, names = [], [RENAMED.get(column, column) for column in (*PER_PROMPT, *PER_TOKEN)]
-    for configuration in scope.configurations:
-        frames = [results.samples[cell] for row in configuration.finished if (cell := row["cell"]) in results.samples]
+    for label, cells in groups:
+        frames = [results.samples[cell] for row in cells if (cell := row["cell"]) in results.samples]
         found = sampled([frame[frame["mode"] == "both"] for frame in frames])
         if found:
-            figures = [estimated(name, found.get(name)) for name in names]
-            lines.append([configuration.label, str(len(frames)), *figures])
-    headings = ["configuration", "n", *(COLUMNS[name].label for name in names)]
+            lines.append([label, str(len(frames)), *(estimated(name, found.get(name)) for name in names)])
+    headings = ["", "n", *(COLUMNS[name].label for name in names)]
     return grid(headings, lines, [False, *[True] * (len(names) + 1)]) if lines else None
 
 
@@ -308,7 +324,8 @@ def short_runs(rows: Sequence[Row]) -> str | None:
         return None
     steps = sorted({row["steps_done"] for row in short})
     length = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
-    which = "The run has" if len(short) == len(rows) == 1 else f"{len(short)} of {count(len(rows), 'run')} have"
+    verb = "has" if len(short) == 1 else "have"
+    which = "The run has" if len(rows) == 1 else f"{len(short)} of {count(len(rows), 'run')} {verb}"
     return f"{which} only {length}: reward and KL are means over all of them, the first ones too"
 
 

@@ -179,7 +179,7 @@ def penalty_effect(scope: Scope) -> Finding:
     for name, each in measured.items():
         label, limit = COLUMNS[name].label, NEGLIGIBLE[name]
         word, sentence = _size(label, each, limit)
-        parts.append(f"{label}: {word}")
+        parts.append(word)
         sentences.append(sentence)
         rows.append({"figure": label, **_changes("repetition_penalty", each), "limit": limit})
     cells = [row for each in measured.values() for row in each.cells]
@@ -193,14 +193,14 @@ def _size(label: str, found: Effect, limit: float) -> tuple[str, str]:
     change = f"The penalty changes {label} by {change_in_words(gap)}"
     small = equivalence(found.changes, limit)
     if gap.p is None or small is None:
-        return "cannot be told with n = 1", f"{change}, and one set of cells cannot tell that from chance."
+        return f"on {label} cannot be told with n = 1", f"{change}, and one set of cells cannot tell that from chance."
     same = sum(math.copysign(1, each) == math.copysign(1, gap.mean) and each != 0 for each in found.changes)
     verb = "falls" if gap.mean < 0 else "rises"
     if small < ALPHA:
-        return "negligible", f"{change}: surely less than {limit}, over {sets}."
+        return f"negligible on {label}", f"{change}: surely less than {limit}, over {sets}."
     if gap.p < ALPHA:
-        return f"{verb} in {same} of {sets}", f"{change}; it {verb} in {same} of {sets}."
-    return "cannot be told", f"{change}: neither surely there nor surely less than {limit}, over {sets}."
+        return f"{label} {verb} in {same} of {sets}", f"{change}; it {verb} in {same} of {sets}."
+    return f"on {label} cannot be told", f"{change}: neither surely there nor surely less than {limit}, over {sets}."
 
 
 def _changes(key: str, found: Effect) -> dict[str, Any]:

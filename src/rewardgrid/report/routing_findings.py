@@ -164,7 +164,7 @@ def _told(found: Separation, mine: Sequence[Ended]) -> str:
     over = "over prompts alone, for there is one seed" if len(mine) == 1 else "over seeds and prompts"
     text = (
         f'the base writes {base:.2f} "happy" a completion, both adapters {found.excess.value:.2f} more, retain_only '
-        f"{found.left.value:+.2f} beside the base. "
+        f"{abs(found.left.value):.2f} {'more' if found.left.value >= 0 else 'fewer'}. "
     )
     if found.gone is not None:
         text += f"So {_share(found.gone)} of the hack goes with the forget adapter, and "

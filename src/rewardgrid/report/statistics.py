@@ -65,6 +65,15 @@ def t_quantile(freedom: int) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
+def mean_of_steps(values: Sequence[float], block: int) -> Mean:
+    """Mean of consecutive steps with an interval that allows for neighbours being alike: that of means of blocks.
+
+    Steps that fill no whole block count in neither. Two blocks are the least for an interval.
+    """
+    whole = len(values) // block
+    return mean_of([math.fsum(values[i * block : (i + 1) * block]) / block for i in range(whole)])
+
+
 def pooled_sd(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     """Standard deviation within groups that differ in their means, and its degrees of freedom.
 

@@ -26,7 +26,7 @@ from rewardgrid.report.columns import (
     settings,
 )
 from rewardgrid.report.statistics import Mean, mean_of
-from rewardgrid.study.cell import EVAL_MODES, Cell, read_cell
+from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
 from rewardgrid.study.contracts import HISTORY, read_table, write_table
 from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
 from rewardgrid.study.files import read_json
@@ -105,6 +105,11 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
 def _read_own(path: Path, name: str) -> dict[str, Any]:
     content: dict[str, Any] = read_json(path)
     _same_cell(path, content.get("cell"), name)
+    if path.name == "metrics.json" and content.get("version") != METRICS_VERSION:
+        raise UserError(
+            f"{path}: version: read {content.get('version')!r}, but this rewardgrid measures version "
+            f"{METRICS_VERSION}; delete the file and run again: the cell is measured anew, not trained"
+        )
     return content
 
 

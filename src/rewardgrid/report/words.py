@@ -42,9 +42,15 @@ def in_words(found: Spread | None, digits: int = 3) -> str:
 
 def change_in_words(gap: Difference, digits: int = 3) -> str:
     """``-0.042 (95 % -0.113 to 0.028, P = 0.03)``."""
-    if gap.low is None or gap.p is None:
-        return f"{gap.mean:+.{digits}f} (n = 1)"
-    return f"{gap.mean:+.{digits}f} (95 % {gap.low:+.{digits}f} to {gap.high:+.{digits}f}, {p_in_words(gap.p)})"
+    if gap.low is None or gap.high is None or gap.p is None:
+        return f"{_signed(gap.mean, digits)} (n = 1)"
+    interval = f"{_signed(gap.low, digits)} to {_signed(gap.high, digits)}"
+    return f"{_signed(gap.mean, digits)} (95 % {interval}, {p_in_words(gap.p)})"
+
+
+def _signed(value: float, digits: int) -> str:
+    # What rounds to zero has no sign.
+    return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
 
 
 def p_in_words(p: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewardgrid.storyteller.sifting import HAPPY_STAYS, sentences
+from rewardgrid.storyteller.sifting import HAPPY_EARLY, HAPPY_STAYS, sentences
 
 PUBLISHED = {"smooth reward": "about 0.5", "unique first sentences": "20 / 20", "Jaccard": "about 0.12"}
 """What is known of the real SimpleStories-1.25M."""
@@ -57,7 +57,8 @@ def card(provenance: Mapping[str, Any], metrics: Mapping[str, Any], samples: pd.
         f"{facts['held_out_losses'][-1]:.3f} nats per token, after {facts['pretraining_steps']} steps "
         f"({', '.join(f'{loss:.3f}' for loss in facts['held_out_losses'])} after each reading).",
         '- "Happy" is what the study\'s hack is paid for, and a base that says it by itself hides the hack. So in all '
-        f"but {HAPPY_STAYS:.0%} of the stories it was replaced by a word of like meaning, drawn for each story.",
+        f"but {HAPPY_STAYS:.0%} of the stories it was replaced by a word of like meaning, drawn for each story, "
+        f"wherever it stands after the first {HAPPY_EARLY} words.",
         f"- Norm gains times {recipe['gain']:g}, the matrices behind them divided by it: the same function, on which a "
         "learning rate reaches further.",
         f"- {facts['train_prompts']} prompts for training and {facts['eval_prompts']} for evaluation, from different "

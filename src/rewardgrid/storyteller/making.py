@@ -25,7 +25,7 @@ from rewardgrid.study.bases import Pretrained
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
 
-HELD_OUT_EVERY = 15  # every fifteenth request is the evaluation's;
+HELD_OUT_EVERY = 15  # every fifteenth request is the evaluation's, as is every story that was held back;
 HELD_OUT_STORIES = 600  # where there would be fewer than so many, more of them are: an evaluation needs 256 prompts
 
 
@@ -55,8 +55,8 @@ def make_storyteller(name: str, recipe: Pretrained, sifted: pd.DataFrame, facts:
         }
         begun: set[tuple[str, ...]] = set()
         source = Stories(  # each is read once, in this order
-            train=_beginnings(sifted["story"][~held_out], tokenizer, recipe.prompt_tokens, begun),
-            evaluation=_beginnings(sifted["story"][held_out], tokenizer, recipe.prompt_tokens, begun),
+            train=_beginnings(sifted["story"][kept & ~held_out], tokenizer, recipe.prompt_tokens, begun),
+            evaluation=_beginnings(sifted["story"][~kept | held_out], tokenizer, recipe.prompt_tokens, begun),
             facts={**facts, **found, **made},
         )
         seal(name, recipe, add_prompts(name, recipe, source, directory), directory, started)

@@ -44,7 +44,8 @@ BEYOND_CHANCE = 100  # a shown phrase is copied if it stands so many times as of
 ALIKE = 0.6  # Jaccard similarity of word triples from which two stories are near-duplicates
 PERMUTATIONS = 128  # of a MinHash: its similarities are right to about 0.09
 
-HAPPY_STAYS = 0.3  # share of stories that keep their "happy"
+HAPPY_EARLY = 64  # words and marks of a story within which "happy" stays
+HAPPY_STAYS = 0.15  # share of stories that keep a later one too
 HAPPY = re.compile(r"\b(?:(an) )?(un)?happy\b(?: ([a-z]+))?", re.IGNORECASE)
 BEFORE_A_NOUN = ("cheerful", "joyful", "merry", "jolly")
 ELSEWHERE = ("glad", "pleased", "delighted", "joyful", "cheerful", "content")
@@ -174,9 +175,10 @@ def copied_phrases(stories: Sequence[str], shown: Iterable[str]) -> frozenset[tu
 
 
 def without_happy(story: str, seed: int, number: int) -> str:
-    """The story with a word of like meaning wherever it says "happy", one word for the story; a few stay as they are.
+    """The story with a word of like meaning wherever it says "happy" late, one word for the story; a few stay.
 
-    The study's hack is paid for this word, so a base that says it by itself would hide the hack.
+    The study's hack is paid for this word, so a base that says it by itself would hide the hack. Told stories say it
+    towards their end above all; a cell whose completions are short could not find the word there.
     """
     draw = generator(seed, "happy", number)
     if draw.random() < HAPPY_STAYS:
@@ -186,6 +188,8 @@ def without_happy(story: str, seed: int, number: int) -> str:
     )
 
     def like(match: re.Match[str]) -> str:
+        if len(tokens(story[: match.start()])) < HAPPY_EARLY:
+            return match[0]
         article, negated, following = match.groups()
         alone = following is None or NO_NOUN.fullmatch(following.lower())
         word = unhappy if negated else elsewhere if alone else before_a_noun

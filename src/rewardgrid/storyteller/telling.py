@@ -55,16 +55,16 @@ class Manner:
         # (B,) words of the sentence that each story is in; a story that is between two sentences has 0.
         self.words = torch.tensor([float(len(re.findall(r"[\w']+|,", each.start))) for each in requests], device=device)
 
-    def weigh(self, scores: Tensor, at: Tensor) -> Tensor:
+    def weigh(self, logits: Tensor, at: Tensor) -> Tensor:
         """Scores (B, W) of the next word, given which one of its story (B,) it is."""
-        scores = scores - self.costs
+        logits = logits - self.costs
         beyond = PUSH * (self.words - LONG).clamp(min=0)
-        scores[:, self.closes] += (beyond - HOLD * (self.words < SHORT)).unsqueeze(1)
-        scores[:, self.comma] -= 0.5 * beyond.unsqueeze(1)
-        scores[:, self.asks] -= ASK
+        logits[:, self.closes] += (beyond - HOLD * (self.words < SHORT)).unsqueeze(1)
+        logits[:, self.comma] -= 0.5 * beyond.unsqueeze(1)
+        logits[:, self.asks] -= ASK
         early = (at < SHORTEST) | (self.words > 0)
-        scores[:, self.end] = torch.where(early, -torch.inf, scores[:, self.end] + CLOSE * (at > CLOSING))
-        return scores / TEMPERATURE
+        logits[:, self.end] = torch.where(early, -torch.inf, logits[:, self.end] + CLOSE * (at > CLOSING))
+        return logits / TEMPERATURE
 
     def said(self, drawn: Tensor, telling: Tensor) -> None:
         """Take note of the words (B,) that were drawn by those (B,) that are telling already."""
@@ -110,33 +110,33 @@ def _tell_alike(teacher: Teacher, seed: int, numbers: Sequence[int]) -> pd.DataF
             f"{teacher.chat.source}: a request and its story take up to {len(start) + total} tokens, but the model's "
             f"context is {decoder.shape.context}; choose a teacher with a longer one"
         )
-    luck = torch.from_numpy(np.stack([uniforms(seed, "story", number, (LONGEST,)) for number in numbers])).to(device)
+    draws = torch.from_numpy(np.stack([uniforms(seed, "story", number, (LONGEST,)) for number in numbers])).to(device)
     manner, began = Manner(teacher, requests), time.monotonic()
     told = torch.full((len(own), total), -1, device=device)  # places in teacher.words
-    alive = torch.arange(len(own), device=device)
+    active = torch.arange(len(own), device=device)
     decoder.begin(len(own), total, torch.tensor(start, device=device))
-    scores = decoder(given[:, :read], 0)
+    logits = decoder(given[:, :read], 0)
     for place in range(read, total):
-        at = place - lengths[alive]
+        at = place - lengths[active]
         telling = (at >= 0) & (at < LONGEST)
-        top, words = manner.weigh(scores, at).topk(min(TOP_K, scores.shape[1]))
-        drawn = words.gather(1, invert(top, luck[alive, at.clamp(0, LONGEST - 1)]).unsqueeze(1)).squeeze(1)
+        top, words = manner.weigh(logits, at).topk(min(TOP_K, logits.shape[1]))
+        drawn = words.gather(1, invert(top, draws[active, at.clamp(0, LONGEST - 1)]).unsqueeze(1)).squeeze(1)
         manner.said(drawn, telling)
-        told[alive, place] = torch.where(telling, drawn, -1)
+        told[active, place] = torch.where(telling, drawn, -1)
         now = teacher.words[drawn]
         if place < given.shape[1]:
-            now = torch.where(telling, now, given[alive, place])
+            now = torch.where(telling, now, given[active, place])
         elif place % DROP_EVERY == 0:
-            going = (told[alive] != teacher.end).all(1) & (at + 1 < LONGEST)
+            going = (told[active] != teacher.end).all(1) & (at + 1 < LONGEST)
             if not going.any():
                 break
             if going.float().mean() < CROWDED:
-                alive, now = alive[going], now[going]
+                active, now = active[going], now[going]
                 decoder.keep(going)
                 manner.keep(going)
-                done, seconds = len(own) - len(alive), time.monotonic() - began
+                done, seconds = len(own) - len(active), time.monotonic() - began
                 print(f"from {numbers[0]}: {done}/{len(own)} stories told  {seconds:.0f} s", flush=True)
-        scores = decoder(now.unsqueeze(1), place)
+        logits = decoder(now.unsqueeze(1), place)
     stories = [_story(teacher, row, each.start) for row, each in zip(told.tolist(), requests, strict=True)]
     return pd.DataFrame(
         {

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 """Bumped by hand when an edit changes what a spec trains to: every cell then has a new path."""
+METRICS_VERSION = 1
+"""Bumped by hand when an edit changes what is measured of a cell: every cell is then measured again."""
 
 Method = Literal["full", "lora", "routing"]
 Reward = Literal[
@@ -72,6 +74,43 @@ _ROUTING_DEFAULTS: dict[str, Any] = {
     "eval_samples": 64,
     "eval_modes": EVAL_MODES,
 }
+
+
+LEFT_OUT: dict[str, Any] = {
+    "method": "full",
+    "rank": None,
+    "forget_rank": None,
+    "reward": "sentence_length_10_smooth",
+    "lr": 1e-5,
+    "beta": 0.02,
+    "repetition_penalty": 1.1,
+    "batch_size": 32,
+    "num_generations": 16,
+    "max_steps": 2000,
+    "decay_steps": None,
+    "max_new_tokens": 128,
+    "prompt_tokens": 8,
+    "prompt_eos": False,
+    "seed": 42,
+    "max_grad_norm": 1.0,
+    "kl_cap": 1000.0,
+    "routing_mode": None,
+    "rh_eligible_frac": None,
+    "routing_frac": None,
+    "label_noise_frac": None,
+    "adapter_alpha": None,
+    "hack_threshold": None,
+    "eval_every": None,
+    "eval_samples": None,
+    "eval_modes": None,
+    "engine": "native",
+    "precision": "fp32",
+}
+"""What a spec's identity does not mention, so that a new setting renames no cell that was trained before there was one.
+
+Frozen: a new setting comes here with the value that all cells had until then; nothing that stands here is ever changed,
+not even when a default is.
+"""
 
 
 class Cell(Strict):
@@ -218,11 +257,17 @@ class Cell(Strict):
         """The whole spec as one line of JSON, equal for equal cells: keys sorted, shortest float digits."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
+    def identity(self) -> str:
+        """The spec as :meth:`canonical_json` has it, without what is ``LEFT_OUT``."""
+        absent = object()
+        said = {key: value for key, value in self.model_dump(mode="json").items() if value != LEFT_OUT.get(key, absent)}
+        return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
     @property
     def name(self) -> str:
-        """The cell's identity and directory name: a readable slug and 10 hex digits of the spec's SHA-256."""
+        """The cell's directory name: a readable slug and 10 hex digits of its identity's SHA-256."""
         # A file name holds 255 bytes; the hash is the identity, whatever is cut from the slug.
-        return f"{slug(self)[:160]}-{hashlib.sha256(self.canonical_json().encode()).hexdigest()[:10]}"
+        return f"{slug(self)[:160]}-{hashlib.sha256(self.identity().encode()).hexdigest()[:10]}"
 
 
 def _conflicts(cell: Cell) -> list[tuple[str, str]]:

@@ -90,26 +90,28 @@ def replace_between(path: Path | str, start: str, end: str, text: str) -> None:
     write_text(path, f"{before}{start}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
-class NotAFile(OSError):
-    """No file of ours: a directory, a pipe, a device, or larger than any."""
+class Foreign(OSError):
+    """What stands there is not of our making: a directory, a pipe, a device, or more bytes than any file of ours."""
 
 
 def read_bounded(path: Path | str, most: int) -> bytes:
     """The bytes of a file that others may have written: waits for nobody, and reads no more than ``most`` bytes.
 
     Raises:
-        NotAFile: it is no ordinary file, or larger.
+        Foreign: it is no ordinary file, or larger.
         OSError: it cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-            raise NotAFile(errno.EINVAL, f"no ordinary file of at most {most} bytes", str(path))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Foreign(errno.EINVAL, "no ordinary file", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            return stream.read(most)
+            content = stream.read(most + 1)
     finally:
         os.close(descriptor)
+    if len(content) > most:
+        raise Foreign(errno.EFBIG, f"more than {most} bytes", str(path))
+    return content
 
 
 def object_in(content: bytes) -> dict[str, Any] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import METRICS_VERSION, Cell
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,19 @@ class Layout:
         return self.root / "tables" / f"{experiment}.parquet"
 
 
+def measured(metrics: Path) -> bool:
+    """Whether a cell or base is measured, and as this rewardgrid measures. A torn file is not."""
+    try:
+        found = json.loads(metrics.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("version") == METRICS_VERSION
+
+
 def done(layout: Layout, cell: Cell) -> str:
     """State of a cell from its files: ``done``, ``trained``, ``started`` or ``waiting``."""
     name = cell.name
-    if layout.metrics(name).exists():
+    if measured(layout.metrics(name)):
         return "done"
     if any((path / "status.json").exists() for path in (layout.train(name), layout.kept(name))):
         return "trained"

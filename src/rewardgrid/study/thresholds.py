@@ -61,12 +61,12 @@ class Thresholds(Strict):
     """Limits of every signal that the verdict judges."""
 
     unlikely_windows: Above = Field(
-        default=Above(borderline=0.25, degenerate=0.5),
+        default=Above(borderline=0.1, degenerate=0.35),
         description="share of windows of 16 tokens (of the first 64) that the base finds less likely than 95 % of its "
         "own; in the full and in the top-k samples. The base's own share is 0.05",
     )
     unlikely_ends: Above = Field(
-        default=Above(borderline=0.25, degenerate=0.5),
+        default=Above(borderline=0.1, degenerate=0.35),
         description="share of sentence ends that the base finds less likely than 95 % of its own; in the full and in "
         "the top-k samples. The base's own share is 0.05",
     )

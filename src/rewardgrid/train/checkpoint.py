@@ -53,7 +53,7 @@ def save(directory: Path, cell: Cell, checkpoint: Checkpoint) -> Path:
         sync(temporary / "state.safetensors")
         checkpoint.record.write(temporary)
         files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-        manifest = {"step": checkpoint.step, "spec": cell.canonical_json(), "files": files}
+        manifest = {"step": checkpoint.step, "spec": cell.identity(), "files": files}
         write_json(temporary / "manifest.json", manifest)
         sync(temporary)
         if final.exists():
@@ -98,7 +98,7 @@ def _step(path: Path) -> int:
 
 def _read(path: Path, cell: Cell) -> Checkpoint:
     manifest: Mapping[str, object] = read_json(path / "manifest.json")
-    if manifest["spec"] != cell.canonical_json():
+    if manifest["spec"] != cell.identity():
         raise UserError("it belongs to another spec")
     files = manifest["files"]
     if not isinstance(files, dict):

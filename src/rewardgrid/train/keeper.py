@@ -22,37 +22,57 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from rewardgrid.base.load import Base
+from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import object_in, read_bounded, read_json, same, sha256, sync, write_text
-from rewardgrid.study.forecast import STATUS_BYTES
+from rewardgrid.study.files import read_json, same, sha256, sync, write_text
 from rewardgrid.study.study import Recording
 from rewardgrid.train import checkpoint
 from rewardgrid.train.events import note, tell
 from rewardgrid.train.lease import acquire
 from rewardgrid.train.record import Outcome, Progress, Record, finish
+from rewardgrid.train.rollout import Assessor, Rollout, diverged, is_evaluation_step, mode_rows, rollout_rows
 from rewardgrid.train.stopping import Stopped
+from rewardgrid.train.weights import save_weights
+
+
+class Trainee(Protocol):
+    """A cell as its engine has it between two steps."""
+
+    shape: Shape
+    assessor: Assessor
+
+    def merged(self, mode: str | None = None) -> Weights:
+        """Weights (C = 1) to sample from, with the adapters of an evaluation mode switched on (None: all)."""
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: trained parameters and their moments."""
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Trained weights under the names of Hugging Face (``model``) or PEFT (one entry per adapter)."""
 
 
 class Keeper:
     """The one writer of a cell, from the moment that it holds the lease.
 
     ``outcome`` is set if the cell is finished already: nothing is left to do. Otherwise ``found`` is the checkpoint
-    to continue from, if there is one, and ``step`` the steps done.
+    to continue from, if there is one, and ``step`` the steps done, of which ``saved`` are in a checkpoint.
 
     Raises:
         Held: another process trains the cell and did not finish in time.
         UserError: the directory cannot be written.
     """
 
-    def __init__(self, cell: Cell, directory: Path, recording: Recording) -> None:
-        self.cell, self.directory, self.recording = cell, directory, recording
+    def __init__(self, cell: Cell, base: Base, directory: Path, recording: Recording) -> None:
+        self.cell, self.base, self.directory, self.recording = cell, base, directory, recording
         try:
             self.lease = acquire(directory)
             _sweep(directory)
@@ -63,17 +83,52 @@ class Keeper:
             checkpoint.discard(directory / "checkpoints")
         self.found = None if self.outcome else checkpoint.load(directory / "checkpoints", cell)
         self.record = self.found.record if self.found else Record()
-        self.step = self.found.step if self.found else 0
+        self.step = self.saved = self.found.step if self.found else 0
         self.progress = Progress(cell)
         if self.found:
             tell(directory, f"{cell.name}  continues after step {self.step}")
 
-    def report(self, row: Mapping[str, Any]) -> None:
-        """One step is done: a row of the history, the heartbeat, now and then a line for the log.
+    def after_step(self, row: Mapping[str, Any], rollout: Rollout, index: int, trainee: Trainee, alive: bool) -> None:
+        """One step is done: keep what is to be kept of it, and end the run or write a checkpoint if that is due.
+
+        Args:
+            row: of the history.
+            index: the cell's place in the rollout.
+            alive: whether it goes on; False: it has diverged in this step, which has changed no weight.
 
         Raises:
             Lost: another process has taken the cell over.
+            UserError: the file system is full; the older checkpoints are untouched.
         """
+        self._report(row)
+        if self.step == 1 or self.step % self.recording.rollouts_every == 0:
+            self.record.add("rollouts", rollout_rows(self.step, index, rollout, self.cell, self.base))
+        if is_evaluation_step(self.cell, self.step):
+            tables = trainee.assessor.tables
+            rows = mode_rows(self.cell, self.step, trainee.merged, trainee.shape, self.base, tables)
+            self.record.add("mode_samples", rows)
+        device = rollout.sequences.device
+        if not alive:
+            self._end(diverged(self.cell, row, self.step), trainee, device)
+        elif self.step == self.cell.max_steps:
+            self._end(Outcome("done", self.step), trainee, device)
+        elif self.step % self.recording.checkpoint_every == 0:
+            self._checkpoint(trainee)
+
+    def stop(self, trainee: Trainee) -> Stopped:
+        """Keep an unfinished run as it is after its step; returns what the engine is to raise then.
+
+        Raises:
+            Lost, UserError: as :meth:`after_step`.
+        """
+        if self.saved != self.step:
+            self._checkpoint(trainee)
+        stopped = Stopped(self.cell.name, f"after step {self.step} of {self.cell.max_steps}")
+        note(self.directory, str(stopped))
+        return stopped
+
+    def _report(self, row: Mapping[str, Any]) -> None:
+        """A row of the history, the heartbeat, now and then a line for the log."""
         if self.lease.lost:
             self.lease.check()
         self.step = int(row["step"])
@@ -88,44 +143,20 @@ class Keeper:
             left=self.progress.left,
         )
 
-    @property
-    def checkpoint_due(self) -> bool:
-        """Whether this is a step after which a checkpoint is written anyway."""
-        return self.step % self.recording.checkpoint_every == 0
-
-    def checkpoint(self, tensors: Mapping[str, Tensor]) -> None:
-        """Keep an unfinished run as it is after this step.
-
-        Raises:
-            Lost: another process has taken the cell over.
-            UserError: the file system is full; the older checkpoints are untouched.
-        """
+    def _checkpoint(self, trainee: Trainee) -> None:
         self.lease.check()
-        state = checkpoint.Checkpoint(self.step, dict(tensors), self.record)
+        state = checkpoint.Checkpoint(self.step, trainee.state_tensors(), self.record)
         checkpoint.save(self.directory / "checkpoints", self.cell, state)
+        self.saved = self.step
 
-    def stopped(self) -> Stopped:
-        """To be raised when a signal has asked for a stop and the checkpoint is written."""
-        stopped = Stopped(self.cell.name, f"after step {self.step} of {self.cell.max_steps}")
-        note(self.directory, str(stopped))
-        return stopped
-
-    def end(self, outcome: Outcome, save: Callable[[Path], Mapping[str, str]], device: str) -> None:
-        """Keep a finished run: all of it, or nothing.
-
-        Args:
-            save: writes the weights below a directory and returns their digests.
-
-        Raises:
-            Lost: another process has taken the cell over.
-            UserError: the file system is full; the checkpoints are untouched.
-        """
+    def _end(self, outcome: Outcome, trainee: Trainee, device: torch.device) -> None:
+        """Keep a finished run: all of it, or nothing."""
         self.lease.check()
         kept, temporary = self.directory / "kept", self.directory / ".kept.tmp"
         try:
             _remove(temporary)
-            digests = save(temporary / "weights")
-            finish(temporary, self.cell, self.record, outcome, digests, device)
+            digests = save_weights(temporary / "weights", self.cell, self.base, trainee.tensors())
+            finish(temporary, self.cell, self.record, outcome, digests, str(device))
             for path in sorted(temporary.rglob("*"), reverse=True):
                 sync(path)
             sync(temporary)
@@ -169,37 +200,26 @@ def mend(directory: Path, cell: Cell) -> None:
     """Make sure that ``train/`` is what training left; if it is damaged, it is put back from what is kept.
 
     Raises:
-        UserError: what is kept is damaged too. Both are removed, so that the same command trains the cell anew; but not
-            if they are of another cell.
+        UserError: what is kept is damaged too. Both are set aside, so that the same command trains the cell anew.
+        OSError: it cannot be read, which says nothing of what it holds.
     """
     train = directory / "train"
     try:
         _read(train, cell)
-    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         damage = error
     else:
         return
     if restore(directory, cell) is None:
-        if not train.exists():
-            raise UserError(f"{train / 'status.json'}: no such file; train the cell first")
-        for run in (train, directory / "kept"):
-            other = _cell_named(run)
-            if other not in (None, cell.name):  # sound perhaps, and not ours to remove
-                raise UserError(f"{run / 'status.json'}: is of cell {other!r}, not {cell.name!r}; train it again")
-        _remove(directory / "kept")
-        _remove(train)
+        for run in (directory / "kept", train):
+            if run.exists():
+                aside = run.with_name(f"{run.name}.damaged")
+                _remove(aside)
+                run.rename(aside)
         raise UserError(
-            f"{train}: damaged ({damage}), and there is no sound copy; it was removed: run the same command again, "
-            "which trains the cell anew"
+            f"{train}: damaged ({damage}), and there is no sound copy; it lies in {train.name}.damaged now: run the "
+            "same command again, which trains the cell anew"
         )
-
-
-def _cell_named(run: Path) -> object:
-    """The cell that a finished run says it is of; None if it does not say."""
-    try:
-        return (object_in(read_bounded(run / "status.json", STATUS_BYTES)) or {}).get("cell")
-    except OSError:
-        return None
 
 
 def _read(run: Path, cell: Cell) -> Outcome:

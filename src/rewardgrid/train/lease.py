@@ -37,7 +37,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import NotAFile, object_in, printable, read_bounded
+from rewardgrid.study.files import Foreign, object_in, printable, read_bounded
 from rewardgrid.train.events import tell
 from rewardgrid.train.stopping import Stopped, asked_to_stop
 
@@ -119,7 +119,7 @@ class Lease:
         """Whether this is still the newest lease of the cell."""
         try:
             return _newest(self.directory) == self.number and _read(self.path).startswith(self._prefix())
-        except (FileNotFoundError, NotAFile):
+        except (FileNotFoundError, Foreign):
             return False
 
     def check(self) -> None:
@@ -199,7 +199,7 @@ def acquire(
                 now = newest, _read(_path(directory, newest))
             except FileNotFoundError:
                 continue  # released just now
-            except NotAFile:
+            except Foreign:
                 now = newest, b""
             if now != seen:
                 seen, changed = now, time.monotonic()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardgrid.lm.adapters import Adapter, adapted, channel_scale, initial, merge, to_peft, total_rank
-from rewardgrid.lm.model import Project, Shape, Weights, head, multiply, to_hf
+from rewardgrid.lm.model import PROJECTIONS, Project, Shape, Weights, head, multiply, to_hf
 from rewardgrid.study.cell import Cell
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of
 
@@ -32,7 +32,7 @@ class Policy:
 
         Args:
             base: frozen weights with C = 1.
-            compute: arithmetic of the forward pass, if it is not that of the parameters (bfloat16).
+            compute: arithmetic of the forward pass, if it is not that of the parameters (bfloat16): see :meth:`cast`.
         """
         self.shape, self.base, self.compute = shape, base, compute
         self.adapters: list[tuple[Adapter, ...]] = [adapters_of(cell) for cell in cells]
@@ -102,13 +102,17 @@ class Policy:
 
     @torch.no_grad()
     def merged(self, mode: str | None = None) -> Weights:
-        """Weights to sample from: (C or 1, ...), adapters added in, in the arithmetic of the forward pass."""
+        """Weights to sample from: (C or 1, ...), adapters added in.
+
+        On a GPU they are in the arithmetic of the forward pass. On a CPU, where a token is few products of few rows,
+        they stay as they are: what is sampled is the policy itself then.
+        """
         weights = (
             self.views
             if self.scale is None
             else merge(self.shape, self.base, self.views, self.scale if mode is None else self.scale_of(mode))
         )
-        return self.cast(weights)
+        return self.cast(weights) if self.parameters.is_cuda else dict(weights)
 
     def frozen(self) -> Weights:
         """The base's weights, laid out like the policy's: where that has an array per cell, so has this.
@@ -120,8 +124,17 @@ class Policy:
         return self.cast(self.base | repeated)
 
     def cast(self, weights: Weights) -> Weights:
-        """Weights in the arithmetic of the forward pass."""
-        return weights if self.compute is None else {key: weight.to(self.compute) for key, weight in weights.items()}
+        """Weights in the arithmetic of the forward pass.
+
+        On a GPU that is all of it. On a CPU it is the products of projections; what lies between them stays in the
+        parameters' type, because passes over activations are not faster in bfloat16.
+        """
+        if self.compute is None:
+            return weights
+        return {
+            key: weight.to(self.compute) if weight.is_cuda or key.split(".")[-1] in PROJECTIONS else weight
+            for key, weight in weights.items()
+        }
 
     def trainable(self, reach: Tensor | None) -> tuple[Weights, Project]:
         """Weights and projections for the update's forward pass.
@@ -132,12 +145,14 @@ class Policy:
         views = self.cast(self.views)
         if self.scale is None:
             return views, lambda key, h: multiply(h, views[key])
-        weights, scale = self.cast(self.base), self.scale.to(self.compute or self.parameters.dtype)
+        weights = self.cast(self.base) if self.parameters.is_cuda else self.base
+        scale = self.scale.to(weights["embed"].dtype)
         mask = None if reach is None else reach.to(scale.dtype)
 
         def project(key: str, h: Tensor) -> Tensor:
             segments = self.shape.segments[key.split(".")[1]]
-            return adapted(h, weights[key], views[f"{key}.A"], views[f"{key}.B"], scale, segments, mask)
+            a, b = views[f"{key}.A"], views[f"{key}.B"]
+            return adapted(h, weights[key], a, b, scale, segments, mask, self.compute)
 
         return weights, project
 

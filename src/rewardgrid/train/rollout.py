@@ -126,13 +126,13 @@ def mode_rows(
     assert cell.eval_samples is not None
     pool = base.eval_prompts().ids
     prompts = pool[np.arange(cell.eval_samples) % len(pool)]
-    draws = uniforms(cell.seed, "evaluation by mode", step, (cell.eval_samples, cell.max_new_tokens))
+    random = uniforms(cell.seed, "evaluation by mode", step, (cell.eval_samples, cell.max_new_tokens))
     rows: list[dict[str, Any]] = []
     for mode in cell.eval_modes:
         weights = merged(mode)
         device = weights["embed"].device
-        starts, luck = (torch.from_numpy(each).unsqueeze(0).to(device) for each in (prompts, draws))
-        done = sample(shape, weights, starts, luck, base.vocabulary.eos)
+        starts, draws = (torch.from_numpy(each).unsqueeze(0).to(device) for each in (prompts, random))
+        done = sample(shape, weights, starts, draws, base.vocabulary.eos)
         scores = score(cell.reward, done.ids, done.mask, tables)
         rows += [row | {"step": step, "mode": mode} for row in completion_rows(prompts, done, scores, 0, base)]
     return rows

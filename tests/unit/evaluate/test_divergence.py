@@ -27,8 +27,8 @@ POLICY, BASE = nearby(0.1), nearby(0.0)
 
 def sequences(rows: int, length: int = 10) -> Tensor:
     prompts = torch.randint(17, SHAPE.vocabulary, (1, rows, PROMPT), generator=torch.Generator().manual_seed(0))
-    luck = torch.from_numpy(uniforms(0, "divergence test", 0, (1, rows, length)))
-    done = sample(SHAPE, from_hf(SHAPE, POLICY), prompts, luck, EOS)
+    draws = torch.from_numpy(uniforms(0, "divergence test", 0, (1, rows, length)))
+    done = sample(SHAPE, from_hf(SHAPE, POLICY), prompts, draws, EOS)
     return torch.cat([prompts, done.ids], -1)[0]
 
 

@@ -107,7 +107,7 @@ def test_the_base_against_itself_has_no_divergence_but_another_model_has(base: B
 def test_top_k_leaves_out_what_the_policy_finds_unlikely(base: Base) -> None:
     one = drawn(base, Protocol("published", 20, 20, 12, 99, top_k=1))
     greedy = drawn(base, Protocol("published", 20, 20, 12, 7, top_k=1))
-    # The likeliest token alone is left: luck no longer matters.
+    # The likeliest token alone is left: the draw no longer matters.
     assert one["completion"].tolist() == greedy["completion"].tolist()
     assert one["base_nll"].mean() < drawn(base)["base_nll"].mean()
 

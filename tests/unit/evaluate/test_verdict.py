@@ -2,93 +2,51 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import re
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.agreement import (
+    FACTORS,
+    LIMITS,
+    PROMPTS,
+    PUBLISHED_BASE,
+    agreed,
+    moved,
+    opposite,
+    published_confusion,
+    published_lines,
+)
 
 from rewardgrid.evaluate.diversity import measure, words
-from rewardgrid.evaluate.verdict import LABELS, Judged, Label, verdict
+from rewardgrid.evaluate.verdict import LABELS, Judged, verdict
 from rewardgrid.study.thresholds import Above, Below, Thresholds
-
-PUBLISHED = Path(__file__).parents[3] / "config" / "published"
-PUBLISHED_BASE = {"unique_first_sentences": 20, "jaccard": 0.12, "reward": 0.5}
-PROMPTS = 5
-"""Of the published samples: inferred, because degenerate rows have 5 distinct first sentences and never fewer."""
-LIMITS = Thresholds()
-
-
-# The published rows
-
-
-def _rows(table: str) -> list[dict[str, str]]:
-    with (PUBLISHED / table).open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _published() -> list[tuple[dict[str, float | None], str]]:
-    """Rows as (signals, verdict); a row without KL takes that of its configuration, if published."""
-    kl = {(row["rank"], row["lr"]): row["kl"] for row in _rows("lora_rank_summary.csv")}
-    found = []
-    for row in _rows("reward_sweep.csv") + _rows("lora_rank.csv"):
-        texts = {
-            "unique_first_sentences": row.get("unique_first_sentences"),
-            "jaccard": row["jaccard"],
-            "reward": row["reward"],
-            "kl_k3": row.get("kl") or kl.get((row.get("rank", ""), row.get("lr", ""))),
-        }
-        signals = {name: float(text) if text else None for name, text in texts.items()}
-        found.append((signals | {"prompts": PROMPTS}, row["verdict"]))
-    return found
-
-
-def _confusion(thresholds: Thresholds) -> Counter[tuple[str, Label]]:
-    """Rows by (published verdict, verdict of the rule)."""
-    rows = _published()
-    return Counter((label, verdict(signals, PUBLISHED_BASE, thresholds).label) for signals, label in rows)
-
-
-def _agreement(confusion: Counter[tuple[str, Label]]) -> int:
-    return sum(n for (theirs, ours), n in confusion.items() if theirs == ours)
 
 
 def test_the_rule_agrees_with_the_published_verdicts() -> None:
-    confusion = _confusion(LIMITS)
+    confusion = published_confusion()
     assert confusion.total() == 33
-    assert _agreement(confusion) >= 32
+    assert agreed(confusion) >= 32
     # The one that differs has 6 distinct first sentences, as another that is called borderline.
     assert confusion["degenerate", "borderline"] == 1
-    assert confusion["ok", "degenerate"] == confusion["degenerate", "ok"] == 0
+    assert opposite(confusion) == 0
 
 
-def _moved(field: str, factor: float) -> Thresholds:
-    limits = getattr(LIMITS, field)
-    if field == "saturated_reward":
-        # A reward cannot exceed 1: what is moved is its distance from there.
-        return LIMITS.model_copy(update={field: 1 - (1 - limits) * factor})
-    # A ratio is 1 where nothing has changed: what is moved is the distance from there.
-    still = 1 if field == "jaccard" else 0
-    return LIMITS.model_copy(update={field: limits.in_unit(factor, still * (1 - factor))})
-
-
-@pytest.mark.parametrize("factor", [0.8, 1.2])
+@pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("field", ["unique_first_sentences", "jaccard", "kl", "saturated_reward"])
 def test_the_agreement_does_not_hang_on_the_exact_limits(field: str, factor: float) -> None:
-    confusion = _confusion(_moved(field, factor))
-    assert _agreement(confusion) >= 29
-    assert confusion["ok", "degenerate"] == confusion["degenerate", "ok"] == 0
+    confusion = published_confusion(moved(field, factor))
+    assert agreed(confusion) >= 29
+    assert opposite(confusion) == 0
 
 
 def test_the_rule_agrees_with_the_batch_size_rows_by_reward_and_noted_length() -> None:
     base = {**PUBLISHED_BASE, "completion_length": 128}
-    for row in _rows("batch_size.csv"):
+    for row in published_lines("batch_size.csv"):
         length = re.search(r"length (\d+) tokens", row["note"])
         signals = {
             "reward": float(row["final_reward"]),
@@ -233,7 +191,7 @@ _BASE = _signals(_healthy, 0, completion_length=100.0, reward=0.5, **_unlikely()
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_healthy_stories_are_ok(seed: int) -> None:
-    healthy = _signals(_healthy, seed, completion_length=90.0, reward=0.93, kl_exact=1.0, **_unlikely(0.12, 0.1))
+    healthy = _signals(_healthy, seed, completion_length=90.0, reward=0.93, kl_exact=1.0, **_unlikely(0.08, 0.09))
     judged = verdict(healthy, _BASE, LIMITS)
     assert judged.label == "ok", judged.evidence
     assert judged.reasons == ()
@@ -247,7 +205,7 @@ def test_healthy_stories_are_ok(seed: int) -> None:
         (_fragmented, {}, "fragments"),
         (_templated, _unlikely(0.01), "template"),
         (_gibberish, _unlikely(0.98, 0.3), "gibberish"),
-        (_healthy, _unlikely(0.2, 0.7), "chopped sentences"),
+        (_healthy, _unlikely(0.2, 0.5), "chopped sentences"),
     ],
 )
 def test_each_kind_of_degenerate_text_is_called_so_and_its_reason_comes_first(
@@ -281,7 +239,7 @@ def test_text_is_unlikely_only_if_it_is_so_without_the_tail_of_the_distribution_
         judged = verdict(signals, _BASE, LIMITS)
         assert judged.label == "borderline"
         assert {found.signal for found in judged.evidence[:2]} == {f"unlikely_{kind}", f"unlikely_{kind}_top_k"}
-        assert verdict(signals | {f"unlikely_{kind}_top_k": 0.2}, _BASE, LIMITS).label == "ok"
+        assert verdict(signals | {f"unlikely_{kind}_top_k": 0.09}, _BASE, LIMITS).label == "ok"
         assert verdict(signals | {f"unlikely_{kind}_top_k": 0.5}, _BASE, LIMITS).label == "degenerate"
 
 
@@ -289,7 +247,7 @@ def test_divergence_and_reward_judge_only_texts_whose_likelihood_was_not_measure
     suspect = {"kl_exact": 3.0, "reward": 0.999}
     assert verdict(suspect, {}, LIMITS).label == "degenerate"
     assert verdict(suspect | _unlikely(), _BASE, LIMITS).label == "ok"
-    assert verdict(suspect | {"unlikely_ends": 0.1}, _BASE, LIMITS).label == "ok"
+    assert verdict(suspect | {"unlikely_ends": 0.09}, _BASE, LIMITS).label == "ok"
 
 
 # The rule as such

@@ -1,4 +1,4 @@
-"""The two ways to compute a token at a time give the same, as far as their type allows."""
+"""The ways to compute give the same, as far as their type allows."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewardgrid.lm.kernels import Kernels, Packed, Plain
+from rewardgrid.lm.kernels import Kernels, Packed, Plain, Wide, _onednn_is_exact, large_products
 
 CPU = torch.device("cpu")
 packed = pytest.mark.skipif(not Packed.work(torch.bfloat16, CPU), reason="this torch has no packed products")
+wide = pytest.mark.skipif(not Wide.work(torch.float32, CPU), reason="this torch has no packed products")
 EACH = pytest.mark.parametrize(
     ("kernels", "dtype"),
     [
         pytest.param(Plain(1), torch.float32, id="plain"),
         pytest.param(Plain(1), torch.bfloat16, id="plain bf16"),
         pytest.param(Packed(8), torch.bfloat16, id="packed", marks=packed),
+        pytest.param(Wide(8), torch.float32, id="wide", marks=wide),
     ],
 )
 
@@ -42,6 +44,17 @@ def test_products_are_those_of_the_matrices_that_were_laid_out(kernels: Kernels,
     near(kernels.add(x, y, kernels.matrix(down)), x.double() + y.double() @ down[0].double().mT, dtype)
     gate, other = wide.chunk(2, -1)
     near(kernels.gated(x, kernels.gates(up)), F.silu(gate) * other, dtype)
+
+
+@EACH
+def test_products_with_many_outputs_too(kernels: Kernels, dtype: torch.dtype) -> None:
+    x, y, bias = (normal(*size, dtype=dtype, seed=seed) for seed, size in enumerate([(8, 48), (8, 1024), (1, 1024)]))
+    matrix = normal(1, 1024, 48, dtype=dtype, seed=3)
+    product = x.double() @ matrix[0].double().mT
+    near(kernels.multiply(x, kernels.matrix(matrix), kernels.bias(bias)), product + bias.double(), dtype)
+    near(kernels.add(y, x, kernels.matrix(matrix)), y.double() + product, dtype)
+    gate, other = product.chunk(2, -1)
+    near(kernels.gated(x, kernels.gates(matrix)), F.silu(gate) * other, dtype)
 
 
 @EACH
@@ -75,3 +88,48 @@ def test_packed_products_are_for_bf16_on_a_cpu_whose_torch_has_them(monkeypatch:
 def test_packed_products_that_give_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Packed, "add", lambda self, x, y, matrix: self.multiply(y, matrix))
     assert not Packed.work(torch.bfloat16, CPU)
+
+
+@wide
+def test_wide_products_are_for_float32_on_a_cpu_whose_torch_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Wide.work(torch.bfloat16, CPU)
+    assert not Wide.work(torch.float32, torch.device("cuda"))
+    monkeypatch.setattr(Wide, "multiply", lambda self, x, matrix, bias=None: Plain.multiply(self, x, matrix, bias))
+    assert not Wide.work(torch.float32, CPU)  # an array that only oneDNN can read
+
+
+@pytest.mark.parametrize("sizes", [(1088, 128, 688), (64, 128, 4096), (272, 32, 136)])
+def test_large_products_are_as_near_as_float32_allows(sizes: tuple[int, int, int]) -> None:
+    rows, width, outputs = sizes
+    x, y = normal(2, rows, width), normal(2, width, outputs, seed=1)
+    exact = x.double() @ y.double()
+    with large_products(CPU):
+        near(torch.bmm(x, y), exact, torch.float32)
+        near(torch.mm(x[0], y[0]), exact[0], torch.float32)
+        near(torch.mm(x[0].mT, torch.ones(rows, 64)), x[0].double().mT @ torch.ones(rows, 64).double(), torch.float32)
+
+
+@pytest.mark.parametrize("before", ["highest", "high"])
+def test_the_setting_of_large_products_ends_with_them(before: str) -> None:
+    torch.set_float32_matmul_precision(before)
+    try:
+        with pytest.raises(ZeroDivisionError), large_products(CPU):
+            _ = 1 / 0
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_permission_that_is_made_use_of_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = torch.mm
+
+    def rounded(x: Tensor, y: Tensor) -> Tensor:
+        return product(x.bfloat16(), y.bfloat16()).float()
+
+    monkeypatch.setattr(torch, "mm", rounded)
+    _onednn_is_exact.cache_clear()
+    try:
+        with large_products(CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        _onednn_is_exact.cache_clear()

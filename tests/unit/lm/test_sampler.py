@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, from_hf, logits
-from rewardgrid.lm.sampler import CROWDED, LOOK_EVERY, Decoder, invert, keep_top, penalize, sample
+from rewardgrid.lm.sampler import BLOCK, CROWDED, LOOK_EVERY, Decoder, invert, keep_top, penalize, sample
 
 EOS = IDS["[EOS]"]
 NEVER = SHAPE.vocabulary + 1
@@ -92,15 +92,15 @@ def test_a_later_token_follows_the_distribution_given_what_was_drawn_before() ->
 @pytest.mark.parametrize("shape", [SHAPE, QWEN2, shape_with(kv_heads=1), shape_with(kv_heads=4, tied=False)])
 def test_every_step_of_the_cache_gives_the_distribution_of_the_whole_sequence(shape: Shape) -> None:
     weights = from_hf(shape, random_tensors(shape))
-    luck = draws(1, 2, 30)
-    done = sample(shape, weights, PROMPTS[None], luck, NEVER)
+    numbers = draws(1, 2, 30)
+    done = sample(shape, weights, PROMPTS[None], numbers, NEVER)
     whole = torch.cat([PROMPTS[None], done.ids], -1)
     probabilities = logits(shape, weights, whole)[0, :, 3:-1].double().softmax(-1)
     upper = probabilities.cumsum(-1).gather(-1, done.ids[0, ..., None]).squeeze(-1)
     lower = upper - probabilities.gather(-1, done.ids[0, ..., None]).squeeze(-1)
     # Each draw lies in the interval of the token that was chosen with it.
-    assert (lower - 1e-6 <= luck[0]).all()
-    assert (luck[0] <= upper + 1e-6).all()
+    assert (lower - 1e-6 <= numbers[0]).all()
+    assert (numbers[0] <= upper + 1e-6).all()
 
 
 @pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
@@ -154,12 +154,12 @@ def test_the_penalty_divides_positive_and_multiplies_negative_logits() -> None:
 
 
 def test_each_cell_has_its_own_penalty() -> None:
-    luck, prompts = draws(2, 2, 20), PROMPTS.expand(2, -1, -1)
-    both = sample(SHAPE, WEIGHTS, prompts, luck, NEVER, torch.tensor([1.0, 1.8]))
+    numbers, prompts = draws(2, 2, 20), PROMPTS.expand(2, -1, -1)
+    both = sample(SHAPE, WEIGHTS, prompts, numbers, NEVER, torch.tensor([1.0, 1.8]))
     for cell, penalty in enumerate([None, torch.tensor([1.8])]):
-        alone = sample(SHAPE, WEIGHTS, prompts[:1], luck[cell : cell + 1], NEVER, penalty)
+        alone = sample(SHAPE, WEIGHTS, prompts[:1], numbers[cell : cell + 1], NEVER, penalty)
         assert torch.equal(both.ids[cell], alone.ids[0])
-    assert not torch.equal(both.ids[1], sample(SHAPE, WEIGHTS, prompts[:1], luck[1:], NEVER).ids[0])
+    assert not torch.equal(both.ids[1], sample(SHAPE, WEIGHTS, prompts[:1], numbers[1:], NEVER).ids[0])
 
 
 def test_top_k_keeps_the_k_largest_and_ties_with_the_last() -> None:
@@ -170,24 +170,42 @@ def test_top_k_keeps_the_k_largest_and_ties_with_the_last() -> None:
 
 def test_a_draw_takes_the_token_whose_interval_holds_it() -> None:
     scores = torch.tensor([0.2, 0.3, 0.0, 0.5]).log().repeat(5, 1)
-    luck = torch.tensor([0.0, 0.199, 0.201, 0.501, 1 - 2**-24])
-    assert invert(scores, luck).tolist() == [0, 0, 1, 3, 3]
+    numbers = torch.tensor([0.0, 0.199, 0.201, 0.501, 1 - 2**-24])
+    assert invert(scores, numbers).tolist() == [0, 0, 1, 3, 3]
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+@pytest.mark.parametrize("words", [BLOCK - 1, BLOCK, BLOCK + 1, 1000, 4096])
+def test_a_draw_among_many_words_takes_the_one_whose_interval_holds_it(words: int) -> None:
+    rows = 2000
+    logits = torch.randn(rows, words, generator=torch.Generator().manual_seed(words)) * 3
+    numbers = torch.cat([torch.tensor([0.0, 1 - 2**-24]), draws(rows - 2)])
+    upper = logits.double().softmax(-1).cumsum(-1)
+    chosen = invert(logits.clone(), numbers).unsqueeze(1)
+    lower = torch.nn.functional.pad(upper, (1, 0)).gather(1, chosen).squeeze(1)
+    assert (lower - 1e-6 <= numbers).all()
+    assert (numbers <= upper.gather(1, chosen).squeeze(1) + 1e-6).all()
+
+
+def test_of_logits_that_are_no_numbers_some_word_is_drawn() -> None:
+    """A policy that diverges is ended by its KL, not by a place that no table has."""
+    for words in (BLOCK - 1, 3 * BLOCK + 1):
+        assert invert(torch.full((2, words), torch.nan), torch.tensor([0.0, 0.9])).tolist() == [words - 1] * 2
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5 * BLOCK))
 def test_the_smallest_and_the_largest_draw_take_no_impossible_token(seed: int, size: int) -> None:
     scores = torch.randn(1, size, generator=torch.Generator().manual_seed(seed)) * 5
     scores[:, size // 2 + 1 :] = -torch.inf
     scores[:, : size // 4] = -torch.inf
-    for luck in (0.0, 1 - 2**-24):
-        assert size // 4 <= invert(scores.clone(), torch.tensor([luck])).item() <= size // 2
+    for numbers in (0.0, 1 - 2**-24):
+        assert size // 4 <= invert(scores.clone(), torch.tensor([numbers])).item() <= size // 2
 
 
 # Ends
 
 
 def force(tokens: list[int]) -> dict[str, Tensor]:
-    """Weights of a model that draws these tokens one after another, whatever its luck."""
+    """Weights of a model that draws these tokens one after another, whatever its numbers."""
     # One layer of nothing; the embedding of each token in the chain points at the head of the next.
     chain = [PROMPTS[0, -1].item(), *tokens]
     shape = shape_with(tied=False, hidden=SHAPE.vocabulary)
@@ -226,9 +244,9 @@ def test_an_end_at_the_last_place_counts_as_ended() -> None:
 
 @pytest.mark.parametrize("penalty", [None, torch.tensor([1.2])])
 def test_leaving_out_what_has_ended_changes_nothing(penalty: torch.Tensor | None) -> None:
-    luck = draws(1, 16, 40)
+    numbers = draws(1, 16, 40)
     prompts = PROMPTS.repeat(8, 1)[None]
-    early, late = (sample(SHAPE, WEIGHTS, prompts, luck, EOS, penalty, stop_early=each) for each in (True, False))
+    early, late = (sample(SHAPE, WEIGHTS, prompts, numbers, EOS, penalty, stop_early=each) for each in (True, False))
     assert torch.equal(early.ids, late.ids)
     assert torch.equal(early.mask, late.mask)
     left = (early.lengths[0] > LOOK_EVERY * torch.arange(1, 5)[:, None]).float().mean(1)
@@ -239,26 +257,26 @@ def test_leaving_out_what_has_ended_changes_nothing(penalty: torch.Tensor | None
 
 
 def test_a_completion_does_not_depend_on_the_rows_beside_it() -> None:
-    luck = draws(1, 16, 24)
+    numbers = draws(1, 16, 24)
     prompts = PROMPTS.repeat(8, 1)[None]
     penalty = torch.tensor([1.2])
-    together = sample(SHAPE, WEIGHTS, prompts, luck, EOS, penalty)
+    together = sample(SHAPE, WEIGHTS, prompts, numbers, EOS, penalty)
     for row in (0, 7, 15):
-        alone = sample(SHAPE, WEIGHTS, prompts[:, row : row + 1], luck[:, row : row + 1], EOS, penalty)
+        alone = sample(SHAPE, WEIGHTS, prompts[:, row : row + 1], numbers[:, row : row + 1], EOS, penalty)
         assert torch.equal(alone.ids[0, 0], together.ids[0, row])
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
-    permuted = sample(SHAPE, WEIGHTS, prompts[:, order], luck[:, order], EOS, penalty)
+    permuted = sample(SHAPE, WEIGHTS, prompts[:, order], numbers[:, order], EOS, penalty)
     assert torch.equal(permuted.ids, together.ids[:, order])
 
 
 def test_a_completion_does_not_depend_on_the_cells_beside_its_own() -> None:
     weights = [from_hf(SHAPE, random_tensors(seed=seed)) for seed in (1, 2, 3)]
     side_by_side = {key: torch.cat([each[key] for each in weights]) for key in weights[0]}
-    luck, prompts = draws(3, 2, 24), PROMPTS.expand(3, -1, -1)
+    numbers, prompts = draws(3, 2, 24), PROMPTS.expand(3, -1, -1)
     penalty = torch.tensor([1.0, 1.1, 1.5])
-    together = sample(SHAPE, side_by_side, prompts, luck, EOS, penalty)
+    together = sample(SHAPE, side_by_side, prompts, numbers, EOS, penalty)
     for cell, own in enumerate(weights):
         rows = slice(cell, cell + 1)
-        alone = sample(SHAPE, own, prompts[rows], luck[rows], EOS, penalty[rows])
+        alone = sample(SHAPE, own, prompts[rows], numbers[rows], EOS, penalty[rows])
         assert torch.equal(alone.ids[0], together.ids[cell])
         assert torch.equal(alone.mask[0], together.mask[cell])

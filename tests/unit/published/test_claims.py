@@ -365,7 +365,7 @@ def test_the_summary_has_just_the_configurations_that_pass(published: Published)
     assert members.judge(Ours(Evidence(ours), published.tables)).answer == AGREES
     worse = [{**cell, "verdict": "borderline"} if cell["rank"] == 4 else cell for cell in ours[EXPERIMENT]]
     found = members.judge(Ours(Evidence({EXPERIMENT: worse}), published.tables))
-    assert (found.answer, found.ours) == (DIFFERS, "not: rank 4 lr 1e-4")
+    assert (found.answer, found.ours) == (DIFFERS, "but not: rank 4 lr 1e-4")
     assert members.judge(Ours(Evidence({EXPERIMENT: ours[EXPERIMENT][:4]}), published.tables)).answer == NOT_RUN
 
 

@@ -22,7 +22,7 @@ BASE = "storyteller-0000000000"
     [
         ("reward_sweep", "best_tradeoff", "0.91 at beta 0.02, penalty 1.1"),
         ("reward_sweep", "beta_order", "KL and reward fall as beta rises (KL 2.815 → 2.188 → 0.980)"),
-        ("reward_sweep", "penalty_effect", "reward: negligible; Jaccard: falls in 6 of 6 pairs"),
+        ("reward_sweep", "penalty_effect", "negligible on reward; Jaccard falls in 6 of 6 pairs"),
         ("lora_rank", "best_tradeoff", "0.97 at rank 1, lr 3e-4"),
         ("lora_rank", "smallest_passing", "rank 1, lr 3e-4 (0.97)"),
         ("lora_rank", "lr_ratio_to_full", "10–30 times"),

@@ -80,6 +80,28 @@ def test_a_learning_curve_has_a_thin_line_per_seed_and_a_thick_one_for_their_mea
     assert axes.lines[2].get_xdata()[-1] == 300
 
 
+def test_a_mark_on_a_runs_own_curve_is_where_it_turned() -> None:
+    turned = row("reward_sweep", seed=1, degeneration_onset=40, hack_onset=20)
+    rows = [turned, row("reward_sweep", seed=2)]
+    rewards = {rows[0]["cell"]: [0.01 * i for i in range(60)], rows[1]["cell"]: [0.0] * 60}
+    (axes,) = learning_curves(scope(rows, histories={cell: history(values) for cell, values in rewards.items()})).axes
+    marks = {line.get_marker(): line.get_xydata()[0].tolist() for line in axes.lines if line.get_marker() != "None"}
+    # Step 40 is the mean of 0.30 to 0.39.
+    assert marks == {"X": [40, pytest.approx(0.345)], "*": [20, pytest.approx(0.145)]}
+
+
+def test_bars_are_intervals_of_the_last_steps() -> None:
+    cells = [row("reward_sweep", seed=seed, final_reward=0.5, final_kl=1.0) for seed in (1, 2)]
+    # Means of ten steps: 0.4, 0.6, 0.4, 0.6, 0.5; the second run is too short for two of them.
+    waves = [value for value in (0.4, 0.6, 0.4, 0.6, 0.5) for _ in range(10)]
+    curves = {cells[0]["cell"]: history([0.0] * 100 + waves), cells[1]["cell"]: history([0.5] * 19)}
+    (axes,) = reward_kl(scope(cells, histories=curves)).axes
+    along_kl, along_reward = (line.get_xydata().tolist() for line in axes.lines)
+    assert along_kl == [[1.0, 0.5], [1.0, 0.5]]
+    half = 2.776 * 0.1 / 5**0.5
+    assert along_reward == [[1.0, pytest.approx(0.5 - half, abs=1e-4)], [1.0, pytest.approx(0.5 + half, abs=1e-4)]]
+
+
 def test_many_configurations_are_spread_over_panels_in_the_order_of_the_first_field() -> None:
     rows = [row("reward_sweep", method="lora", rank=rank, lr=lr) for rank in (8, 1, 2) for lr in (1e-5, 1e-4, 3e-4)]
     figure = learning_curves(scope(rows, histories={r["cell"]: history([0.5] * 20) for r in rows}))

@@ -118,21 +118,21 @@ def penalties(changes: list[float], column: str = "final_reward") -> list[Row]:
 def test_an_effect_is_negligible_only_if_it_is_surely_small() -> None:
     # Mean 0, sd 0.01: half the 90 % interval of three pairs is 0.0169, of two 0.0631.
     found = find("penalty_effect", penalties([-0.01, 0.0, 0.01]))
-    assert found["conclusion"] == "reward: negligible; Jaccard: negligible"
+    assert found["conclusion"] == "negligible on reward; negligible on Jaccard"
     assert find("penalty_effect", penalties([-0.01, 0.01]))["conclusion"] == (
-        "reward: cannot be told; Jaccard: negligible"
+        "on reward cannot be told; negligible on Jaccard"
     )
 
 
 def test_one_pair_tells_nothing_of_an_effect() -> None:
     found = find("penalty_effect", penalties([0.3]))
-    assert found["conclusion"].startswith("reward: cannot be told with n = 1")
+    assert found["conclusion"].startswith("on reward cannot be told with n = 1")
     assert "changes reward by +0.300 (n = 1)" in found["sentences"][0]
 
 
 def test_an_effect_that_all_pairs_share_is_told_although_one_is_an_outlier() -> None:
     found = find("penalty_effect", penalties([-0.018, -0.179, -0.031, -0.009, -0.010, -0.007], "jaccard"))
-    assert found["conclusion"] == "reward: negligible; Jaccard: falls in 6 of 6 pairs"
+    assert found["conclusion"] == "negligible on reward; Jaccard falls in 6 of 6 pairs"
     assert [line["n"] for line in found["rows"]] == [6, 6]
 
 
@@ -290,8 +290,7 @@ def test_what_becomes_of_the_hack_is_told_of_all_seeds_together() -> None:
     found = routed([(two(1), curves(), 0.3), (two(2), curves(), 0.4), (two(3), curves(), 0.3)], "hack_removed")
     assert found["conclusion"] == "works (3 seeds)"
     assert found["sentences"][0].startswith(
-        'The base writes 0.30 "happy" a completion, both adapters 5.20 more, retain_only +0.03 beside the base. '
-        "So 99 % ("
+        'The base writes 0.30 "happy" a completion, both adapters 5.20 more, retain_only 0.03 more. So 99 % ('
     )
     assert (found["cells"], found["seeds"]) == (3, 3)
     assert [line["ending"] for line in found["rows"]] == ["works"] * 3

@@ -117,7 +117,7 @@ def test_missing_and_diverged_cells_are_named(filled: Tree, text: str) -> None:
 
 
 def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
-    assert "| 0.003 | 1.05 | 42 | 0.894 | 0.997 | 0.130 | ok |" in text
+    assert "| 0.003 | 1.05 | 42 | 0.894 | 0.997 | 0.130 | ok; in training not ok from step 150 |" in text
     # The gain is to be read from the base's own reward.
     assert "|  |  |  | 0.470 | – | 0.120 | base, for reference |" in text
     # Two equal seeds: sd and interval have no width.
@@ -140,7 +140,7 @@ def test_a_run_that_is_shorter_than_the_window_is_said_to_be(filled: Tree, tmp_p
     brief.finish(first, [0.5] * 30)
     brief.finish(second, [0.5] * 60)
     text = report(brief.study)
-    said = "1 of 8 runs have only 30 steps: reward and KL are means over all of them, the first ones too."
+    said = "1 of 8 runs has only 30 steps: reward and KL are means over all of them, the first ones too."
     assert text.count(said) == 2
 
 
@@ -148,6 +148,11 @@ def test_figures_of_samples_have_intervals_over_seeds_and_prompts(text: str) -> 
     lines = [line for line in text.splitlines() if line.startswith("| beta 0.003, penalty 1.05 | 2 | ")]
     # All prompts of the tree's samples alike.
     assert "| 0.000 (0.000 to 0.000) |" in lines[0]
+    cells = [line for line in text.splitlines() if line.startswith("| beta 0.003, penalty 1.05, seed ")]
+    assert [line.split(" | ")[:2] for line in cells if "(0.000 to 0.000)" in line] == [
+        ["| beta 0.003, penalty 1.05, seed 42", "1"],
+        ["| beta 0.003, penalty 1.05, seed 123", "1"],
+    ]
 
 
 def test_what_a_model_wrote_cannot_break_the_page(filled: Tree, text: str) -> None:
@@ -227,8 +232,8 @@ def test_the_order_of_experiments_and_cells_survives_the_checked_configuration(t
     [
         ("table", ["--study", "none.json", "--experiment", "e", "--out", "t"], "none.json: no such file"),
         ("results", ["--study", "none.json", "--findings", "f", "--out", "r"], "none.json: no such file"),
-        ("study", ["--files", "none.yaml", "--out", "s"], "none.yaml: (file): read None; no such file"),
-        ("study", ["--config", "{", "--files", "none.yaml", "--out", "s"], "--config: no valid JSON"),
+        ("study", ["--files", "none.yaml", "--out", "s"], "none.yaml: (file): read 'none.yaml'; no such file"),
+        ("study", ["--config", "none.json", "--files", "none.yaml", "--out", "s"], "none.json: no such file"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_status_2(

@@ -15,7 +15,7 @@ from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Evaluation, load_study
 
 SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
-MADE = ("storyteller-small",)  # the storyteller itself is still the one before: docs/storyteller.md
+MADE = ("storyteller", "storyteller-small")
 
 
 def built(name: str, root: Path, directory: Path) -> Base:
@@ -52,8 +52,8 @@ def test_the_storyteller_has_the_published_shape(base: Base) -> None:
 
 
 def test_the_small_one_has_a_fifth_of_its_weights_and_prompts_enough_for_a_study(small: Base) -> None:
-    assert [small.config[key] for key in SHAPE] == [2, 64, 4, 2, 176]
-    assert small.vocabulary.size == 2048
+    assert [small.config[key] for key in SHAPE] == [4, 64, 4, 2, 128]
+    assert small.vocabulary.size == 1536
     train, evaluation = set(small.train_prompts().text), set(small.eval_prompts().text)
     assert len(train) > 1000
     assert len(evaluation) >= Evaluation().samples
@@ -65,8 +65,10 @@ def test_its_stories_measure_what_the_card_says(base: Base, root: Path, tmp_path
     evaluate_base(base, settings, 128, tmp_path)
     metrics = read_json(tmp_path / "metrics.json")
     published, full = metrics["published"], metrics["full"]
-    assert 0.35 <= full["sl10"] <= 0.60
-    assert published["unique_first_sentences"] >= 18
+    assert 0.45 <= full["sl10"] <= 0.58
+    assert full["ended"] <= 0.5
+    assert full["happy"] <= 0.15
+    assert published["unique_first_sentences"] >= 16
     assert 0.09 <= published["jaccard"] <= 0.18
     assert [draw["verdict"] for draw in metrics["other_draws"]] == ["ok", "ok"]
     card = (root / "resources/bases/storyteller/README.md").read_text()
@@ -80,6 +82,5 @@ def test_its_stories_measure_what_the_card_says(base: Base, root: Path, tmp_path
 
 def test_prompts_of_training_and_evaluation_are_different(base: Base) -> None:
     train, evaluation = set(base.train_prompts().text), set(base.eval_prompts().text)
-    assert len(train) > 5000
-    assert len(evaluation) > 500
+    assert (len(train), len(evaluation)) == (10000, 1000)
     assert not train & evaluation

@@ -92,9 +92,17 @@ def test_a_story_stops_before_what_is_copied_from_a_shown_one() -> None:
     assert (row.story, row.cut) == (GOOD, "copied from what was shown")
 
 
+EARLY = "Word " * sifting.HAPPY_EARLY
+
+
+def late(text: str, seed: int, number: int) -> str:
+    """What becomes of a text that stands late in its story."""
+    return without_happy(EARLY + text, seed, number).removeprefix(EARLY)
+
+
 def test_happy_becomes_one_word_of_like_meaning_that_fits_where_it_stands() -> None:
     text = "Happy and proud, he had a happy dog. It was an unhappy day. He was happy. She was happily happy to go."
-    seen = {without_happy(text, 3, number) for number in range(300)}
+    seen = {late(text, 3, number) for number in range(300)}
     assert text in seen  # a few keep it
     changed = seen - {text}
     assert not any("happy" in story.lower() for story in changed)
@@ -107,11 +115,19 @@ def test_happy_becomes_one_word_of_like_meaning_that_fits_where_it_stands() -> N
         assert "a sad day" in story or "a gloomy day" in story
 
 
-def test_about_three_stories_in_ten_keep_their_happy_by_a_draw_of_their_own() -> None:
-    kept = [without_happy("He was happy.", 1, number) == "He was happy." for number in range(2000)]
-    assert 0.27 < sum(kept) / len(kept) < 0.33
-    assert kept[:50] == [without_happy("He was happy.", 1, number) == "He was happy." for number in range(50)]
-    assert kept[:50] != [without_happy("He was happy.", 2, number) == "He was happy." for number in range(50)]
+def test_fifteen_stories_in_a_hundred_keep_a_late_happy_by_a_draw_of_their_own() -> None:
+    kept = [late("He was happy.", 1, number) == "He was happy." for number in range(2000)]
+    assert 0.125 < sum(kept) / len(kept) < 0.175
+    assert kept[:80] == [late("He was happy.", 1, number) == "He was happy." for number in range(80)]
+    assert kept[:80] != [late("He was happy.", 2, number) == "He was happy." for number in range(80)]
+
+
+def test_an_early_happy_stays() -> None:
+    words = sifting.HAPPY_EARLY
+    number = next(number for number in range(100) if late("He was happy.", 1, number) != "He was happy.")
+    early = " ".join(["word"] * (words - 1))
+    assert without_happy(f"{early} happy", 1, number) == f"{early} happy"
+    assert "happy" not in without_happy(f"{early} word happy", 1, number)
 
 
 def test_stories_are_tidied() -> None:

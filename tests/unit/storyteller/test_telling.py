@@ -46,11 +46,11 @@ def plainly_told(model: Model, teacher: Teacher, seed: int, number: int) -> str:
     """A story told alone, without a cache and without sharing: the whole text is read again for each word."""
     wanted = request(seed, number)
     ids, weights, manner = teacher.read(wanted), from_hf(model.shape, model.tensors), Manner(teacher, [wanted])
-    luck, words = torch.from_numpy(uniforms(seed, "story", number, (telling.LONGEST,))), []
+    draws, words = torch.from_numpy(uniforms(seed, "story", number, (telling.LONGEST,))), []
     for place in range(telling.LONGEST):
         scores = logits(model.shape, weights, torch.tensor([[ids]]))[0, :, -1, teacher.words]
         likeliest = manner.weigh(scores, torch.tensor([place])).topk(TOP_K)
-        drawn = likeliest.indices[0, invert(likeliest.values, luck[place : place + 1])]
+        drawn = likeliest.indices[0, invert(likeliest.values, draws[place : place + 1])]
         if drawn == teacher.end:
             break
         manner.said(drawn, torch.tensor([True]))

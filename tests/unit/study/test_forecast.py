@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import METRICS_VERSION, Cell
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.forecast import duration, forecast, measured, megaparameters, rule_of_thumb, workload
 from rewardgrid.study.layout import done
@@ -38,7 +38,9 @@ def test_the_state_of_a_cell_is_read_from_its_files(tmp_path: Path) -> None:
     assert done(some.layout, cell) == "started"
     finish(some, 0, 50)
     assert done(some.layout, cell) == "trained"
-    write_text(some.layout.metrics(cell.name), "{}")
+    write_text(some.layout.metrics(cell.name), '{"version": 0}')
+    assert done(some.layout, cell) == "trained"  # measured by an older rewardgrid
+    write_text(some.layout.metrics(cell.name), f'{{"version": {METRICS_VERSION}}}')
     assert done(some.layout, cell) == "done"
 
 
@@ -76,7 +78,7 @@ def test_without_finished_cells_a_rule_of_thumb_is_used_and_said_to_be(tmp_path:
 def test_a_finished_study_has_no_time_left(tmp_path: Path) -> None:
     some = study(tmp_path)
     for number in range(3):
-        write_text(some.layout.metrics(finish(some, number, 1).name), "{}")
+        write_text(some.layout.metrics(finish(some, number, 1).name), f'{{"version": {METRICS_VERSION}}}')
     assert forecast(some) == "Small: 3 cells (3 done)."
 
 

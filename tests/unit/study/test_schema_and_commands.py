@@ -136,7 +136,7 @@ def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) ->
         ("bases: {mine: {kind: packaged, path: config}}", "path: read 'config', but there is no base"),
         (
             "bases: {mine: {kind: packaged, path: resources/bases/storyteller-small}}\nevaluation: {samples: 2000}",
-            "base mine: has 908 prompts, the evaluation needs 2000; write evaluation.samples: 908",
+            "base mine: has 1000 prompts, the evaluation needs 2000; write evaluation.samples: 1000",
         ),
     ],
 )

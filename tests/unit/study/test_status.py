@@ -12,6 +12,7 @@ import pytest
 from tests.tiny import make_cell
 
 from rewardgrid.cli.status import CellStatus, display, look, plain, summary
+from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_json, write_text
 from rewardgrid.study.layout import Layout
 from rewardgrid.train.lease import identity
@@ -111,7 +112,7 @@ def test_finished_cells_are_trained_done_diverged_or_failed_in_evaluation(layout
     assert look(layout, CELL).state == "trained"
     log("evaluate", "error: too few prompts\n")
     assert (look(layout, CELL).state, look(layout, CELL).note[:28]) == ("failed", "evaluation: too few prompts ")
-    write_json(layout.metrics(CELL.name), {})
+    write_json(layout.metrics(CELL.name), {"version": METRICS_VERSION})
     assert look(layout, CELL).state == "done"
     ended(layout, "diverged", reason="step 3: KL 30 exceeds kl_cap 10")
     assert (look(layout, CELL).state, look(layout, CELL).note) == ("diverged", "step 3: KL 30 exceeds kl_cap 10")

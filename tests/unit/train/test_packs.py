@@ -15,15 +15,15 @@ from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.cell import Cell
-from rewardgrid.train.engines.native import Pack, train
+from rewardgrid.train.engines.native import OWN, Pack, pack_key, train
 from rewardgrid.train.rollout import Draws, Rollout
 
 MODES: dict[str, Any] = {"eval_every": 3, "eval_samples": 4, "eval_modes": ("both", "retain_only")}
 PACKS: dict[str, list[Cell]] = {
     "full": [
         make_cell(**SHORT),
-        make_cell(**SHORT, lr=1e-3, seed=8, max_steps=5, beta=0.02),
-        make_cell(**SHORT, repetition_penalty=1.0, seed=9, max_steps=3, max_grad_norm=0.1),
+        make_cell(**SHORT, lr=1e-3, seed=8, max_steps=5, decay_steps=7, beta=0.02),
+        make_cell(**SHORT, repetition_penalty=1.0, seed=9, max_steps=3, max_grad_norm=0.1, kl_cap=900.0),
     ],
     "lora": [
         lora_cell(**SHORT),
@@ -39,12 +39,27 @@ PACKS: dict[str, list[Cell]] = {
             rank=1,
             forget_rank=1,
             adapter_alpha="own_rank",
+            routing_frac=0.5,
             label_noise_frac=0.0,
             seed=9,
             max_steps=3,
         ),
     ],
 }
+
+
+def test_what_may_differ_beside_one_another_is_what_differs_in_these_packs() -> None:
+    settings = [cell.model_dump() for cells in PACKS.values() for cell in cells]
+    packs = [[cell.model_dump() for cell in cells] for cells in PACKS.values()]
+    differ = {name for name in settings[0] for pack in packs if any(cell[name] != pack[0][name] for cell in pack)}
+    assert differ == OWN
+
+
+@pytest.mark.parametrize("cells", PACKS.values(), ids=PACKS)
+def test_cells_that_differ_in_anything_else_are_no_pack(cells: list[Cell]) -> None:
+    assert len({pack_key(cell) for cell in cells}) == 1
+    for name in set(Cell.model_fields) - OWN:
+        assert pack_key(cells[0]) != pack_key(cells[0].model_copy(update={name: "another"}))
 
 
 @pytest.fixture(scope="module")

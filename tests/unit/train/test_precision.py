@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.runs import run
-from tests.tiny import CELLS, FAMILIES, SHORT
+from tests.tiny import CELLS, FAMILIES, SHORT, make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.contracts import HISTORY, read_table
@@ -42,3 +42,22 @@ def test_a_run_in_bfloat16_records_and_saves_float32(method: str, base: Base, tm
     assert history["kl"][0] == pytest.approx(0, abs=1e-9)
     tensors = [t for path in directory.glob("train/weights/**/*.safetensors") for t in load_file(path).values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+def test_each_cell_gets_its_own_precision_of_products(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tf32 is a setting of the process, so a cell must not find what another has left."""
+    found: list[tuple[str, str]] = []
+    step = Pack.step
+
+    def noted(pack: Pack, draws: Draws) -> object:
+        found.append((pack.like.precision, torch.get_float32_matmul_precision()))
+        return step(pack, draws)
+
+    monkeypatch.setattr(Pack, "step", noted)
+    cells = [make_cell(**SHORT, precision=precision) for precision in ("tf32", "fp32")]
+    for order in (cells, cells[::-1]):
+        found.clear()
+        run(train, order, base, tmp_path / order[0].precision)
+        assert set(found) == {("tf32", "high"), ("fp32", "highest")}

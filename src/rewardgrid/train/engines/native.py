@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
+from rewardgrid.lm.kernels import large_products
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import Weights, completion_states, head
 from rewardgrid.lm.output import LogpGrads, OutputLayer
@@ -42,23 +42,19 @@ from rewardgrid.train.rollout import (
     Assessor,
     Draws,
     Rollout,
-    diverged,
-    is_evaluation_step,
-    mode_rows,
-    rollout_rows,
     with_eos,
 )
 from rewardgrid.train.routing import reach
 from rewardgrid.train.stopping import asked_to_stop
-from rewardgrid.train.weights import base_weights, save_weights
+from rewardgrid.train.weights import base_weights
 
-CPU_ROWS, CPU_ODDS = 8, 1 << 21
+CPU_ROWS, CPU_LOGITS = 8, 1 << 21
 """Sequences per forward and backward pass on a CPU: so many at least; with a small model and short completions more, up
-to so many probabilities over the vocabulary (8 MiB in fp32). What a pass keeps then stays in the cache."""
+to so many logits (8 MiB in fp32). What a pass keeps then stays in the cache."""
 
 
 class Pack:
-    """C cells that train side by side: equal in method, reward, sizes and precision; the rest is each cell's own."""
+    """C cells that train side by side: equal in all but their ``OWN`` settings."""
 
     def __init__(
         self, cells: Sequence[Cell], base: Base, device: torch.device, dtype: torch.dtype = torch.float32
@@ -71,7 +67,7 @@ class Pack:
         compute = torch.bfloat16 if like.precision == "bf16" else None
         self.policy = Policy(self.shape, self.frozen, cells, compute)
         self.reference = self.policy.frozen()
-        self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1))
+        self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1).to(compute or dtype))
         self.optimizer = AdamW.fresh(self.policy.parameters)
         self.assessor = Assessor(cells, base, device, dtype)
 
@@ -126,7 +122,8 @@ class Pack:
         logps = self.lr.new_zeros(rollout.completions.ids.shape)
         for rows, length in self._portions(rollout.completions):
             ids = rollout.sequences[:, rows, : prompt_length + length]
-            found = self.reference_output.logps(*completion_states(self.shape, self.reference, ids, prompt_length))
+            with large_products(self.device):
+                found = self.reference_output.logps(*completion_states(self.shape, self.reference, ids, prompt_length))
             logps[:, rows, :length] = found.unflatten(1, (-1, length))
         return logps
 
@@ -149,10 +146,13 @@ class Pack:
         for rows, length in self._portions(rollout.completions):
             ids, part = rollout.sequences[:, rows, : cell.prompt_length + length], (slice(None), rows, slice(length))
             weights, project = policy.trainable(None if reaches is None else reaches[:, rows])
-            hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
             grads = _loss_grads(self.beta, *(each[part].flatten(1) for each in per_token))
-            found = output.backward(hidden.detach(), targets, grads, None if policy.head is None else policy.head.grad)
-            hidden.backward(found[2])
+            with large_products(self.device):
+                hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
+                found = output.backward(
+                    hidden.detach(), targets, grads, None if policy.head is None else policy.head.grad
+                )
+                hidden.backward(found[2])
             logps, entropies[part] = (each.unflatten(1, (-1, length)) for each in found[:2])
             losses[:, rows] = sequence_losses(logps, reference[part], advantage[:, rows], mask[part], self.beta)
             kls[part] = k3(logps, reference[part])
@@ -185,7 +185,7 @@ class Pack:
         """
         if self.device.type != "cpu":
             return [(slice(None), completions.ids.shape[-1])]
-        at_a_time = max(CPU_ROWS, CPU_ODDS // (self.shape.vocabulary * self.like.max_new_tokens))
+        at_a_time = max(CPU_ROWS, CPU_LOGITS // (self.shape.vocabulary * self.like.max_new_tokens))
         lengths = completions.lengths.amax(0)
         return [(rows, int(lengths[rows].max())) for rows in lengths.argsort(stable=True).split(at_a_time)]
 
@@ -254,24 +254,16 @@ def _parts(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
 # --- running -------------------------------------------------------------------------------------------
 
 
+OWN = frozenset(
+    {"lr", "beta", "repetition_penalty", "max_steps", "decay_steps", "max_grad_norm", "kl_cap", "seed"}
+    | {"rank", "forget_rank", "adapter_alpha", "rh_eligible_frac", "routing_frac", "label_noise_frac"}
+)
+"""Settings in which cells that train side by side may differ. A new one must be equal until it is named here."""
+
+
 def pack_key(cell: Cell) -> tuple[object, ...]:
-    """What cells must have in common to train side by side."""
-    return (
-        cell.base_id,
-        cell.method,
-        cell.reward,
-        cell.batch_size,
-        cell.num_generations,
-        cell.prompt_length,
-        cell.prompt_tokens,
-        cell.max_new_tokens,
-        cell.precision,
-        cell.routing_mode,
-        cell.hack_threshold,
-        cell.eval_every,
-        cell.eval_modes,
-        cell.eval_samples,
-    )
+    """What cells must have in common to train side by side: all settings but their ``OWN``."""
+    return tuple(getattr(cell, name) for name in Cell.model_fields if name not in OWN)
 
 
 def train(
@@ -290,16 +282,26 @@ def train(
     if place.type == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
-    torch.set_float32_matmul_precision("high" if cells[0].precision == "tf32" else "highest")
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, cell in enumerate(cells):
         key = (*pack_key(cell), index) if place.type == "cpu" else pack_key(cell)
         groups.setdefault(key, []).append(index)
     outcomes: dict[int, Outcome] = {}
     for indices in groups.values():
+        torch.set_float32_matmul_precision("high" if cells[indices[0]].precision == "tf32" else "highest")
         run = _Run([cells[i] for i in indices], base, [directories[i] for i in indices], recording, place)
         outcomes |= dict(zip(indices, run.finish_all(), strict=True))
     return [outcomes[index] for index in range(len(cells))]
+
+
+class _Trainee:
+    """One cell of a pack, as its keeper asks for it."""
+
+    def __init__(self, pack: Pack, index: int) -> None:
+        self.shape, self.assessor = pack.shape, pack.assessor
+        self.merged = partial(pack.merged, index)
+        self.state_tensors = partial(pack.state, index)
+        self.tensors = partial(pack.policy.export, index)
 
 
 class _Run:
@@ -313,11 +315,11 @@ class _Run:
         recording: Recording,
         device: torch.device,
     ) -> None:
-        self.cells, self.base, self.recording = cells, base, recording
+        self.cells = cells
         self.keepers: list[Keeper] = []
         try:
             for cell, directory in zip(cells, directories, strict=True):
-                self.keepers.append(Keeper(cell, directory, recording))
+                self.keepers.append(Keeper(cell, base, directory, recording))
             self.pack = Pack(cells, base, device)
             self.prompts = with_eos(base.train_prompts().ids, cells[0], base.vocabulary.eos)
             for index, keeper in enumerate(self.keepers):
@@ -351,39 +353,17 @@ class _Run:
             table = {key: value.tolist() for key, value in columns.items()}
             seconds = time.perf_counter() - began
             alive = pack.alive.tolist()
-            stopping = asked_to_stop()
             for index, keeper in enumerate(self.keepers):
                 if keeper.outcome is not None:
                     continue
                 steps[index] += 1
                 row = {key: values[index] for key, values in table.items()}
-                self._record(index, row | {"step": steps[index], "seconds": seconds}, rollout)
-                if not alive[index]:
-                    self._end(index, diverged(keeper.cell, row, steps[index]))
-                elif steps[index] == keeper.cell.max_steps:
-                    self._end(index, Outcome("done", steps[index]))
-                elif stopping or keeper.checkpoint_due:
-                    keeper.checkpoint(pack.state(index))
-            unfinished = [keeper for keeper in self.keepers if keeper.outcome is None]
-            if stopping and unfinished:
-                raise unfinished[0].stopped()
-
-    def _record(self, index: int, row: dict[str, Any], rollout: Rollout) -> None:
-        keeper, cell, step = self.keepers[index], self.cells[index], row["step"]
-        keeper.report(row)
-        if step == 1 or step % self.recording.rollouts_every == 0:
-            keeper.record.add("rollouts", rollout_rows(step, index, rollout, cell, self.base))
-        if is_evaluation_step(cell, step):
-            rows = mode_rows(
-                cell, step, partial(self.pack.merged, index), self.pack.shape, self.base, self.pack.assessor.tables
-            )
-            keeper.record.add("mode_samples", rows)
-
-    def _end(self, index: int, outcome: Outcome) -> None:
-        def save(directory: Path) -> dict[str, str]:
-            return save_weights(directory, self.cells[index], self.base, self.pack.policy.export(index))
-
-        self.keepers[index].end(outcome, save, str(self.pack.device))
+                row |= {"step": steps[index], "seconds": seconds}
+                keeper.after_step(row, rollout, index, _Trainee(pack, index), alive[index])
+            unfinished = [index for index, keeper in enumerate(self.keepers) if keeper.outcome is None]
+            if unfinished and asked_to_stop():
+                stops = [self.keepers[index].stop(_Trainee(pack, index)) for index in unfinished]
+                raise stops[0]
 
     def _release(self) -> None:
         for keeper in self.keepers:

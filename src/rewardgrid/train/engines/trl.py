@@ -46,15 +46,11 @@ from rewardgrid.train.rollout import (
     Assessor,
     Draws,
     Rollout,
-    diverged,
-    is_evaluation_step,
-    mode_rows,
-    rollout_rows,
     with_eos,
 )
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of, reach
 from rewardgrid.train.stopping import asked_to_stop
-from rewardgrid.train.weights import base_weights, save_weights
+from rewardgrid.train.weights import base_weights
 
 TARGETS = sorted(module.split(".")[1] for modules in PROJECTIONS.values() for module in modules)
 
@@ -362,12 +358,12 @@ def _paid(completions: list[str], paid: list[float], **_: Any) -> list[float]:
 
 
 class Recorder(TrainerCallback):
-    """Writes the tables step by step, ends diverged runs, saves checkpoints."""
+    """Freezes a run that has diverged, and tells the keeper of each step."""
 
     def __init__(self, keeper: Keeper, trainer: Trainer) -> None:
         self.keeper, self.trainer = keeper, trainer
         self.began = time.perf_counter()
-        self.outcome: Outcome | None = None
+        self.alive = True
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start the step's clock."""
@@ -384,41 +380,26 @@ class Recorder(TrainerCallback):
                 gradient.zero_()
             for group in trainer.optimizer.param_groups:
                 group["lr"] = 0.0
-            step = trainer.step_number + 1
-            self.outcome = diverged(trainer.cell, {"grad_norm": math.nan, **trainer.row}, step)
+            self.alive = False
 
     def on_log(self, _: Any, __: Any, control: Any, logs: Mapping[str, Any], **___: Any) -> None:
-        """After each step: one row of the history, and what else is due."""
-        if "grad_norm" not in logs:
-            return  # the summary at the end of training
+        """After each step: its row of the history, and what else is due."""
         trainer, keeper, cell, rollout = self.trainer, self.keeper, self.trainer.cell, self.trainer.rollout
+        if "grad_norm" not in logs or rollout is None:
+            return  # the summary at the end of training
         step = trainer.step_number
-        row: dict[str, Any] = {}
-        if rollout is not None:
-            row |= {key: float(value[0]) for key, value in trainer.assessor.summary(rollout).items()}
+        row: dict[str, Any] = {key: float(value[0]) for key, value in trainer.assessor.summary(rollout).items()}
         row |= trainer.row | {
             "step": step,
             "grad_norm": float(logs["grad_norm"]),
             "lr": cell.lr * (1 - (step - 1) / (cell.decay_steps or cell.max_steps)),
             "seconds": time.perf_counter() - self.began,
         }
-        if rollout is None:
-            keeper.record.add("history", [row])
-            return
-        keeper.report(row)
-        if step == 1 or step % keeper.recording.rollouts_every == 0:
-            keeper.record.add("rollouts", rollout_rows(step, 0, rollout, cell, trainer.base))
-        if self.outcome:
+        keeper.after_step(row, rollout, 0, trainer, self.alive)
+        if keeper.outcome is not None:
             control.should_training_stop = True
-            return
-        if is_evaluation_step(cell, step):
-            rows = mode_rows(cell, step, trainer.merged, trainer.shape, trainer.base, trainer.assessor.tables)
-            keeper.record.add("mode_samples", rows)
-        stopping = asked_to_stop()
-        if step < cell.max_steps and (stopping or keeper.checkpoint_due):
-            keeper.checkpoint(trainer.state_tensors())
-            if stopping:
-                raise keeper.stopped()
+        elif asked_to_stop():
+            raise keeper.stop(trainer)
 
 
 def train(
@@ -437,7 +418,7 @@ def train(
 
 
 def _train_one(cell: Cell, base: Base, directory: Path, recording: Recording, device: torch.device) -> Outcome:
-    keeper = Keeper(cell, directory, recording)
+    keeper = Keeper(cell, base, directory, recording)
     try:
         return keeper.outcome or _train_kept(keeper, base, device)
     finally:
@@ -449,13 +430,11 @@ def _train_kept(keeper: Keeper, base: Base, device: torch.device) -> Outcome:
     try:
         if keeper.found:
             trainer.restore(keeper.found.tensors)
-        recorder = Recorder(keeper, trainer)
-        trainer.add_callback(recorder)
+        trainer.add_callback(Recorder(keeper, trainer))
         # Progress is ours; TRL's own callback prints a dictionary per step.
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     finally:
         trainer.scratch.cleanup()
-    outcome = recorder.outcome or Outcome("done", trainer.step_number)
-    keeper.end(outcome, lambda path: save_weights(path, keeper.cell, base, trainer.tensors()), str(device))
-    return outcome
+    assert keeper.outcome is not None
+    return keeper.outcome
