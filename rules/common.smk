@@ -8,7 +8,7 @@ from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_text
 from rewardgrid.study.layout import measured
 
-# The checked configuration, for the rule that makes a result of it: a command line has no room for a large one.
+# The checked configuration, of which `study` makes a result. A command line has no room for a large one.
 CHECKED = ".snakemake/study.json"
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on

@@ -298,27 +298,27 @@ def test_a_directory_that_is_removed_ends_the_lease(tmp_path: Path) -> None:
             lease.check()
 
 
-def compete(directory: Path, start: Any, results: Any) -> None:
+def compete(directory: Path, start: Any, end: Any, results: Any) -> None:
     start.wait()
     try:
         with acquire(directory, wait=0.0, stale=1000) as lease:
-            time.sleep(0.3)
             lease.check()
             results.put("held")
+            end.wait()  # nobody comes when it is free again, however late he is
+            lease.check()
     except Held:
         results.put("left")
+        end.wait()
 
 
 @pytest.mark.parametrize("state", ["fresh", "stale"])
 def test_of_many_who_want_a_cell_one_gets_it(state: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue("dead") if state == "stale" else tmp_path
     context = multiprocessing.get_context("spawn")
-    start, results = context.Event(), context.Queue()
-    processes = [context.Process(target=compete, args=(directory, start, results)) for _ in range(4)]
+    start, end, results = context.Barrier(4), context.Barrier(4), context.Queue()
+    processes = [context.Process(target=compete, args=(directory, start, end, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    time.sleep(2)  # all of them stand at the start
-    start.set()
     ends = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
