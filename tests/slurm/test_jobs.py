@@ -71,7 +71,7 @@ def test_one_study_survives_kills_cancellations_requeues_time_limits_and_torn_ch
         assert "whose process is gone" in project.log(cell)
         again = steps_again(project, cell, stopped[cell.name])
         trial.injected("`kill -9` of training, on the cluster", "Snakemake's report of the job", steps_again=again)
-    assert "state.safetensors is torn or corrupt" in project.log(torn)
+    assert "'state.safetensors' is torn or corrupt" in project.log(torn)
     again = steps_again(project, torn, stopped[torn.name])
     trial.injected("a checkpoint truncated", "a warning that names it in the cell's log", steps_again=again)
     assert "stopped by SIGTERM after step" in project.log(cancelled)

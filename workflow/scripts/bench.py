@@ -248,14 +248,14 @@ def start_up() -> float:
             "defaults": {"base": "small", "max_steps": 1},
             "experiments": {"seeds": {"title": "Seeds", "grids": [{"seed": list(range(STARTS))}], "columns": ["seed"]}},
         }
-        write_json(directory / "config.json", study)
-        cells = load_study([directory / "config.json"]).cells
+        write_json(directory / "config.yaml", study)
+        cells = load_study([directory / "config.yaml"]).cells
         build_base("small", SHAPES["small"], directory / "results/base" / next(iter(cells.values())).base_id)
         program = [
             sys.executable,
             str(Path(__file__).with_name("train.py")),
             "--configfile",
-            str(directory / "config.json"),
+            str(directory / "config.yaml"),
         ]
         for name in cells:
             start = time.perf_counter()
