@@ -65,7 +65,8 @@ def logp_grads(logps: Tensor, reference: Tensor, advantage: Tensor, share: Tenso
         share: (C, n) what the token's loss counts for in the step's.
         beta: (C,).
     """
-    return share * (beta.unsqueeze(1) * (1 - (reference - logps).exp()) - advantage)
+    grads = share * (beta.unsqueeze(1) * (1 - (reference - logps).exp()) - advantage)
+    return torch.where(share > 0, grads, 0)  # behind a completion's end the exponential may overflow
 
 
 def token_shares(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -112,6 +112,12 @@ def test_the_gradient_written_out_is_that_of_the_loss() -> None:
     torch.testing.assert_close(found.view_as(logps), leaf.grad, rtol=0, atol=1e-12)
 
 
+def test_what_lies_behind_a_completions_end_has_no_gradient_whatever_it_is() -> None:
+    logps, reference, share = torch.tensor([[-101.0, -1.0]]), torch.tensor([[-1.0, -2.0]]), torch.tensor([[0.0, 1.0]])
+    found = logp_grads(logps, reference, torch.full_like(logps, 0.5), share, torch.tensor([0.02]))
+    assert found.tolist() == [[0, pytest.approx(0.02 * (1 - math.exp(-1)) - 0.5)]]
+
+
 def test_each_cell_has_its_own_beta() -> None:
     logps, reference = torch.zeros(2, 1, 1, dtype=torch.float64), torch.ones(2, 1, 1, dtype=torch.float64)
     found = sequence_losses(logps, reference, torch.zeros(2, 1), torch.ones(2, 1, 1, dtype=torch.bool), double(0, 2))
