@@ -37,9 +37,10 @@ _CURVE_LABELS = {
     "flagged": "flagged",
 }
 
+ONSETS = ("hack_onset", "degeneration_onset")
 SHOWN_FIRST = ("final_reward", "final_kl", "sl10", "happy", "unique_first_sentences", "jaccard_256")
 """Measured columns that the table starts with; the others are a click away."""
-MOST_SETTINGS = 5
+MOST_SETTINGS = 4
 """Settings that the table starts with."""
 
 
@@ -70,33 +71,36 @@ def overview(study: Study, cells: Sequence[tuple[Cell, Sequence[str]]]) -> dict[
         UserError: a file of a cell is torn or another cell's.
     """
     rows = [cell_row(study.layout, experiments[0], cell) for cell, experiments in cells]
-    told_apart = {name: varying([row for row in rows if row["experiment"] == name]) for name in study.active}
+    told_apart = {
+        name: varying([row for (_, own), row in zip(cells, rows, strict=True) if name in own]) for name in study.active
+    }
     settings_columns = sorted(
         (name for name in varying(rows)), key=lambda name: -sum(name in fields for fields in told_apart.values())
     )
     measured = [name for name in MEASURED_COLUMNS if any(known(row[name]) for row in rows)]
-    shown = {*settings_columns[:MOST_SETTINGS], "seed", *SHOWN_FIRST, "hack_onset", "degeneration_onset"}
-    columns = ["experiment", *settings_columns, "seed", "state", "verdict", "reasons", *measured]
+    shown = {"verdict", "experiment", *settings_columns[:MOST_SETTINGS], *SHOWN_FIRST, *ONSETS}
+    columns = ["verdict", "experiment", *settings_columns, "seed", "reasons", *measured]
     groups: dict[tuple[Any, ...], int] = {}
     listed = []
     for (cell, experiments), row in zip(cells, rows, strict=True):
         same = tuple(row[name] for name in SPEC_COLUMNS if name != "seed")
+        label = settings(told_apart[experiments[0]], row) or experiments[0].replace("_", " ")
         listed.append(
             {
                 "name": cell.name,
-                "label": settings([*told_apart[experiments[0]], "seed"], row),
+                "label": f"{label}, {settings(['seed'], row)}",
                 "group": groups.setdefault(same, len(groups)),
-                "group_label": settings(told_apart[experiments[0]], row) or study.active[experiments[0]].title,
+                "group_label": label,
                 "base": cell.base_id,
                 "target": 5 if cell.reward == "sentence_length_5" else 10,
                 "experiments": list(experiments),
-                "row": {name: plain(row[name]) for name in (*SPEC_COLUMNS, *columns)},
+                "row": {name: plain(row[name]) for name in (*SPEC_COLUMNS, "state", *columns)},
             }
         )
     return {
         "title": study.title,
         "experiments": {name: study.active[name].title for name in study.active},
-        "columns": [_column(name, name in shown or name in ("experiment", "verdict")) for name in columns],
+        "columns": [_column(name, name in shown) for name in columns],
         "settings": {name: _described(name) for name in SPEC_COLUMNS},
         "neighbours": [name for name in SPEC_COLUMNS if name in varying(rows)],
         "curves": {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_TEXTS = 16_000
 """On the page, as far as a dozen for each cell allows: it then stays below 25 MB, with 100 cells as with 1,000."""
+MOST_OF_A_STEP = 12
 ROWS = 32
 """Sequences that the base reads together."""
 
@@ -44,19 +45,25 @@ LABELS = ("eligible", "routed", "flagged", "noise")
 
 @dataclass(frozen=True)
 class Share:
-    """How many texts of a cell are shown: at most so many steps, texts of a step, final texts of a mode."""
+    """How many texts of a cell are shown: while it trained, and at its end of each mode."""
 
-    steps: int
-    each: int
+    training: int
     final: int
+
+    def steps(self, recorded: int) -> int:
+        """Of how many of the recorded steps: of all, with two texts or more of each, if that is not too many."""
+        return min(recorded, max(4, self.training // 2))
+
+    def each(self, steps: int) -> int:
+        """How many texts of each of so many steps."""
+        return min(MOST_OF_A_STEP, max(2, self.training // max(steps, 1)))
 
 
 def share(cells: int) -> Share:
     """The share of each of so many cells."""
     own = min(240, max(12, MOST_TEXTS // max(cells, 1)))
     final = min(16, max(4, own // 8))
-    steps = min(48, max(4, (own - final) // 2))
-    return Share(steps, min(8, max(2, (own - final) // steps)), final)
+    return Share(own - final, final)
 
 
 def chosen_steps(steps: Sequence[int], most: int, onsets: Sequence[int | None] = ()) -> list[int]:
@@ -206,8 +213,9 @@ def training_texts(
     if not path.exists():
         return []
     frame = read_table(path, ROLLOUTS)
-    steps = chosen_steps(sorted(int(step) for step in frame["step"].unique()), own.steps, onsets)
-    places = chosen_places(cell.batch_size, cell.prompts_per_step, own.each, seed)
+    recorded = sorted(int(step) for step in frame["step"].unique())
+    steps = chosen_steps(recorded, own.steps(len(recorded)), onsets)
+    places = chosen_places(cell.batch_size, cell.prompts_per_step, own.each(len(steps)), seed)
     rows = pd.concat([group.iloc[places] for step, group in frame.groupby("step") if step in steps])
     eos = reader.base.vocabulary.eos if reader else None
     cut = cell.prompt_length

@@ -78,13 +78,13 @@ async function draw_curves(place, names, { grouped, step = null, on_step = null,
   const { ink, line: grid } = colours();
   const traces = [];
   const layout = {
-    height: down * (low ? 200 : 250) + (low ? 30 : 60),
+    height: down * (low ? 200 : 250) + (low ? 10 : 60),
     margin: { l: 44, r: 10, t: 26, b: 30 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily },
     grid: { rows: down, columns: across, pattern: "independent", xgap: 0.12, ygap: 0.3 },
-    showlegend: lines.length <= 12,
+    showlegend: !low && lines.length <= 12,
     legend: { orientation: "h", y: -0.12 / down, yanchor: "top" },
     hovermode: "closest",
     hoverlabel: { namelength: -1 },

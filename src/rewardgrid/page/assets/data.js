@@ -16,7 +16,7 @@ function element(tag, attributes = {}, ...children) {
 }
 
 async function unpack(id) {
-  const letters = $(id).textContent;
+  const letters = $(`data-${id}`).textContent;
   const bytes = Uint8Array.from(atob(letters), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
@@ -55,8 +55,8 @@ function shown(value, column = {}) {
 }
 
 function compact(value) {
-  const text = String(value);
-  return text.length <= 7 ? text.replace("e+", "e") : value.toPrecision(3).replace("e+", "e");
+  const text = value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : String(value);
+  return (text.length <= 7 ? text : value.toPrecision(3)).replace("e+", "e");
 }
 
 /** What the address says: which cell, beside which other, at which step ("final": its final samples). */

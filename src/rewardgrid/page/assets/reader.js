@@ -125,7 +125,7 @@ function draw_head(member, i, link) {
   return element(
     "div", { className: "head" },
     element("div", { className: "path" }, element("a", { href: "#" }, "all cells"), titles ? ` / ${titles}` : ""),
-    element("h1", {}, element("span", { className: "swatch", style: `background:${COLOURS[i]}` }), member.label, " ", element("span", { className: `verdict ${verdict}` }, verdict)),
+    element("h1", {}, element("span", { className: "swatch", style: `background: ${COLOURS[i]}` }), member.label, " ", element("span", { className: `verdict ${verdict}` }, verdict)),
     element("div", {}, [row.reasons, ...figures].filter(Boolean).join(" · ")),
     element("div", { className: "turn" }, ...turns.slice(0, -1)),
     element("div", { className: "path" }, member.name),
@@ -194,16 +194,20 @@ function strip(judged, other) {
     drawn.append(mark("line", { x1: x(value), x2: x(value), y1: 4, y2: 18, stroke: "var(--quiet)", "stroke-opacity": 0.55, "stroke-width": 1.5, "vector-effect": "non-scaling-stroke" }));
   }
   const point = (value, colour) => drawn.append(mark("line", { x1: x(value), x2: x(value), y1: 11, y2: 11, stroke: colour, "stroke-width": 11, "stroke-linecap": "round", "vector-effect": "non-scaling-stroke" }));
-  if (other) point(other.value, "var(--degenerate)");
-  point(judged.value, "var(--link)");
+  if (other) point(other.value, COLOURS[1]);
+  point(judged.value, COLOURS[0]);
   return drawn;
 }
 
+/** The signals that decided (of a cell that is ok, the first), and all of them on demand. */
 function draw_evidence(sides) {
   const [{ block: own }, beside] = sides;
   $("why").hidden = !own.evidence.length;
-  const head = element("tr", {}, ...["signal", "", "cell", "base", "borderline", "degenerate", "says"].map((text, i) => element("th", { className: i > 1 && i < 6 ? "number" : "" }, text)));
-  $("evidence").replaceChildren(head, ...own.evidence.map((judged) => {
+  const decided = own.evidence.filter((judged) => judged.label !== "ok");
+  const first = decided.length ? decided : own.evidence.slice(0, 1);
+  const headings = ["", "", "cell", "base", "borderline", "degenerate", "says"];
+  const head = element("tr", {}, ...headings.map((text, i) => element("th", { className: i > 1 && i < 6 ? "number" : "" }, text)));
+  const draw = (judged) => {
     const other = beside?.block.evidence.find((each) => each.signal.label === judged.signal.label);
     const number = (value) => element("td", { className: "number" }, shown(value, judged.signal));
     return element(
@@ -213,7 +217,10 @@ function draw_evidence(sides) {
       ...["value", "base", "borderline", "degenerate"].map((key) => number(judged[key])),
       element("td", {}, element("span", { className: `verdict ${judged.label}` }, judged.label)),
     );
-  }));
+  };
+  const fill = () => $("evidence").replaceChildren(head, ...($("all-signals").checked ? own.evidence : first).map(draw));
+  $("all-signals").onchange = fill;
+  fill();
 }
 
 function draw_facts(sides) {

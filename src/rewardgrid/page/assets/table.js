@@ -24,7 +24,7 @@ function verdict_of(row) {
 }
 
 function cell_value(column, cell) {
-  if (column.key === "experiment") return cell.experiments.map((name) => page.experiments[name]).join(", ");
+  if (column.key === "experiment") return cell.experiments.join(", ").replaceAll("_", " ");
   if (column.key === "verdict") return verdict_of(cell.row);
   return cell.row[column.key] ?? null;
 }
@@ -33,7 +33,7 @@ function make_table(on_tick) {
   const columns = [
     { key: "tick", label: "", numeric: false, shown: true },
     { key: "label", label: "cell", meaning: "opens it", numeric: false, shown: true },
-    ...page.columns.filter((column) => column.key !== "state"),
+    ...page.columns,
   ];
   const value = (column, cell) => (column.key === "label" ? cell.label : cell_value(column, cell));
   const drawn = (column, cell) => {
