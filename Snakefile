@@ -25,6 +25,8 @@ if not os.path.exists("config/config.yaml"):
 
 
 configfile: "config/config.yaml"
+
+
 report: "workflow/report/study.rst"
 
 

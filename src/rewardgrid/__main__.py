@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "page",
         parents=[configured],
         help="make the page of some cells, or of all that have begun",
-        description="Make one HTML file of cells, finished or not, that works offline: their figures, curves and texts.",
+        description="Make one HTML file of cells, finished or not, that works offline: figures, curves and texts.",
     )
     page.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE | CELL", help="default: all that have begun")
     page.add_argument("--out", type=Path, help="file to write (default: report.html in the results directory)")
@@ -177,13 +177,15 @@ def _archive(arguments: argparse.Namespace) -> None:
 
 
 def _page(arguments: argparse.Namespace) -> None:
-    from rewardgrid.page.make import begun, page
+    from rewardgrid.page.make import page
+    from rewardgrid.study.layout import done
 
     study = _study(arguments)
     named = [word for word in arguments.words if word in study.cells]
     words = [word for word in arguments.words if word not in study.cells]
-    chosen = [*named, *(cell.name for cell in select(study, words))] if arguments.words and (words or not named) else named
-    names = chosen or [name for name, cell in study.cells.items() if begun(study.layout, cell)]
+    names = named + [cell.name for cell in select(study, words)] if words else named
+    if not arguments.words:
+        names = [name for name, cell in study.cells.items() if done(study.layout, cell) != "waiting"]
     if not names:
         raise UserError(f"{study.layout.root}: no cell has begun; `make quick` runs the study in small")
     out = arguments.out or study.layout.root / "report.html"

@@ -17,7 +17,7 @@ from rewardgrid.study.cell import METRICS_VERSION, Cell
 from rewardgrid.study.study import Study, merge
 from tests.workflow.project import MICRO, Project, make_project
 
-REPORT = {"table": 2, "figures": 2, "findings": 1, "published": 1, "results": 1}
+REPORT = {"table": 2, "figures": 2, "findings": 1, "published": 1, "page": 1, "results": 1}
 RENDER = {"study": 1, "index": 1, **REPORT}
 MEASURE = {"evaluate_base": 1, "evaluate": 2}
 
@@ -221,7 +221,7 @@ def test_one_bad_cell_blocks_no_other_and_what_there_is_can_be_rendered(project:
         assert finished == {0.1, 0.6}
 
         # Nothing is trained for it, and the tables are not mistaken for whole ones afterwards.
-        render = {"table": 1, "figures": 1, "findings": 1, "published": 1, "results": 1}
+        render = {"table": 1, "figures": 1, "findings": 1, "published": 1, "page": 1, "results": 1}
         assert project.plan("results_partial") == {**render, "results_partial": 1}
         project.run("--cores", "1", "results_partial")
         table = pd.read_parquet(project.directory / study.layout.table("sweep"))

@@ -81,7 +81,8 @@ def whole(title: str, overview: Mapping[str, Any], blocks: Mapping[str, Any]) ->
     found, own = libraries(), own_script()
     data = {"overview": _json(overview)} | {name: _json(block) for name, block in blocks.items()}
     elements = [
-        f'<script type="application/gzip" id="data-{name}">{packed(text)}</script>' for name, text in (found | data).items()
+        f'<script type="application/gzip" id="data-{name}">{packed(text)}</script>'
+        for name, text in (found | data).items()
     ]
     return Template(library("rewardgrid.page", "assets/page.html")).substitute(
         policy=policy([*found.values(), own]),

@@ -15,6 +15,7 @@ from rewardgrid.report.tables import Row, base_row, cell_row, varying
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table
 from rewardgrid.study.files import read_json
+from rewardgrid.study.history import read_history
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.steps import SMOOTHING_STEPS
 from rewardgrid.study.study import Study
@@ -133,10 +134,8 @@ def curves(layout: Layout, cell: Cell) -> dict[str, dict[str, list[Any]]]:
 
     Steps are multiples of one stride, the same for all cells of equal length, so that seeds can be averaged.
     """
-    found: dict[str, dict[str, list[Any]]] = {}
-    history = layout.train(cell.name) / "history.parquet"
-    if history.exists():
-        found["history"] = history_curves(read_table(history, HISTORY), cell.max_steps)
+    history = read_history(layout, cell.name)
+    found = {"history": history_curves(history, cell.max_steps)} if len(history) else {}
     if layout.course(cell.name).exists():
         frame = read_table(layout.course(cell.name), COURSE)
         if len(frame):

@@ -29,13 +29,14 @@ def page(study: Study, names: Sequence[str]) -> str:
     for number, ((cell, _), listed) in enumerate(zip(cells, top["cells"], strict=True)):
         row = listed["row"]
         onsets = [row.get("hack_onset"), row.get("degeneration_onset")]
-        blocks[f"cell-{number}"] = _cell(study, cell, readers[cell.base_id], own, onsets)
+        blocks[f"cell-{number}"] = cell_block(study, cell, readers[cell.base_id], own, onsets)
     return whole(study.title, top, blocks)
 
 
-def _cell(
+def cell_block(
     study: Study, cell: Cell, reader: Reader | None, own: Share, onsets: Sequence[int | None]
 ) -> dict[str, Any]:
+    """What is unpacked when a cell is looked at: curves, evidence, texts."""
     layout, name = study.layout, cell.name
     return {
         "curves": curves(layout, cell),

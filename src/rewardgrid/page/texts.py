@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from rewardgrid.page.gather import plain
 from rewardgrid.study.bases import PackagedBase
@@ -155,7 +154,8 @@ class Reader:
             tensors = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
             return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=self.tables.eos)
 
-        whole = padded([[*prompt, *ids] for prompt, ids in rows])
+        # One token more, so that an empty completion is something to read too.
+        whole = padded([[*prompt, *ids, self.tables.eos] for prompt, ids in rows])
         with torch.no_grad():
             nll = -token_logps(self.shape, self.weights, whole[None], 1)[0].numpy()
         own = padded([list(ids) for _, ids in rows])
@@ -173,7 +173,7 @@ class Reader:
 
 def letters(nats: np.ndarray) -> str:
     """Surprisals as one letter each."""
-    steps = np.clip((nats * NATS).astype(int), 0, LETTERS - 1)
+    steps = np.clip(nats * NATS, 0, LETTERS - 1).astype(int)
     return "".join(chr(ord("0") + step) for step in steps.tolist())
 
 
@@ -216,15 +216,16 @@ def training_texts(
     recorded = sorted(int(step) for step in frame["step"].unique())
     steps = chosen_steps(recorded, own.steps(len(recorded)), onsets)
     places = chosen_places(cell.batch_size, cell.prompts_per_step, own.each(len(steps)), seed)
-    rows = pd.concat([group.iloc[places] for step, group in frame.groupby("step") if step in steps])
+    rows = [row for step in steps for row in frame[frame["step"] == step].iloc[places].to_dict("records")]
     eos = reader.base.vocabulary.eos if reader else None
     cut = cell.prompt_length
-    sequences = [(ids[:cut].tolist(), [i for i in ids[cut:].tolist() if i != eos]) for ids in rows["ids"]]
-    marked = _marked(reader, rows, sequences)
-    texts: dict[int, list[dict[str, Any]]] = {}
-    for text, line in zip(marked, rows.to_dict("records"), strict=True):
-        text["labels"] = [name for name in LABELS if cell.is_routing and line[name]]
-        texts.setdefault(int(line["step"]), []).append(text)
+    sequences = [
+        (row["ids"][:cut].tolist(), [number for number in row["ids"][cut:].tolist() if number != eos]) for row in rows
+    ]
+    texts: dict[int, list[dict[str, Any]]] = {step: [] for step in steps}
+    for text, row in zip(_marked(reader, rows, sequences), rows, strict=True):
+        text["labels"] = [name for name in LABELS if cell.is_routing and row[name]]
+        texts[row["step"]].append(text)
     return [{"step": step, "texts": own_texts} for step, own_texts in texts.items()]
 
 
@@ -234,30 +235,29 @@ def final_texts(samples: Path, reader: Reader | None, number: int) -> list[dict[
         return []
     frame = read_table(samples, SAMPLES)
     full = frame[frame["protocol"] == "full"]
-    parts = [full[full["mode"] == mode].head(number) for mode in EVAL_MODES]
-    rows = pd.concat(parts)
-    if rows.empty:
-        return []
-    sequences = [reader.again(line.prompt, line.completion) for line in rows.itertuples()] if reader else []
-    marked = _marked(reader, rows, sequences)
-    for text, mode in zip(marked, rows["mode"], strict=True):
-        text["labels"] = [mode.replace("_", " ")] if rows["mode"].nunique() > 1 else []
+    modes = [mode for mode in EVAL_MODES if (full["mode"] == mode).any()]
+    rows = [row for mode in modes for row in full[full["mode"] == mode].head(number).to_dict("records")]
+    marked = _marked(reader, rows, [reader.again(row["prompt"], row["completion"]) for row in rows] if reader else [])
+    for text, row in zip(marked, rows, strict=True):
+        text["labels"] = [row["mode"].replace("_", " ")] if len(modes) > 1 else []
     return marked
 
 
 def _marked(
-    reader: Reader | None, rows: pd.DataFrame, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    reader: Reader | None,
+    rows: Sequence[Mapping[Any, Any]],
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
 ) -> list[dict[str, Any]]:
     texts = [
         {
-            "prompt": line.prompt,
-            "pieces": [line.completion],
-            **{name: plain(getattr(line, name)) for name in ("reward", "sl10", "happy")},
+            "prompt": row["prompt"],
+            "pieces": [row["completion"]],
+            **{name: plain(row[name]) for name in ("reward", "sl10", "happy")},
         }
-        for line in rows.itertuples()
+        for row in rows
     ]
     if reader:
-        wanted = [(*pair, text) for pair, text in zip(sequences, rows["completion"], strict=True)]
+        wanted = [(*pair, text) for pair, text in zip(sequences, (row["completion"] for row in rows), strict=True)]
         texts = [text | found for text, found in zip(texts, reader.read(wanted), strict=True)]
     return texts
 

@@ -233,9 +233,7 @@ def _numeric(name: str) -> bool:
     return str(COLUMNS[name].kind) in ("int64", "double") if name in COLUMNS else False
 
 
-def cell_table(
-    rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row], page: str | None = None
-) -> Markup:
+def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row], page: str | None = None) -> Markup:
     """Every cell with the experiment's columns, its verdict a link into the page; the base's own samples below."""
     columns = shown_columns(experiment)
     if "verdict" not in columns:

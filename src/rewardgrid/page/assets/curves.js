@@ -123,7 +123,7 @@ async function draw_curves(place, names, { grouped, step = null, on_step = null,
         showlegend: i === 0, hovertemplate: `step %{x}: %{y:.4g}${runs.length > 1 ? ` (${runs.length} seeds)` : ""}`,
       });
       for (const [key, { symbol, text }] of Object.entries(ONSETS)) {
-        const turned = line.cells.map((cell) => cell.row[key]).filter((at) => at !== null);
+        const turned = line.cells.map((cell) => cell.row[key]).filter((at) => at);
         if (!turned.length) continue;
         traces.push({
           ...axes, x: turned, y: turned.map((at) => height(steps, mean, at)), mode: "markers", showlegend: false,

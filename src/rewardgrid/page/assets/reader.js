@@ -98,6 +98,9 @@ function draw_texts(sides, step) {
     step !== "final" && found[i].at !== step && side.block.training.length ? `${side.member.label}: nearest recorded step ${found[i].at}.` : null,
     step !== "final" && !side.block.training.length && side.block.final.length ? `${side.member.label}: no rollouts; its final samples.` : null,
   ]);
+  if (step === "final" && sides.some(({ block: own }) => own.final.some((text) => text.nats))) {
+    notes.push("Final samples are recorded as text: their tokens are read from it again and may differ in a few places.");
+  }
   if (sides.length === 2 && rows.length && !rows.some(({ texts }) => texts[0] && texts[1])) {
     notes.push("These two met other prompts at this step (another seed or batch size): the final samples have the same ones.");
   }
