@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -72,6 +74,25 @@ def test_a_run_ends_with_every_result_and_a_second_one_has_nothing_to_do(project
     text = project.run("--dry-run", "--cores", "1").stdout
     assert "Micro: 2 cells (2 done)." in text
     assert "Training left" not in text
+
+
+def test_snakemakes_report_carries_the_results_with_captions_and_labels(project: Project) -> None:
+    project.run("--report", "report.zip")
+    with zipfile.ZipFile(project.directory / "report.zip") as archive:
+        kept = {Path(name).name: archive.read(name) for name in archive.namelist() if "/data/raw/" in name}
+        page = archive.read("report/report.html").decode()
+    figures = {"learning_curves.svg"}
+    tables = {f"{name}.{kind}" for name in ("sweep", "shared") for kind in ("csv", "tex")}
+    assert kept.keys() == {"RESULTS.md", "report.html"} | figures | tables
+    results = project.directory / "results"
+    assert kept["report.html"] == (results / "report.html").read_bytes()
+    assert kept["sweep.csv"] == (results / "tables/sweep.csv").read_bytes()
+    for said in ("works offline: a table that filters", "Page of runs", "LaTeX", "figure", "booktabs"):
+        assert said in page
+    # Every cell of RESULTS.md can be looked at, and the page has it.
+    linked = re.findall(r"\]\(report\.html#cell=([^)]*)\)", (results / "RESULTS.md").read_text(encoding="utf-8"))
+    assert set(linked) == set(project.study.cells)
+    assert project.plan() == {}
 
 
 def test_experiments_that_name_the_same_cell_share_one_run(project: Project, study: Study) -> None:
