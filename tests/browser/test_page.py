@@ -218,6 +218,8 @@ def test_two_cells_stand_side_by_side_on_the_same_prompts(reader: Reader, study:
 
 def test_the_evidence_stands_beside_the_bases_draws(reader: Reader, study: Study) -> None:
     reader.open(f"#cell={name_of(study, 0.02, 1)}")
+    assert reader.one("#why summary").text == "Why ok: commas 0.120 (base 0.050)"
+    reader.one("#why summary").click()
     (row,) = reader.all("#evidence tr:not(:first-child)")
     assert row.text.split() == ["commas", "0.120", "0.050", "0.120", "0.220", "ok"]
     assert len(row.find_elements("css selector", "svg line")) == 1 + 3 + 1  # base, draws, cell

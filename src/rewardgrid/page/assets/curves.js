@@ -1,6 +1,7 @@
 // Curves of chosen cells, one panel for each metric (Plotly): seeds of one configuration as their mean with a band.
 
 const COLOURS = ["#3274c4", "#d9722b", "#2a9d6f", "#b84a9c", "#8a6fd1", "#b5891c", "#3aa7b8", "#c94f4f", "#6b7d2c", "#7a5c46"];
+const MOST_CELLS = 150;
 const MOST_LINES = 40;
 const ONSETS = {
   hack_onset: { symbol: "x", text: "hacks from step" },
@@ -62,7 +63,7 @@ function faint(colour, opacity) {
 /** Draw the curves of these cells; `step` gets a line of its own, `on_step` is told of clicks. */
 async function draw_curves(place, names, { grouped, step = null, on_step = null, low = false }) {
   await library("plotly");
-  const lines = lines_of(names, grouped).slice(0, MOST_LINES);
+  const lines = lines_of(names.slice(0, MOST_CELLS), grouped).slice(0, MOST_LINES);
   for (const line of lines) line.blocks = await Promise.all(line.cells.map(block));
   const panels = [...metrics].filter((name) =>
     lines.some((line) => line.blocks.some((own) => own.curves[page.curves[name].of]?.[name])),
@@ -73,8 +74,8 @@ async function draw_curves(place, names, { grouped, step = null, on_step = null,
     return;
   }
   place.querySelector(".absent")?.remove();
-  const across = Math.min(panels.length, Math.max(1, Math.floor(place.clientWidth / 330)));
-  const down = Math.ceil(panels.length / across);
+  const down = Math.ceil(panels.length / Math.max(1, Math.floor(place.clientWidth / 300)));
+  const across = Math.ceil(panels.length / down);
   const { ink, line: grid } = colours();
   const traces = [];
   const layout = {
@@ -132,6 +133,8 @@ async function draw_curves(place, names, { grouped, step = null, on_step = null,
       }
     });
   });
+  const drawn = lines.reduce((sum, line) => sum + line.cells.length, 0);
+  if (place.id === "curves") $("drawn").textContent = drawn < names.length ? `the first ${drawn} of ${names.length} ticked cells` : "";
   await globalThis.Plotly.react(place, traces, layout, { displayModeBar: false, responsive: true });
   if (on_step && !place.dataset.listens) {
     place.dataset.listens = "yes";

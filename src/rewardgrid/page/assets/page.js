@@ -63,7 +63,12 @@ async function show_cell(said) {
   document.title = `${member.label} · ${page.title}`;
   $("cell").style.setProperty("--sides", sides.length);
   $("heads").replaceChildren(...sides.map(({ member: each }, i) => draw_head(each, i, (at) => address_of({ ...said, step: from(positions, at) ?? "final" }))));
-  draw_choice(member, sides[1]?.member, (name) => { location.hash = address_of({ ...viewed.address, beside: name }); });
+  draw_choice(member, sides[1]?.member, (name) => {
+    // A base has final samples alone.
+    const there = members.get(name)?.is_base ? { step: "final" } : {};
+    location.hash = address_of({ ...viewed.address, beside: name, ...there });
+  });
+  $("steps").hidden = $("key").hidden = !positions.length;
   $("turns").replaceChildren(...Object.entries(ONSETS).flatMap(([key, { text }]) => {
     const onset = member.row?.[key];
     if (!onset || !positions.length) return [];
@@ -117,6 +122,11 @@ function make_controls() {
   });
   addEventListener("click", close);
   addEventListener("keydown", close);
+  addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.altKey || event.ctrlKey || event.metaKey || !address().cell || event.target.closest("input, select, summary")) return;
+    $(by < 0 ? "earlier" : "later").click();
+  });
 }
 
 const redraw_curves = () => (address().cell ? redraw_cell_curves() : redraw_overview());
@@ -132,7 +142,8 @@ async function begin() {
   await Promise.all([open_data(), library("datatables")]);
   const first = Object.keys(page.experiments).find((name) => page.cells.some((cell) => cell.experiments.includes(name)));
   for (const cell of page.cells) if (cell.experiments.includes(first)) ticked.add(cell.name);
-  $("count").textContent = `${page.cells.length} cells`;
+  const done = page.cells.filter((cell) => cell.row.state === "done").length;
+  $("count").textContent = `${page.cells.length} cells, ${done} done`;
   $("loading").hidden = true;
   $("overview").hidden = false;
   table = make_table(redraw_overview);

@@ -101,7 +101,7 @@ function draw_texts(sides, step) {
   if (step === "final" && sides.some(({ block: own }) => own.final.some((text) => text.nats))) {
     notes.push("Final samples are recorded as text: their tokens are read from it again and may differ in a few places.");
   }
-  if (sides.length === 2 && rows.length && !rows.some(({ texts }) => texts[0] && texts[1])) {
+  if (sides.length === 2 && rows.length && !sides.some(({ member }) => member.is_base) && !rows.some(({ texts }) => texts[0] && texts[1])) {
     notes.push("These two met other prompts at this step (another seed or batch size): the final samples have the same ones.");
   }
   const lines = rows.map(({ prompt, texts }) => {
@@ -206,6 +206,7 @@ function strip(judged, other) {
 function draw_evidence(sides) {
   const [{ block: own }, beside] = sides;
   $("why").hidden = !own.evidence.length;
+  if (!own.evidence.length) return;
   const decided = own.evidence.filter((judged) => judged.label !== "ok");
   const first = decided.length ? decided : own.evidence.slice(0, 1);
   const headings = ["", "", "cell", "base", "borderline", "degenerate", "says"];
@@ -222,6 +223,13 @@ function draw_evidence(sides) {
     );
   };
   const fill = () => $("evidence").replaceChildren(head, ...($("all-signals").checked ? own.evidence : first).map(draw));
+  $("why").querySelector("summary").replaceChildren(
+    `Why ${verdict_of(sides[0].member.row)}: `,
+    ...first.slice(0, 4).flatMap((judged, i) => [
+      i ? " · " : "", `${judged.signal.label} `, element("b", {}, shown(judged.value, judged.signal)),
+      judged.base === null ? "" : ` (base ${shown(judged.base, judged.signal)})`,
+    ]),
+  );
   $("all-signals").onchange = fill;
   fill();
 }
