@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from rewardgrid.base.load import Base
     from rewardgrid.train.rewards import TextTables
 
-MOST_TEXTS = 16_000
+MOST_TEXTS = 10_000
 """On the page, as far as a dozen for each cell allows: it then stays below 25 MB, with 100 cells as with 1,000."""
 MOST_OF_A_STEP = 12
-ROWS = 32
+ROWS = 8
 """Sequences that the base reads together."""
 
 NATS = 4
