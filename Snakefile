@@ -27,6 +27,9 @@ if not os.path.exists("config/config.yaml"):
 configfile: "config/config.yaml"
 
 
+report: "workflow/report/study.rst"
+
+
 config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workflow.overwrite_configfiles)]
 try:
     study = load_study(config_files, merge(config, typed(workflow.config_settings.config)))
@@ -44,9 +47,10 @@ pathvars:
 
 
 rule all:
-    """The whole study: RESULTS.md with every table and figure, and the index of cells."""
+    """The whole study: RESULTS.md with every table and figure, the page of runs, and the index of cells."""
     input:
         "<results>/RESULTS.md",
+        "<results>/report.html",
         "<results>/cells.tsv",
         [study.layout.metrics(cell) for cell in study.cells],
 

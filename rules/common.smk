@@ -104,6 +104,17 @@ def metrics_for_table(wildcards):
     return [path for path in metrics_of(wildcards) if not partial or os.path.exists(path)]
 
 
+def all_metrics():
+    """The measurements of every cell of the study."""
+    return [str(study.layout.metrics(cell)) for cell in study.cells]
+
+
+def metrics_for_page(wildcards):
+    """Likewise for the page."""
+    partial = "results_partial" in workflow.dag_settings.targets
+    return [path for path in all_metrics() if not partial or os.path.exists(path)]
+
+
 def published_files(wildcards):
     """What the published study reports; nothing where there is none to compare with."""
     return sorted(str(path) for path in Path(study.published).glob("*.*")) if study.published else []

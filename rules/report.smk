@@ -40,7 +40,19 @@ rule table:
         metrics=metrics_for_table,
         study="<results>/study.json",
     output:
-        "<results>/tables/{experiment}.parquet",
+        parquet="<results>/tables/{experiment}.parquet",
+        csv=report(
+            "<results>/tables/{experiment}.csv",
+            caption="../workflow/report/table.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "format": "CSV"},
+        ),
+        latex=report(
+            "<results>/tables/{experiment}.tex",
+            caption="../workflow/report/latex.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "format": "LaTeX"},
+        ),
     log:
         "<logs>/report/table_{experiment}.log",
     localrule: True
@@ -51,7 +63,7 @@ rule table:
         left_out=lambda wc: sorted(set(metrics_of(wc)) - set(metrics_for_table(wc))),
     shell:
         "python workflow/scripts/table.py --study {input.study:q} --experiment {wildcards.experiment:q} "
-        "--out {output:q} > {log:q} 2>&1"
+        "--out {output.parquet:q} --csv {output.csv:q} --latex {output.latex:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -61,7 +73,13 @@ rule figures:
         published=published_files,
         study="<results>/study.json",
     output:
-        directory("<results>/figures/{experiment}"),
+        report(
+            directory("<results>/figures/{experiment}"),
+            patterns=["{figure}.svg"],
+            caption="../workflow/report/figure.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "figure": "{figure}"},
+        ),
     log:
         "<logs>/report/figures_{experiment}.log",
     localrule: True
@@ -108,28 +126,58 @@ rule published:
         "--out {output:q} > {log:q} 2>&1"
 
 
+rule page:
+    """Draw every cell on one page that works offline: its figures, its curves and what it wrote."""
+    input:
+        metrics=metrics_for_page,
+        study="<results>/study.json",
+    output:
+        report(
+            "<results>/report.html",
+            caption="../workflow/report/page.rst",
+            category="Results",
+            labels={"what": "Page of runs"},
+        ),
+    log:
+        "<logs>/report/page.log",
+    localrule: True
+    conda:
+        "../envs/page.yaml"
+    params:
+        # As for tables.
+        left_out=lambda wc: sorted(set(all_metrics()) - set(metrics_for_page(wc))),
+    shell:
+        "python workflow/scripts/page.py --study {input.study:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule results:
     """Render RESULTS.md."""
     input:
+        page="<results>/report.html",
         figures=expand("<results>/figures/{experiment}", experiment=study.active),
         published="<results>/published.json" if study.published else [],
         findings="<results>/findings.json",
         study="<results>/study.json",
     output:
-        "<results>/RESULTS.md",
+        report(
+            "<results>/RESULTS.md",
+            caption="../workflow/report/results.rst",
+            category="Results",
+            labels={"what": "RESULTS.md"},
+        ),
     log:
         "<logs>/report/results.log",
     localrule: True
     conda:
         "../envs/report.yaml"
     shell:
-        "python workflow/scripts/results.py --study {input.study:q} --findings {input.findings:q} "
+        "python workflow/scripts/results.py --study {input.study:q} --findings {input.findings:q} --page {input.page:q} "
         + ("--published {input.published:q} " if study.published else "")
         + "--out {output:q} > {log:q} 2>&1"
 
 
 rule publish:
-    """Copy RESULTS.md and its figures to where the repository shows them."""
+    """Copy RESULTS.md and its figures to where the repository shows them, without links to the page, which stays."""
     input:
         "<results>/RESULTS.md",
     output:
@@ -144,7 +192,8 @@ rule publish:
         figures=f"{study.results}/figures",
     shell:
         "(cp -R {params.figures:q} {output.figures:q} && "
-        "sed 's#](figures/#](docs/figures/#' {input:q} > {output.results:q}) > {log:q} 2>&1"
+        r"sed 's#](figures/#](docs/figures/#; s#\[\([^]]*\)\](report\.html[^)]*)#\1#g' {input:q} > {output.results:q}) "
+        "> {log:q} 2>&1"
 
 
 rule results_partial:

@@ -89,6 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     archive.add_argument("--restore", action="store_true", help="put the archive's cells back")
     archive.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="DIR", help=f"default: {ARCHIVE}")
     archive.set_defaults(run=_archive)
+    page = commands.add_parser(
+        "page",
+        parents=[configured],
+        help="make the page of some cells, or of all that have begun",
+        description="Make one HTML file of cells, finished or not, that works offline: figures, curves and texts.",
+    )
+    page.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE | CELL", help="default: all that have begun")
+    page.add_argument("--out", type=Path, help="file to write (default: report.html in the results directory)")
+    page.set_defaults(run=_page)
     check = commands.add_parser("check", parents=[configured], help="check the configuration")
     check.set_defaults(run=_check)
     schema = commands.add_parser("schema", help="write the JSON schema of the configuration, for editors")
@@ -165,6 +174,23 @@ def _archive(arguments: argparse.Namespace) -> None:
         restore(study.layout, arguments.sources or [ARCHIVE])
     else:
         pack(study, select(study, arguments.words), arguments.to or ARCHIVE)
+
+
+def _page(arguments: argparse.Namespace) -> None:
+    from rewardgrid.page.make import page
+    from rewardgrid.study.layout import done
+
+    study = _study(arguments)
+    named = [word for word in arguments.words if word in study.cells]
+    words = [word for word in arguments.words if word not in study.cells]
+    names = named + [cell.name for cell in select(study, words)] if words else named
+    if not arguments.words:
+        names = [name for name, cell in study.cells.items() if done(study.layout, cell) != "waiting"]
+    if not names:
+        raise UserError(f"{study.layout.root}: no cell has begun; `make quick` runs the study in small")
+    out = arguments.out or study.layout.root / "report.html"
+    write_text(out, page(study, names))
+    print(out)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ BELOW: dict[str, set[str]] = {
     "evaluate": {"study", "lm", "base", "train"},
     "report": {"study"},
     "published": {"study", "report"},
-    "cli": {"study", "lm", "base", "train", "evaluate", "report"},
+    "page": {"study", "lm", "base", "train", "report"},
+    "cli": {"study", "lm", "base", "train", "evaluate", "report", "page"},
 }
 """What each wing may import besides itself."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +19,7 @@ from rewardgrid.study.cell import METRICS_VERSION, Cell
 from rewardgrid.study.study import Study, merge
 from tests.workflow.project import MICRO, Project, make_project
 
-REPORT = {"table": 2, "figures": 2, "findings": 1, "published": 1, "results": 1}
+REPORT = {"table": 2, "figures": 2, "findings": 1, "published": 1, "page": 1, "results": 1}
 RENDER = {"study": 1, "index": 1, **REPORT}
 MEASURE = {"evaluate_base": 1, "evaluate": 2}
 
@@ -72,6 +74,25 @@ def test_a_run_ends_with_every_result_and_a_second_one_has_nothing_to_do(project
     text = project.run("--dry-run", "--cores", "1").stdout
     assert "Micro: 2 cells (2 done)." in text
     assert "Training left" not in text
+
+
+def test_snakemakes_report_carries_the_results_with_captions_and_labels(project: Project) -> None:
+    project.run("--report", "report.zip")
+    with zipfile.ZipFile(project.directory / "report.zip") as archive:
+        kept = {Path(name).name: archive.read(name) for name in archive.namelist() if "/data/raw/" in name}
+        page = archive.read("report/report.html").decode()
+    figures = {"learning_curves.svg"}
+    tables = {f"{name}.{kind}" for name in ("sweep", "shared") for kind in ("csv", "tex")}
+    assert kept.keys() == {"RESULTS.md", "report.html"} | figures | tables
+    results = project.directory / "results"
+    assert kept["report.html"] == (results / "report.html").read_bytes()
+    assert kept["sweep.csv"] == (results / "tables/sweep.csv").read_bytes()
+    for said in ("works offline: a table that filters", "Page of runs", "LaTeX", "figure", "booktabs"):
+        assert said in page
+    # Every cell of RESULTS.md can be looked at, and the page has it.
+    linked = re.findall(r"\]\(report\.html#cell=([^)]*)\)", (results / "RESULTS.md").read_text(encoding="utf-8"))
+    assert set(linked) == set(project.study.cells)
+    assert project.plan() == {}
 
 
 def test_experiments_that_name_the_same_cell_share_one_run(project: Project, study: Study) -> None:
@@ -221,7 +242,7 @@ def test_one_bad_cell_blocks_no_other_and_what_there_is_can_be_rendered(project:
         assert finished == {0.1, 0.6}
 
         # Nothing is trained for it, and the tables are not mistaken for whole ones afterwards.
-        render = {"table": 1, "figures": 1, "findings": 1, "published": 1, "results": 1}
+        render = {"table": 1, "figures": 1, "findings": 1, "published": 1, "page": 1, "results": 1}
         assert project.plan("results_partial") == {**render, "results_partial": 1}
         project.run("--cores", "1", "results_partial")
         table = pd.read_parquet(project.directory / study.layout.table("sweep"))

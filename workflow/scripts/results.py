@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", type=Path, required=True, help="the checked configuration (study.json)")
     parser.add_argument("--findings", type=Path, required=True, help="what the findings script wrote")
     parser.add_argument("--published", type=Path, help="what the published script wrote (default: no such section)")
+    parser.add_argument("--page", type=Path, help="the page of runs, beside --out (default: no links into it)")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     arguments = parser.parse_args(argv)
     try:
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bases=load_bases(study),
             commit=commit(REPOSITORY),
             sections=[section(read_json(published), templates)] if published else [],
+            page=arguments.page.name if arguments.page else None,
         )
         write_text(arguments.out, render(results, templates))
     except UserError as error:

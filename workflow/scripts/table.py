@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rewardgrid.cli.program import run_program
 from rewardgrid.report.evidence import read_study
-from rewardgrid.report.tables import experiment_table, write_experiment
+from rewardgrid.report.tables import experiment_table, latex_table, rows_of, write_experiment
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,9 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", type=Path, required=True, help="the checked configuration (study.json)")
     parser.add_argument("--experiment", required=True, help="which experiment")
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")
+    parser.add_argument("--csv", type=Path, help="the same as CSV")
+    parser.add_argument("--latex", type=Path, help="the columns that RESULTS.md shows, as a LaTeX table (booktabs)")
     arguments = parser.parse_args(argv)
     try:
-        table = experiment_table(read_study(arguments.study), arguments.experiment)
+        study = read_study(arguments.study)
+        table = experiment_table(study, arguments.experiment)
+        if arguments.csv:
+            write_text(arguments.csv, table.to_csv(index=False, lineterminator="\n"))
+        if arguments.latex:
+            write_text(arguments.latex, latex_table(rows_of(table), study.active[arguments.experiment]))
+        # Last: other rules wait for it.
         write_experiment(arguments.out, table)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.statistics import Estimate
-from rewardgrid.report.tables import Configuration, Row, base_of, varying
+from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying
 from rewardgrid.report.verdicts import evidence_table, other_draws
 from rewardgrid.report.words import count, in_words
 from rewardgrid.study.files import read_json
@@ -65,6 +65,8 @@ class Results:
     bases: Mapping[str, Row]
     commit: str
     sections: Sequence[Section] = ()
+    page: str | None = None
+    """Where the page of runs lies beside RESULTS.md; no cell is linked without it."""
 
 
 def render(results: Results, templates: Path) -> str:
@@ -199,7 +201,7 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         "sampled": sampled_table(results, scope),
         "sampled_cells": sampled_cells(results, scope),
         "short": short_runs(rows),
-        "cells": cell_table(rows, experiment, _bases_of(results, rows)),
+        "cells": cell_table(rows, experiment, _bases_of(results, rows), results.page),
         "evidence": evidence_table(results.study.layout, rows),
         "passing": passing_table(scope),
         "findings": [_finding(finding) for finding in results.findings if finding["experiment"] == name],
@@ -231,13 +233,13 @@ def _numeric(name: str) -> bool:
     return str(COLUMNS[name].kind) in ("int64", "double") if name in COLUMNS else False
 
 
-def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row]) -> Markup:
-    """Every cell with the experiment's columns, and the base's own samples below."""
-    columns = list(experiment.columns) or ["cell", "final_reward", "final_kl", "verdict"]
+def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row], page: str | None = None) -> Markup:
+    """Every cell with the experiment's columns, its verdict a link into the page; the base's own samples below."""
+    columns = shown_columns(experiment)
     if "verdict" not in columns:
         columns.append("verdict")
     lines: list[list[str]] = [
-        [verdict(row) if name == "verdict" else show(name, row[name]) for name in columns] for row in rows
+        [_linked(row, page) if name == "verdict" else show(name, row[name]) for name in columns] for row in rows
     ]
     measured = [name for name in columns if name in MEASURED_COLUMNS]
     for base in bases:
@@ -246,6 +248,14 @@ def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row]
             line[columns.index("verdict")] = "base, for reference"
             lines.append(line)
     return grid([COLUMNS[name].label for name in columns], lines, [_numeric(name) for name in columns])
+
+
+def _linked(row: Row, page: str | None) -> str:
+    """A cell's verdict, leading to where the page shows the cell."""
+    from markupsafe import Markup
+
+    said = md(verdict(row))
+    return Markup(f"[{said}]({page}#cell={row['cell']})") if page else said
 
 
 def verdict(row: Row) -> str:

@@ -16,6 +16,7 @@ from rewardgrid.report.columns import (
     COLUMNS,
     FINAL_STEPS,
     MEASURED_COLUMNS,
+    NOTHING,
     PASSING,
     RENAMED,
     SPEC_COLUMNS,
@@ -24,6 +25,7 @@ from rewardgrid.report.columns import (
     known,
     rounded,
     settings,
+    show,
 )
 from rewardgrid.report.statistics import Mean, mean_of
 from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
@@ -32,10 +34,17 @@ from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mea
 from rewardgrid.study.files import read_json
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.steps import first_reaching
-from rewardgrid.study.study import Study
+from rewardgrid.study.study import Experiment, Study
 
 Row = Mapping[str, Any]
 """A cell of an experiment: column -> value, None where there is none."""
+
+_LATEX = str.maketrans(
+    {letter: rf"\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", NOTHING: "--"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "\n": " "}
+)
+"""What LaTeX would read as something else."""
 
 VERDICTS = ("ok", "borderline", "degenerate")
 
@@ -172,6 +181,21 @@ def experiment_table(study: Study, name: str) -> pd.DataFrame:
 def write_experiment(path: Path | str, table: pd.DataFrame) -> None:
     """Write an experiment's table with the unit or meaning of each column in its schema."""
     write_table(path, table, TABLE)
+
+
+def shown_columns(experiment: Experiment) -> list[str]:
+    """The columns of an experiment's table that people are shown."""
+    return list(experiment.columns) or ["cell", "final_reward", "final_kl", "verdict"]
+
+
+def latex_table(rows: Sequence[Row], experiment: Experiment) -> str:
+    """The shown columns as a LaTeX table with the rules of ``booktabs``."""
+    columns = shown_columns(experiment)
+    sides = "".join("r" if str(COLUMNS[name].kind) in ("int64", "double") else "l" for name in columns)
+    lines = [[COLUMNS[name].label for name in columns], *([show(name, row[name]) for name in columns] for row in rows)]
+    heading, *body = (" & ".join(text.translate(_LATEX) for text in line) + r" \\" for line in lines)
+    rules = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", heading, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*rules, r"\end{tabular}"]) + "\n"
 
 
 def read_experiment(path: Path | str) -> pd.DataFrame:

@@ -38,6 +38,10 @@ class Layout:
         """Unfinished training, undeclared to Snakemake so that a retry finds it."""
         return self.cell(name) / "checkpoints"
 
+    def live_history(self, name: str) -> Path:
+        """The history of a cell that is not finished, as far as it has come."""
+        return self.checkpoints(name) / "history.jsonl"
+
     def kept(self, name: str) -> Path:
         """The finished training again, undeclared to Snakemake, which cannot take it back therefore."""
         return self.cell(name) / "kept"

@@ -43,6 +43,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 TARGETS = (
     *("all", "base", "bases", "evaluate", "evaluate_base", "figures", "findings", "index", "make_storyteller"),
     *(
+        "page",
         "publish",
         "published",
         "results",

@@ -5,7 +5,8 @@ A cell's directory while it is trained, and after:
 ``lease-<n>.json``
     who trains it, and how far they are (:mod:`rewardgrid.train.lease`).
 ``checkpoints/``
-    what the run continues from (:mod:`rewardgrid.train.checkpoint`).
+    what the run continues from (:mod:`rewardgrid.train.checkpoint`), and its history so far, to be looked at
+    (:mod:`rewardgrid.study.history`).
 ``kept/``
     the finished run, renamed into place in one go.
 ``events.log``
@@ -34,6 +35,7 @@ from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, same, sha256, sync, write_text
+from rewardgrid.study.history import LiveHistory
 from rewardgrid.study.study import Recording
 from rewardgrid.train import checkpoint
 from rewardgrid.train.events import note, tell
@@ -85,6 +87,7 @@ class Keeper:
         self.record = self.found.record if self.found else Record()
         self.step = self.saved = self.found.step if self.found else 0
         self.progress = Progress(cell)
+        self.live = LiveHistory(directory / "checkpoints" / "history.jsonl", self.record.rows["history"])
         if self.found:
             tell(directory, f"{cell.name}  continues after step {self.step}")
 
@@ -133,6 +136,7 @@ class Keeper:
             self.lease.check()
         self.step = int(row["step"])
         self.record.add("history", [row])
+        self.live.add(row)
         self.progress(row)
         self.lease.report(
             step=self.step,
@@ -148,6 +152,7 @@ class Keeper:
         state = checkpoint.Checkpoint(self.step, trainee.state_tensors(), self.record)
         checkpoint.save(self.directory / "checkpoints", self.cell, state)
         self.saved = self.step
+        self.live.append()
 
     def _end(self, outcome: Outcome, trainee: Trainee, device: torch.device) -> None:
         """Keep a finished run: all of it, or nothing."""

@@ -116,6 +116,20 @@ def test_missing_and_diverged_cells_are_named(filled: Tree, text: str) -> None:
     assert "| 0.02 | 1.1 | 123 | – | – | – | missing |" in text
 
 
+def test_a_verdict_leads_to_its_cell_on_the_page_and_nowhere_where_there_is_none(filled: Tree, text: str) -> None:
+    assert "report.html" not in text
+    root = Path(filled.study.results)
+    made = root / "linked.md"
+    files = ["--study", root / "study.json", "--findings", root / "findings.json", "--page", root / "report.html"]
+    assert script("results", *files, "--published", root / "published.json", "--out", made) == 0
+    linked = made.read_text()
+    first, *_ = filled.study.grid["reward_sweep"]
+    assert f"| [ok; in training not ok from step 150](report.html#cell={first.name}) |" in linked
+    assert "| base, for reference |" in linked
+    # What `publish` does to it: see rules/report.smk.
+    assert re.sub(r"\[([^]]*)\]\(report\.html[^)]*\)", r"\1", linked) == text
+
+
 def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
     assert "| 0.003 | 1.05 | 42 | 0.894 | 0.997 | 0.130 | ok; in training not ok from step 150 |" in text
     # The gain is to be read from the base's own reward.

@@ -12,6 +12,7 @@ from rewardgrid.report.tables import (
     check_columns,
     configurations,
     experiment_table,
+    latex_table,
     read_experiment,
     rows_of,
     time_to_threshold,
@@ -131,6 +132,23 @@ def test_a_table_comes_back_from_its_file_as_it_was(tree: Make, tmp_path: Path) 
     written = pq.read_schema(tmp_path / "table.parquet").field("final_kl").metadata
     assert written[b"unit"].decode() == "nats per token"
     assert "last 50 steps" in written[b"meaning"].decode()
+
+
+def test_a_latex_table_has_the_rules_of_booktabs_and_escapes_what_latex_would_read(tree: Make) -> None:
+    sweep = tree(reward_sweep={**SWEEP, "columns": ["beta", "reward", "final_reward", "reasons"]})
+    rows = rows_of(experiment_table(sweep.study, "reward_sweep"))[:1]
+    text = latex_table(
+        [{**rows[0], "final_reward": 0.5, "reasons": "50 % & <b> x_1"}], sweep.study.active["reward_sweep"]
+    )
+    assert text.splitlines() == [
+        r"\begin{tabular}{rlrl}",
+        r"\toprule",
+        r"beta & paid for & reward & reasons \\",
+        r"\midrule",
+        r"0.003 & sentence\_length\_10\_smooth & 0.500 & 50 \% \& \textless{}b\textgreater{} x\_1 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def test_modes_of_a_routing_cell_become_columns(tree: Make) -> None:

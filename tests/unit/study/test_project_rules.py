@@ -20,6 +20,7 @@ BELOW = {
     "evaluate": {"study", "lm", "base", "train"},
     "report": {"study"},
     "published": {"study", "report"},
+    "page": {"study", "lm", "base", "train", "report"},
 }
 HEAVY = {"transformers", "trl", "peft", "datasets", "huggingface_hub", "matplotlib", "jinja2", "scipy", "snakemake"}
 
@@ -62,7 +63,7 @@ def pins(lines: list[str]) -> dict[str, str]:
 def test_the_conda_environments_have_the_versions_of_the_constraints(root: Path) -> None:
     constraints = pins((root / "constraints.txt").read_text().splitlines())
     files = sorted((root / "envs").glob("*.yaml"))
-    assert {path.stem for path in files} == {"base", "train", "evaluate", "report", "storyteller", "workflow"}
+    assert {path.stem for path in files} == {"base", "train", "evaluate", "report", "page", "storyteller", "workflow"}
     for path in files:
         (packages,) = (
             part["pip"] for part in yaml.safe_load(path.read_text())["dependencies"] if isinstance(part, dict)
@@ -79,6 +80,7 @@ SCRIPTS = {
     "train": ["train"],
     "evaluate": ["evaluate"],
     "report": ["study", "index", "table", "figures", "findings", "published", "results"],
+    "page": ["page"],
     "storyteller": ["teacher", "tell", "storyteller"],
 }
 

@@ -11,12 +11,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from tests.runs import OFTEN, assert_same_run, run
 from tests.tiny import SHORT, lora_cell, make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.history import LiveHistory, read_history
+from rewardgrid.study.layout import Layout
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.keeper import Keeper, mend
 from rewardgrid.train.lease import Lost, acquire
@@ -79,7 +82,7 @@ def test_a_signal_stops_a_run_after_its_step_and_the_same_command_continues(
     directory = tmp_path / "cut" / cell.name
     assert names(directory) == ["checkpoints", "events.log"]
     assert (directory / "events.log").read_text().endswith(f"  {cell.name}: {what}\n")
-    assert names(directory / "checkpoints") == ["step-000002", "step-000004"]
+    assert names(directory / "checkpoints") == ["history.jsonl", "step-000002", "step-000004"]
     capsys.readouterr()
     (resumed,) = run(trains, [cell], base, tmp_path / "cut", OFTEN)
     assert "continues after step 4" in capsys.readouterr().err
@@ -184,15 +187,38 @@ def test_what_is_kept_and_damaged_is_reported_and_trained_again(
 def test_a_run_that_has_lost_its_lease_writes_nothing_more(
     step: int, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = lora_cell(**SPEC)
-    directory = tmp_path / cell.name
+    cell, layout = lora_cell(**SPEC), Layout(tmp_path)
+    directory = layout.cell(cell.name)
     taken_over = at_step(step, lambda: (directory / "lease-2.json").write_text("{}"), monkeypatch)
     with taken_over, pytest.raises(Lost, match="writes nothing more"):
-        run(train, [cell], base, tmp_path, OFTEN)
+        run(train, [cell], base, directory.parent, OFTEN)
     checkpoints = [f"step-{done:06d}" for done in (2, 4) if done < step]
-    assert [path.name for path in sorted(directory.glob("checkpoints/*"))] == checkpoints
+    assert [path.name for path in sorted(directory.glob("checkpoints/step-*"))] == checkpoints
+    assert read_history(layout, cell.name)["step"].tolist() == ([1, 2, 3, 4] if checkpoints else [])
     assert not (directory / "kept").exists()
     assert not (directory / "train").exists()
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_the_history_of_a_running_cell_can_be_read_and_is_the_one_it_ends_with(
+    engine: str, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains = import_module(f"rewardgrid.train.engines.{engine}").train
+    cell, layout = lora_cell(**SPEC, engine=engine), Layout(tmp_path)
+    monkeypatch.setattr(LiveHistory.__init__, "__defaults__", (0.0,))
+    seen = []
+    with at_step(5, lambda: seen.append(read_history(layout, cell.name)), monkeypatch), monkeypatch.context() as patch:
+        patch.setattr("rewardgrid.train.engines.native.asked_to_stop", lambda: len(seen) == 1)
+        patch.setattr("rewardgrid.train.engines.trl.asked_to_stop", lambda: len(seen) == 1)
+        with pytest.raises(Stopped):
+            run(trains, [cell], base, tmp_path / "cells", OFTEN)
+        assert read_history(layout, cell.name)["step"].tolist() == [1, 2, 3, 4, 5]
+        seen.append(None)
+        run(trains, [cell], base, tmp_path / "cells", OFTEN)
+    assert not layout.live_history(cell.name).exists()
+    whole = read_history(layout, cell.name)
+    assert len(whole) == 6
+    pd.testing.assert_frame_equal(seen[0], whole.head(5), check_exact=True)
 
 
 def test_who_waited_until_the_other_was_done_does_nothing(

@@ -1,0 +1,1 @@
+"""A page to look at: every cell of a study in one file that works offline."""
