@@ -109,6 +109,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     archive.add_argument("--restore", action="store_true", help="put the archive's cells back")
     archive.add_argument("--from", dest="sources", nargs="+", type=Path, metavar="DIR", help=f"default: {ARCHIVE}")
     archive.set_defaults(run=_archive)
+    track = commands.add_parser(
+        "track",
+        parents=[configured],
+        help="write cells as runs of an experiment tracker",
+        description="Write histories, measurements and samples of cells, finished or running, as runs of a tracker on "
+        "this machine, with their spec as its configuration. Each tracker is an extra: pip install '.[track-wandb]'.",
+    )
+    track.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells`")
+    track.add_argument("--to", required=True, choices=("trackio", "wandb", "tensorboard"), help="the tracker")
+    track.add_argument("--project", default="rewardgrid", help="its name there (default: %(default)s)")
+    track.add_argument("--out", type=Path, help="directory of tensorboard and wandb (default: track/ in the results)")
+    track.set_defaults(run=_track)
     check = commands.add_parser("check", parents=[configured], help="check the configuration")
     check.set_defaults(run=_check)
     schema = commands.add_parser("schema", help="write the JSON schema of the configuration, for editors")
@@ -197,6 +209,14 @@ def _archive(arguments: argparse.Namespace) -> None:
         restore(study.layout, arguments.sources or [ARCHIVE])
     else:
         pack(study, select(study, arguments.words), arguments.to or ARCHIVE)
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.track import track
+
+    study = _study(arguments)
+    cells = select(study, arguments.words)
+    track(study.layout, cells, arguments.to, arguments.project, arguments.out or study.layout.root / "track")
 
 
 def _check(arguments: argparse.Namespace) -> None:
