@@ -3,6 +3,9 @@
 Snakemake finds loggers by the name of their package; ``profiles/default`` asks for this one. On a terminal the running
 cells are shown in place; elsewhere there is a line for each event. ``--verbose`` gives Snakemake's own lines, and its
 log file below ``.snakemake/log`` always has them.
+
+Snakemake loads this before it reads the Snakefile, which decides where the library comes from: the checkout that it
+lies in, whatever else is installed. So nothing of the library is imported here before the Snakefile has done so.
 """
 
 from __future__ import annotations
@@ -15,11 +18,10 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
 
-from rewardgrid.cli.board import Board, job_of
-from rewardgrid.study.text import printable_lines
-
 if TYPE_CHECKING:
     from rich.live import Live
+
+    from rewardgrid.cli.board import Board
 
 REFRESH_SECONDS = 2.0
 NOISE = (
@@ -52,7 +54,8 @@ class LogHandler(LogHandlerBase):
 
         settings = self.common_settings
         stream = sys.stdout if settings.stdout else sys.stderr
-        self.board = Board()
+        self.heard: list[logging.LogRecord] = []
+        self.begun: Board | None = None
         self.console = Console(
             file=stream, highlight=False, emoji=False, markup=False, no_color=settings.nocolor or None, soft_wrap=True
         )
@@ -62,25 +65,45 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say what is to be said of a record."""
-        try:
-            if self.own:
-                self.own.handle(record)
-            else:
-                self._hear(record, getattr(record, "event", None))
-        except Exception:  # as logging has it: what cannot be shown stops nothing
-            self.handleError(record)
+        self.heard.append(record)
+        if "rewardgrid" in sys.modules:
+            self._catch_up()
 
     def close(self) -> None:
         """All is over: take the display away, and say what is ready."""
         if not self.closed:
             self.closed = True
+            self._catch_up()
             if self.live:
                 self.live.stop()
             if not self.own and not self.common_settings.dryrun:
                 self._say(self.board.last(), "bold green")
         super().close()
 
+    @property
+    def board(self) -> Board:
+        """The board, made when it is first wanted."""
+        if self.begun is None:
+            from rewardgrid.cli.board import Board
+
+            self.begun = Board()
+        return self.begun
+
+    def _catch_up(self) -> None:
+        """Hear what has been kept until the library could be imported, and what has come since."""
+        while self.heard:
+            record = self.heard.pop(0)
+            try:
+                if self.own:
+                    self.own.handle(record)
+                else:
+                    self._hear(record, getattr(record, "event", None))
+            except Exception:  # as logging has it: what cannot be shown stops nothing
+                self.handleError(record)
+
     def _hear(self, record: logging.LogRecord, event: str | None) -> None:
+        from rewardgrid.cli.board import job_of
+
         said = vars(record)
         dry = self.common_settings.dryrun
         if event == LogEvent.RUN_INFO:
@@ -119,6 +142,8 @@ class LogHandler(LogHandlerBase):
 
     def _say(self, lines: list[str], style: str = "") -> None:
         from rich.text import Text
+
+        from rewardgrid.study.text import printable_lines
 
         for line in lines:
             self.console.print(Text(printable_lines(line), style=style))
@@ -172,6 +197,8 @@ def _own_lines(settings: OutputSettingsLoggerInterface, stream: TextIO) -> loggi
 
     class Printable(DefaultFormatter):
         def format(self, record: logging.LogRecord) -> str:
+            from rewardgrid.study.text import printable_lines
+
             return printable_lines(super().format(record) or "", most=10**6)
 
     formatter = Printable(settings.quiet, settings.show_failed_logs)

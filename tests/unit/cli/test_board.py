@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,22 @@ def test_snakemake_finds_the_logger_by_the_name_that_the_profile_gives(root: Pat
 
     (name,) = yaml.safe_load((root / "profiles/default/config.yaml").read_text())["logger"]
     assert LoggerPluginRegistry().get_plugin(name).log_handler is LogHandler
+
+
+def test_the_logger_imports_nothing_of_the_library_before_the_snakefile_has(tmp_path: Path) -> None:
+    code = """
+import logging, sys
+from snakemake_interface_logger_plugins.tests import MockOutputSettings
+from snakemake_logger_plugin_rewardgrid import LogHandler
+
+made = LogHandler(MockOutputSettings(), None)
+made.emit(logging.LogRecord("x", logging.WARNING, "x", 1, "early", (), None))
+assert not [name for name in sys.modules if name.split(".")[0] == "rewardgrid"]
+import rewardgrid
+made.emit(logging.LogRecord("x", logging.WARNING, "x", 1, "late", (), None))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == "warning: early\nwarning: late\n"
 
 
 def test_snakemakes_own_lines_are_left_out_and_ours_and_unknown_ones_shown(capsys: pytest.CaptureFixture[str]) -> None:
