@@ -6,6 +6,7 @@ from rewardgrid.cli import mps
 from rewardgrid.storyteller.shards import kept, needed
 from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_text
+from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import measured
 
 # The checked configuration, of which `study` makes a result. A command line has no room for a large one.
@@ -113,6 +114,13 @@ def metrics_for_page(wildcards):
     """Likewise for the page."""
     partial = "results_partial" in workflow.dag_settings.targets
     return [path for path in all_metrics() if not partial or os.path.exists(path)]
+
+
+def left_out_of_table(wildcards):
+    """The measurements that a partial table is made without, each with the steps that its cell has trained by now."""
+    left_out = sorted(set(metrics_of(wildcards)) - set(metrics_for_table(wildcards)))
+    steps = [len(rewards_so_far(study.layout, Path(path).parts[-3])) for path in left_out]
+    return [f"{path} {number}" for path, number in zip(left_out, steps)]
 
 
 def published_files(wildcards):

@@ -59,8 +59,9 @@ rule table:
     conda:
         "../envs/report.yaml"
     params:
-        # Recorded, so that a table that was made without some cells is made again once they are asked for.
-        left_out=lambda wc: sorted(set(metrics_of(wc)) - set(metrics_for_table(wc))),
+        # Recorded, so that a table that was made without some cells is made again once they are asked for, or have
+        # come further.
+        left_out=left_out_of_table,
     shell:
         "python workflow/scripts/table.py --study {input.study:q} --experiment {wildcards.experiment:q} "
         "--out {output.parquet:q} --csv {output.csv:q} --latex {output.latex:q} > {log:q} 2>&1"
