@@ -15,7 +15,7 @@ from rewardgrid.report.tables import check_columns
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.forecast import forecast, rule_of_thumb
 from rewardgrid.study.study import load_study, merge, typed
-from rewardgrid.study.targets import asked_for, check_request
+from rewardgrid.study.targets import asked_for, check_request, ready
 
 min_version("9.20")
 
@@ -27,16 +27,13 @@ if not os.path.exists("config/config.yaml"):
 configfile: "config/config.yaml"
 
 
-report: "workflow/report/study.rst"
-
-
 config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workflow.overwrite_configfiles)]
 try:
     study = load_study(config_files, merge(config, typed(workflow.config_settings.config)))
     if workflow.is_main_process:
         check_columns(study)
         check_request(study, asked_for(sys.argv), write=not workflow.dryrun)
-        logger.info(forecast(study))
+        logger.info(forecast(study), extra={"ready": ready(study, asked_for(sys.argv))})
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -6,6 +6,7 @@ from rewardgrid.cli import mps
 from rewardgrid.storyteller.shards import kept, needed
 from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_text
+from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import measured
 
 # The checked configuration, of which `study` makes a result. A command line has no room for a large one.
@@ -110,9 +111,26 @@ def all_metrics():
 
 
 def metrics_for_page(wildcards):
-    """Likewise for the page."""
+    """Those that the page shows, likewise."""
     partial = "results_partial" in workflow.dag_settings.targets
     return [path for path in all_metrics() if not partial or os.path.exists(path)]
+
+
+def left_out_of_table(wildcards):
+    """The measurements that a partial table is made without."""
+    return left_out(metrics_of(wildcards), metrics_for_table(wildcards))
+
+
+def left_out_of_page(wildcards):
+    """Likewise for the page."""
+    return left_out(all_metrics(), metrics_for_page(wildcards))
+
+
+def left_out(asked, given):
+    """Paths that are asked for and not given, each with the steps that its cell has trained by now."""
+    paths = sorted(set(asked) - set(given))
+    steps = [len(rewards_so_far(study.layout, Path(path).parts[-3])) for path in paths]
+    return [f"{path} {number}" for path, number in zip(paths, steps)]
 
 
 def published_files(wildcards):

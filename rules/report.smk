@@ -1,6 +1,9 @@
 """The report: tables, findings, figures and RESULTS.md. Seconds of work, so it runs where Snakemake runs."""
 
 
+report: "../workflow/report/study.rst"
+
+
 rule study:
     """Write the checked configuration for the jobs of the report."""
     output:
@@ -59,8 +62,9 @@ rule table:
     conda:
         "../envs/report.yaml"
     params:
-        # Recorded, so that a table that was made without some cells is made again once they are asked for.
-        left_out=lambda wc: sorted(set(metrics_of(wc)) - set(metrics_for_table(wc))),
+        # Recorded, so that a table that was made without some cells is made again once they are asked for, or have
+        # come further.
+        left_out=left_out_of_table,
     shell:
         "python workflow/scripts/table.py --study {input.study:q} --experiment {wildcards.experiment:q} "
         "--out {output.parquet:q} --csv {output.csv:q} --latex {output.latex:q} > {log:q} 2>&1"
@@ -145,7 +149,7 @@ rule page:
         "../envs/page.yaml"
     params:
         # As for tables.
-        left_out=lambda wc: sorted(set(all_metrics()) - set(metrics_for_page(wc))),
+        left_out=left_out_of_page,
     shell:
         "python workflow/scripts/page.py --study {input.study:q} --out {output:q} > {log:q} 2>&1"
 

@@ -61,6 +61,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     status.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells`")
     status.add_argument("--watch", action="store_true", help="refresh in place until all cells are done (Ctrl-C ends)")
     status.set_defaults(run=_status)
+    show = commands.add_parser(
+        "show",
+        parents=[configured],
+        help="one cell: spec, state, curves, verdict with evidence, onset, samples",
+        description="One cell, as far as it is: spec, state, curves, onset, verdict with its evidence, and a few "
+        "samples with their rewards.",
+    )
+    show.add_argument("cell", metavar="CELL", help="its path, its name, or the beginning of its name or hash")
+    show.set_defaults(run=_show)
+    compare = commands.add_parser(
+        "compare",
+        parents=[configured],
+        help="two cells side by side: what differs, curves, samples on the same prompts",
+        description="Two cells side by side: what differs in their specs, their curves on one scale, and what both "
+        "wrote for the same prompts.",
+    )
+    compare.add_argument("cells", nargs=2, metavar="CELL", help="as for `show`")
+    compare.set_defaults(run=_compare)
+    for command in (show, compare):
+        command.add_argument("--samples", type=int, default=3, metavar="N", help="how many (default: %(default)s)")
     train = commands.add_parser("train", parents=[configured], help="train cells without Snakemake, in packs on a GPU")
     train.set_defaults(run=_train)
     evaluate = commands.add_parser("evaluate", parents=[configured], help="evaluate trained cells without Snakemake")
@@ -98,6 +118,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     page.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE | CELL", help="default: all that have begun")
     page.add_argument("--out", type=Path, help="file to write (default: report.html in the results directory)")
     page.set_defaults(run=_page)
+    track = commands.add_parser(
+        "track",
+        parents=[configured],
+        help="write cells as runs of an experiment tracker",
+        description="Write histories, measurements and samples of cells, finished or running, as runs of a tracker on "
+        "this machine, with their spec as its configuration. Each tracker is an extra: pip install '.[track-wandb]'.",
+    )
+    track.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells`")
+    track.add_argument("--to", required=True, choices=("trackio", "wandb", "tensorboard"), help="the tracker")
+    track.add_argument("--project", default="rewardgrid", help="its name there (default: %(default)s)")
+    track.add_argument("--out", type=Path, help="directory of tensorboard and wandb (default: track/ in the results)")
+    track.set_defaults(run=_track)
     check = commands.add_parser("check", parents=[configured], help="check the configuration")
     check.set_defaults(run=_check)
     schema = commands.add_parser("schema", help="write the JSON schema of the configuration, for editors")
@@ -132,6 +164,18 @@ def _status(arguments: argparse.Namespace) -> None:
     cells = select(study, arguments.words)
     with contextlib.suppress(KeyboardInterrupt):
         show(lambda: look_at_all(study.layout, cells), arguments.watch)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.show import show
+
+    show(_study(arguments), arguments.cell, max(arguments.samples, 0))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.show import compare
+
+    compare(_study(arguments), arguments.cells, max(arguments.samples, 0))
 
 
 def _chosen(study: Study, arguments: argparse.Namespace) -> list[Cell]:
@@ -191,6 +235,14 @@ def _page(arguments: argparse.Namespace) -> None:
     out = arguments.out or study.layout.root / "report.html"
     write_text(out, page(study, names))
     print(out)
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.track import track
+
+    study = _study(arguments)
+    cells = select(study, arguments.words)
+    track(study.layout, cells, arguments.to, arguments.project, arguments.out or study.layout.root / "track")
 
 
 def _check(arguments: argparse.Namespace) -> None:

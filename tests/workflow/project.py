@@ -97,7 +97,7 @@ class Project:
 
     def plan(self, *words: str) -> Counter[str]:
         """The jobs that a run would do now: how many of each rule."""
-        text = self.run("--dry-run", "--cores", "2", *words).stdout
+        text = self.run("--dry-run", "--verbose", "--cores", "2", *words).stdout
         jobs = re.findall(r"^(?:local)?rule (\w+):$", text, re.MULTILINE)
         return Counter(job for job in jobs if job != "all")
 

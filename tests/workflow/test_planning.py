@@ -34,8 +34,10 @@ def test_the_published_study_is_planned_in_seconds(published: Project) -> None:
     start = time.monotonic()
     text = published.run("--dry-run", "--cores", "1").stdout
     assert time.monotonic() - start < 20
-    assert text.count("\nrule train:") == text.count("\nrule evaluate:") == 157
-    assert text.count("\nrule base:") == text.count("\nrule evaluate_base:") == 1
+    assert "jobs: 157 train, 157 evaluate, " in text
+    assert ", 1 base, " in text
+    assert ", 1 evaluate_base, " in text
+    assert max(map(len, text.splitlines())) < 250
     assert text.count(": 157 cells (157 waiting).") == 1
     assert "Training left: about " in text
     assert not (published.directory / "results").exists()
@@ -43,7 +45,7 @@ def test_the_published_study_is_planned_in_seconds(published: Project) -> None:
 
 def test_the_default_profile_is_used_beneath_any_other(published: Project) -> None:
     assert "profiles/default for setting" in published.run("--dry-run", "--cores", "1").stdout
-    text = published.run("--dry-run", "--profile", "profiles/quick").stdout
+    text = published.run("--dry-run", "--verbose", "--profile", "profiles/quick").stdout
     assert "profiles/quick and workflow specific profile profiles/default" in text
     assert "results/quick/RESULTS.md" in text
 
@@ -88,7 +90,7 @@ def test_one_cell_needs_its_own_training_only(published: Project) -> None:
 
 @pytest.mark.parametrize("base", ["simplestories", "storyteller-small"])
 def test_one_rule_brings_in_a_base_wherever_it_comes_from(published: Project, base: str) -> None:
-    text = published.run("--dry-run", "--cores", "1", "bases", "--config", f"defaults={{base: {base}}}").stdout
+    text = published.run("-n", "--verbose", "--cores", "1", "bases", "--config", f"defaults={{base: {base}}}").stdout
     assert text.count("\nrule base:") == 1
     assert f"wildcards: base={base}-" in text
 
@@ -165,7 +167,7 @@ def test_a_configuration_of_any_size_reaches_its_jobs(project: Project) -> None:
 
 def test_the_paths_of_the_rules_are_those_of_the_library(project: Project) -> None:
     study = project.study
-    text = project.run("--dry-run", "--cores", "1").stdout
+    text = project.run("--dry-run", "--verbose", "--cores", "1").stdout
     (name, *_), (base, *_) = study.cells, study.base_recipes
     layout = study.layout
     for path in (

@@ -234,7 +234,7 @@ def test_one_bad_cell_blocks_no_other_and_what_there_is_can_be_rendered(project:
     with configured(project, overlay), edited(train, parse, parse + sabotage):
         done = project.run("--cores", "1", check=False)
         assert done.returncode == 1
-        assert "error: this cell is broken" in done.stdout
+        assert re.search(r"error: train full_\S*_beta0\.5_\S*: this cell is broken\n  log: ", done.stdout)
         study = project.study
         finished = {
             cell.beta for cell in study.grid["sweep"] if (project.directory / study.layout.metrics(cell.name)).exists()

@@ -18,6 +18,7 @@ from rewardgrid.cli.run import train_cells
 from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.problems import validated
 from rewardgrid.study.study import Study, load_study
+from rewardgrid.study.text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--cells: read {unknown[0]!r}; the configuration has no such cell;{hint}")
         train_cells(study, [study.cells[name] for name in arguments.cells])
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
@@ -9,8 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from rewardgrid.study.cell import Cell, format_number
 from rewardgrid.study.errors import UserError, did_you_mean
+from rewardgrid.study.forecast import STATES
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.study import OTHERS_SAY, WRITABLE, Study
+
+GAP = 2
+SLUG_WIDTH = 46
+"""Columns that a table leaves to the slugs, if they need them; longer ones are folded."""
 
 
 def select(study: Study, words: Iterable[str]) -> list[Cell]:
@@ -57,21 +63,46 @@ def print_paths(layout: Layout, cells: Iterable[Cell]) -> None:
 
 
 def print_table(layout: Layout, cells: Sequence[Cell]) -> None:
-    """The state of each cell, the fields in which the cells differ, and the cell's name."""
+    """The state of each cell, as many of the fields in which the cells differ as there is room for, and its slug."""
     from rich.console import Console
     from rich.table import Table
 
-    differing = [key for key in Cell.model_fields if len({getattr(cell, key) for cell in cells}) > 1]
-    table = Table("state", *differing, "cell")
+    console = Console(highlight=False, emoji=False, markup=False)
+    names = short_names(cells)
+    differing = [key for key in Cell.model_fields if len({shown(getattr(cell, key)) for cell in cells}) > 1]
+    room = console.width - max(map(len, STATES)) - GAP - min(max(map(len, names.values())), SLUG_WIDTH)
+    kept = []
+    for key in differing:
+        room -= GAP + max(len(key), *(len(shown(getattr(cell, key))) for cell in cells))
+        if room < 0:
+            break
+        kept.append(key)
+    table = Table("state", *kept, "cell", box=None, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     table.columns[-1].overflow = "fold"
     for cell in cells:
-        table.add_row(done(layout, cell), *(_shown(getattr(cell, key)) for key in differing), cell.name)
-    console = Console(highlight=False)
+        table.add_row(done(layout, cell), *(shown(getattr(cell, key)) for key in kept), names[cell.name])
     console.print(table)
-    console.print(f"{len(cells)} cells; the path of one is {layout.metrics('<cell>')}", markup=False)
+    if kept != differing:
+        console.print(f"They differ too in {', '.join(differing[len(kept) :])}, where the name says so.", style="dim")
+    console.print(
+        f"{len(cells)} cells below {layout.cell('')}. The beginning of a name is enough for `show`; --paths has paths.",
+        style="dim",
+    )
 
 
-def _shown(value: object) -> str:
+def short_names(cells: Iterable[Cell]) -> dict[str, str]:
+    """What people call each cell, by its name: without the hash, unless others are called so too."""
+    slugs = {cell.name: cell.name.rpartition("-")[0] for cell in cells}
+    count = Counter(slugs.values())
+    return {name: name if count[slug] > 1 else slug for name, slug in slugs.items()}
+
+
+def shown(value: object) -> str:
+    """A value of a spec as people write it."""
     if value is None:
         return "-"
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
     return format_number(value) if type(value) in (int, float) else str(value)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.layout import Layout, measured
 from rewardgrid.study.study import Study
+from rewardgrid.study.text import printable_lines
 
 
 def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Cell]]]:
@@ -153,4 +154,4 @@ def export_model(cell_directory: Path, base_directory: Path, mode: str, out: Pat
 
 def say(text: str) -> None:
     """Tell the person who waits."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable_lines(text), file=sys.stderr, flush=True)

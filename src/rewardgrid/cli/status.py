@@ -1,6 +1,7 @@
 """``python -m rewardgrid status``: what every cell is doing, from heartbeats, checkpoints, results and logs.
 
 It only reads, and whatever it reads may be half written, from another version or gone by now: then less is shown.
+Cells that run show the curve of their reward; those that are done their verdict, and since when they hack.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewardgrid.report.columns import FINAL_STEPS
+from rewardgrid.report.sparkline import sparkline
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.files import number, object_in, printable, read_bounded
+from rewardgrid.study.files import number, object_in, read_bounded
 from rewardgrid.study.forecast import STATUS_BYTES
+from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, measured
+from rewardgrid.study.text import printable
 from rewardgrid.train.lease import STALE_SECONDS, gone, lease_file, read_lease
 from rewardgrid.train.record import clock
 
@@ -39,6 +45,7 @@ STYLES = {
 REFRESH_SECONDS = 2.0
 HANGING_STEPS = 20
 TAIL_BYTES = 20_000
+CURVE_WIDTH = 24
 
 ATTEMPT = re.compile(r"\d+ cells, \d+ already trained")
 ERROR = re.compile(
@@ -55,11 +62,16 @@ class CellStatus:
     steps: int
     step: int | None = None
     reward: float | None = None
+    """Of the last step; of a finished cell the mean of the last steps, as in tables."""
     kl: float | None = None
     speed: float | None = None
     left: float | None = None
     where: str = ""
     note: str = ""
+    verdict: str = ""
+    hack_onset: float | None = None
+    rewards: tuple[float, ...] = ()
+    """Of every step so far, while it is not finished."""
 
 
 def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
@@ -79,7 +91,7 @@ def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
             return status("failed", step=step, note=f"evaluation: {error} ({log})")
         if result.get("state") == "diverged":
             return status("diverged", step=step, note=reason)
-        return status("done" if evaluated else "trained")
+        return status("done" if evaluated else "trained", **_results(layout, cell.name, evaluated))
 
     holder = read_lease(directory)
     if holder and not gone(holder):
@@ -88,7 +100,8 @@ def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
         note = f"no heartbeat for {clock(silent)}" if silent > STALE_SECONDS else ""
         if not note and idle > max(STALE_SECONDS, HANGING_STEPS / (known["speed"] or math.inf)):
             note = f"no step for {clock(idle)}"
-        return status("stalled" if note else "running", where=_where(holder), note=note, **known)
+        rewards = tuple(rewards_so_far(layout, cell.name))
+        return status("stalled" if note else "running", where=_where(holder), note=note, rewards=rewards, **known)
 
     step = max((_step_of(path) for path in layout.checkpoints(cell.name).glob("step-*")), default=None)
     log = logs / "train" / f"{cell.name}.log"
@@ -100,6 +113,28 @@ def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
     return status("waiting")
 
 
+def _results(layout: Layout, name: str, evaluated: bool) -> dict[str, Any]:
+    """What a finished cell came to."""
+    table = layout.train(name) / "history.parquet"
+    try:
+        known: dict[str, Any] = {"reward": _final_reward(layout, name, table.stat().st_mtime_ns)}
+    except OSError:
+        known = {}
+    metrics = _json(layout.metrics(name)) if evaluated else None
+    if metrics is not None:
+        onset = metrics.get("onset")
+        known["verdict"] = printable(metrics.get("verdict") or "")
+        known["hack_onset"] = number(onset.get("hack_onset")) if isinstance(onset, dict) else None
+    return known
+
+
+@cache
+def _final_reward(layout: Layout, name: str, changed: int) -> float | None:
+    """Read once, not at every refresh; ``changed`` is the time of the table."""
+    final = rewards_so_far(layout, name)[-FINAL_STEPS:]
+    return number(math.fsum(final) / len(final)) if final else None
+
+
 def look_at_all(layout: Layout, cells: Iterable[Cell]) -> list[CellStatus]:
     """The states of some cells."""
     return [look(layout, cell) for cell in cells]
@@ -107,7 +142,7 @@ def look_at_all(layout: Layout, cells: Iterable[Cell]) -> list[CellStatus]:
 
 def last_error(log: Path, cell: str = "") -> str:
     """The last line of the last attempt in a log that says what went wrong, if there is one, without ``cell: ``."""
-    for line in reversed(_tail(log)):
+    for line in reversed(tail(log)):
         if ATTEMPT.match(line):
             break
         if ERROR.match(line):
@@ -118,7 +153,7 @@ def last_error(log: Path, cell: str = "") -> str:
 def _slurm_error(logs: Path, cell: str) -> str:
     """What SLURM wrote into the newest log of the cell's training jobs: out of memory, out of time, cancelled."""
     found = sorted((logs / "slurm" / "rule_train" / cell).glob("*.log"), key=lambda path: (len(path.name), path.name))
-    lines = [line for path in found[-1:] for line in _tail(path) if line.startswith("slurmstepd: error: ")]
+    lines = [line for path in found[-1:] for line in tail(path) if line.startswith("slurmstepd: error: ")]
     return lines[-1].removeprefix("slurmstepd: error: ").strip("* ") if lines else ""
 
 
@@ -169,6 +204,8 @@ def display(found: Sequence[CellStatus], height: int | None = None) -> Text:
             break
         for place_in_cell, line in enumerate(lines):
             text.append(f"{'' if place_in_cell else one.state:<12}", style=STYLES[one.state])
+            if place_in_cell and one.rewards:
+                text.append(sparkline(one.rewards, CURVE_WIDTH) + "  ", style="green")
             text.append(line + "\n", style="" if place_in_cell == 0 or one.note else "dim")
     return text.append(summary(found))
 
@@ -181,6 +218,8 @@ def details(one: CellStatus) -> list[str]:
         *([] if one.kl is None else [f"kl {one.kl:.3f}"]),
         *([] if one.speed is None else [f"{one.speed:.2f} steps/s"]),
         *([] if one.left is None else [f"{clock(one.left)} left"]),
+        *([one.verdict] if one.verdict else []),
+        *([] if one.hack_onset is None else [f"hacks from step {one.hack_onset:.0f}"]),
         *([one.where] if one.where else []),
         *([one.note] if one.note else []),
     ]
@@ -218,7 +257,7 @@ def _json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _tail(path: Path) -> list[str]:
+def tail(path: Path) -> list[str]:
     """The last lines of a file."""
     try:
         if not path.is_file():

@@ -27,11 +27,13 @@ from rewardgrid.report.columns import (
     settings,
     show,
 )
+from rewardgrid.report.sparkline import sparkline
 from rewardgrid.report.statistics import Mean, mean_of
 from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
 from rewardgrid.study.contracts import HISTORY, read_table, write_table
 from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
 from rewardgrid.study.files import read_json
+from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.steps import first_reaching
 from rewardgrid.study.study import Experiment, Study
@@ -47,6 +49,8 @@ _LATEX = str.maketrans(
 """What LaTeX would read as something else."""
 
 VERDICTS = ("ok", "borderline", "degenerate")
+
+CURVE_WIDTH = 24
 
 _UNFINISHED = {
     "waiting": "not started",
@@ -96,7 +100,8 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
     status = _read_own(status_path, name) if status_path.exists() else None
     diverged = status is not None and status["state"] == "diverged"
     if status is None or not (diverged or metrics_path.exists()):
-        return row | {"reasons": _UNFINISHED[done(layout, cell)]}
+        state = done(layout, cell)
+        return row | {"reasons": _UNFINISHED[state] + (_so_far(layout, cell) if state == "started" else "")}
     row |= {
         "state": status["state"],
         "steps_done": status["steps_done"],
@@ -109,6 +114,14 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
         return row | {"reasons": status["reason"]}
     history = read_table(layout.train(name) / "history.parquet", HISTORY)
     return row | _from_history(history) | _from_metrics(_read_own(metrics_path, name))
+
+
+def _so_far(layout: Layout, cell: Cell) -> str:
+    """How far a cell that is not finished has come."""
+    rewards = rewards_so_far(layout, cell.name)
+    if not rewards:
+        return ""
+    return f": step {len(rewards)} of {cell.max_steps}, reward {sparkline(rewards, CURVE_WIDTH)} {rewards[-1]:.3f}"
 
 
 def _read_own(path: Path, name: str) -> dict[str, Any]:

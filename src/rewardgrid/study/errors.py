@@ -6,11 +6,19 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rewardgrid.study.text import printable_lines
+
 
 class UserError(Exception):
-    """A mistake the user can mend. Programs print its message without a traceback and exit with ``status``."""
+    """A mistake the user can mend. Programs print its message without a traceback and exit with ``status``.
+
+    The message may quote what was read, names of files for example: it comes out as text that no terminal obeys.
+    """
 
     status = 2
+
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
 
 
 @dataclass(frozen=True)

@@ -134,11 +134,6 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def printable(text: object, most: int = 500) -> str:
-    """Text for a terminal, of whatever origin: no escape sequences, nothing that changes the direction of writing."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text)[:most])
-
-
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 

@@ -1,8 +1,8 @@
 """The history of a cell, finished or running.
 
-A finished cell has it as a table (schema HISTORY). While it trains, its rows are appended to ``checkpoints/history.jsonl``
-every few seconds, one JSON object a line, so that curves can be looked at before they are whole; with the checkpoints
-it goes when the cell is finished. Nothing is ever continued from it.
+A finished cell has it as a table (schema HISTORY). While it trains, its rows are appended to
+``checkpoints/history.jsonl`` every few seconds, one JSON object a line, so that curves can be looked at before they are
+whole; with the checkpoints it goes when the cell is finished. Nothing is ever continued from it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read_history(layout: Layout, name: str) -> pd.DataFrame:
     return _frame({})
 
 
-def live_rewards(layout: Layout, name: str) -> list[float]:
+def rewards_so_far(layout: Layout, name: str) -> list[float]:
     """The rewards of the steps so far; none where the history cannot be read."""
     try:
         return [float(value) for value in read_history(layout, name)["reward"]]

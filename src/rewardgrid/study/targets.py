@@ -47,6 +47,21 @@ def check_request(study: Study, targets: Iterable[str], write: bool) -> None:
                 )
 
 
+def ready(study: Study, targets: Iterable[str]) -> list[str]:
+    """Paths that a run for these targets leaves, for the person who waits for it; what is no file is left out."""
+    root = study.layout.root
+    report = [str(root / "RESULTS.md")]
+    found: list[str] = []
+    for target in list(targets) or ["all"]:
+        if target in ("all", "results", "results_partial"):
+            found += report
+        elif target in study.active:
+            found += [str(study.layout.table(target)), str(root / "figures" / target)]
+        elif "/" in target:
+            found.append(target)
+    return list(dict.fromkeys(found))
+
+
 def check_writable(directory: Path) -> None:
     """Make sure that files can be made at a place that need not exist yet.
 

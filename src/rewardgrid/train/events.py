@@ -13,12 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+from rewardgrid.study.text import printable
+
 EVENTS = "events.log"
 
 
 def tell(directory: Path, text: str) -> None:
     """Say it in the job's log, and note it."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
     note(directory, text)
 
 
@@ -28,4 +30,4 @@ def note(directory: Path, text: str) -> None:
     who = f"job {job} on {node}" if job else f"process {os.getpid()}"
     # On a full disk the message in the log has to do.
     with contextlib.suppress(OSError), (directory / EVENTS).open("a", encoding="utf-8") as stream:
-        stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {who}  {text}\n")
+        stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {printable(f'{who}  {text}')}\n")

@@ -37,7 +37,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import Foreign, object_in, printable, read_bounded
+from rewardgrid.study.files import Foreign, object_in, read_bounded
+from rewardgrid.study.text import printable
 from rewardgrid.train.events import tell
 from rewardgrid.train.stopping import Stopped, asked_to_stop
 

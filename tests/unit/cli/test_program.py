@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -28,3 +29,11 @@ def test_a_program_leaves_with_its_status_its_output_and_no_search_for_garbage(b
     )
     assert ended.returncode == status
     assert ended.stdout == "unflushed frozen\n"
+
+
+def test_an_encoding_without_blocks_of_curves_ends_no_program() -> None:
+    code = PROGRAM.format(body='print("▁█ reward"); return 0')
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True
+    )
+    assert ended.stdout == b"unflushed ?? reward\nfrozen\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.trees import SWEEP, Tree, make_study, row
+from tests.trees import SWEEP, Tree, history, make_study, row
 
 from rewardgrid.report.tables import (
     check_columns,
@@ -20,6 +20,7 @@ from rewardgrid.report.tables import (
 )
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json
+from rewardgrid.study.history import LiveHistory
 
 Make = Callable[..., Tree]
 
@@ -81,12 +82,15 @@ def test_a_missing_cell_is_a_row_with_its_spec_and_the_reason(tree: Make) -> Non
     sweep.finish(cells[1])
     sweep.study.layout.metrics(cells[1].name).unlink()
     sweep.study.layout.checkpoints(cells[2].name).mkdir(parents=True)
+    so_far = history([0.1, 0.5, 0.9]).to_dict("records")
+    LiveHistory(sweep.study.layout.live_history(cells[3].name), so_far).append()
     rows = rows_of(experiment_table(sweep.study, "reward_sweep"))
     assert [r["cell"] for r in rows] == [cell.name for cell in cells]
-    assert [(r["state"], r["reasons"]) for r in rows[:3]] == [
+    assert [(r["state"], r["reasons"]) for r in rows[:4]] == [
         ("missing", "not started"),
         ("missing", "trained, not evaluated"),
         ("missing", "training not finished"),
+        ("missing", "training not finished: step 3 of 2000, reward ▁▅█ 0.900"),
     ]
     assert rows[1]["beta"] == 0.003
     assert rows[1]["final_reward"] is None

@@ -12,14 +12,14 @@ import pytest
 
 from rewardgrid.study.contracts import HISTORY, write_table
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.history import LiveHistory, live_rewards, read_history
+from rewardgrid.study.history import LiveHistory, read_history, rewards_so_far
 from rewardgrid.study.layout import Layout
 
 CELL = "cell-0123456789"
 
 
 def row(step: int, reward: float = 0.1) -> dict[str, Any]:
-    return {name: 0.25 for name in HISTORY.names} | {"step": step, "reward": reward}
+    return dict.fromkeys(HISTORY.names, 0.25) | {"step": step, "reward": reward}
 
 
 @pytest.fixture
@@ -104,4 +104,4 @@ def test_the_table_of_a_finished_cell_counts_and_its_damage_is_told(layout: Layo
     (layout.train(CELL) / "history.parquet").write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot read"):
         read_history(layout, CELL)
-    assert live_rewards(layout, CELL) == []
+    assert rewards_so_far(layout, CELL) == []

@@ -249,7 +249,7 @@ def test_a_full_disk_ends_training_with_a_message_and_the_next_run_goes_on(
         with pytest.raises(UserError, match="free some space and run the same command again"):
             run(train, [cell], base, tmp_path / "cut", OFTEN)
     directory = tmp_path / "cut" / cell.name
-    assert names(directory / "checkpoints") == ["step-000002"]
+    assert names(directory / "checkpoints") == ["history.jsonl", "step-000002"]
     assert_same_run(whole["full"], *run(train, [cell], base, tmp_path / "cut", OFTEN))
 
 
