@@ -27,9 +27,6 @@ if not os.path.exists("config/config.yaml"):
 configfile: "config/config.yaml"
 
 
-report: "workflow/report/study.rst"
-
-
 config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workflow.overwrite_configfiles)]
 try:
     study = load_study(config_files, merge(config, typed(workflow.config_settings.config)))

@@ -111,16 +111,26 @@ def all_metrics():
 
 
 def metrics_for_page(wildcards):
-    """Likewise for the page."""
+    """Those that the page shows, likewise."""
     partial = "results_partial" in workflow.dag_settings.targets
     return [path for path in all_metrics() if not partial or os.path.exists(path)]
 
 
 def left_out_of_table(wildcards):
-    """The measurements that a partial table is made without, each with the steps that its cell has trained by now."""
-    left_out = sorted(set(metrics_of(wildcards)) - set(metrics_for_table(wildcards)))
-    steps = [len(rewards_so_far(study.layout, Path(path).parts[-3])) for path in left_out]
-    return [f"{path} {number}" for path, number in zip(left_out, steps)]
+    """The measurements that a partial table is made without."""
+    return left_out(metrics_of(wildcards), metrics_for_table(wildcards))
+
+
+def left_out_of_page(wildcards):
+    """Likewise for the page."""
+    return left_out(all_metrics(), metrics_for_page(wildcards))
+
+
+def left_out(asked, given):
+    """Paths that are asked for and not given, each with the steps that its cell has trained by now."""
+    paths = sorted(set(asked) - set(given))
+    steps = [len(rewards_so_far(study.layout, Path(path).parts[-3])) for path in paths]
+    return [f"{path} {number}" for path, number in zip(paths, steps)]
 
 
 def published_files(wildcards):

@@ -1,6 +1,9 @@
 """The report: tables, findings, figures and RESULTS.md. Seconds of work, so it runs where Snakemake runs."""
 
 
+report: "../workflow/report/study.rst"
+
+
 rule study:
     """Write the checked configuration for the jobs of the report."""
     output:
@@ -146,7 +149,7 @@ rule page:
         "../envs/page.yaml"
     params:
         # As for tables.
-        left_out=lambda wc: sorted(set(all_metrics()) - set(metrics_for_page(wc))),
+        left_out=left_out_of_page,
     shell:
         "python workflow/scripts/page.py --study {input.study:q} --out {output:q} > {log:q} 2>&1"
 

@@ -1,7 +1,7 @@
 """The page as one file: libraries, styles and data inlined, nothing fetched, and nothing run that is not listed here.
 
-Plotly draws the curves and DataTables the table: both are kept up, come whole in Python packages (plotly, itables),
-and need no ``eval``, as Vega does. They and the data lie in the page as gzip in base64, which its own script unpacks:
+Plotly draws the curves and DataTables the table: both are kept up, come whole in Python packages (plotly, itables), and
+need no ``eval``, as Vega does. They and the data lie in the page as gzip in base64, which its own script unpacks:
 plotly.js is then 2 MB of every page instead of 4.8. The content security policy names the hash of each script and
 forbids every connection, so that even markup that slipped into the page would run and load nothing.
 """
