@@ -36,7 +36,7 @@ def test_a_sweep(published: Published, experiment: str, name: FindingName, concl
 def test_more_reward_at_a_smaller_beta_is_named_for_what_it_is(published: Published) -> None:
     found = FINDINGS["best_tradeoff"][1](Scope(Evidence(replica(published)), "reward_sweep"))
     assert found["sentences"][0].startswith(
-        "2 of 6 configurations are ok in every seed; the highest reward of them is 0.91"
+        "Of 6 configurations 2 are ok in every seed; the highest reward of them is 0.91"
     )
     assert found["sentences"][1].startswith("The best whose texts are borderline in some seed has 0.99 ")
     assert (found["cells"], found["seeds"]) == (12, 2)
@@ -89,7 +89,7 @@ def test_low_ranks_lose_the_task() -> None:
 def test_false_positives_take_the_task_with_the_hack() -> None:
     fading = routing({("retain_only", "sl10"): [0.5, 0.4, 0.3, 0.23], ("retain_only", "happy"): [0.0] * 4}, every=50)
     assert removed([(two(seed, 32, 32), fading, [0.0] * 10, 0.23) for seed in (42, 123)])["conclusion"] == (
-        "partly (2 seeds)"
+        "works partly (2 seeds)"
     )
 
 
