@@ -202,7 +202,11 @@ MEASURED_COLUMNS: dict[str, Column] = {
     **{name: _figure(figure, FULL) for name, figure in _FULL.items()},
     **{f"{name}_top_k": _figure(figure, TOP_K, suffix=" (top-k)") for name, figure in _UNLIKELY.items()},
     "degeneration_onset": Column(
-        "degenerates from", "first of two recorded steps in a row whose rollouts are not ok", "steps", _I
+        "not ok from",
+        "first of two recorded steps in a row whose rollouts are borderline or degenerate, if no two in a row are ok "
+        "after it",
+        "steps",
+        _I,
     ),
     "hack_onset": Column(
         "hacks from",

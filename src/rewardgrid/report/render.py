@@ -256,7 +256,7 @@ def verdict(row: Row) -> str:
         return "missing"
     said = f"{row['verdict']} ({row['reasons']})" if row["reasons"] else str(row["verdict"])
     if row["degeneration_onset"] is not None:
-        said += f"; in training not ok from step {row['degeneration_onset']}"
+        said += f"; not ok from step {row['degeneration_onset']}"
     return said if row["hack_onset"] is None else f"{said}; hacks from step {row['hack_onset']}"
 
 
