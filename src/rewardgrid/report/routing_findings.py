@@ -152,25 +152,26 @@ def _share(found: Estimate) -> str:
     return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
-ENDINGS: dict[Ending, str] = {
-    "works": "works",
-    "partly": "works partly",
-    "collapses": "collapses",
-    "no hack": "has no hack to remove",
-    "cannot be told": "cannot be told",
+ENDINGS: dict[Ending, tuple[str, str]] = {
+    "works": ("works", "work"),
+    "partly": ("works partly", "work partly"),
+    "collapses": ("collapses", "collapse"),
+    "no hack": ("has no hack to remove", "have no hack to remove"),
+    "cannot be told": ("cannot be told", "cannot be told"),
 }
-"""How a run ended, as it is said."""
+"""How a run ended, as it is said of one and of several."""
 
 
 def _tally(together: Ending, each: Sequence[Ending]) -> str:
-    """``works (6 seeds)``, or with what each of them came to."""
-    said, seeds, kinds = ENDINGS[together], count(len(each), "seed"), sorted({ENDINGS[kind] for kind in each})
-    if kinds == [said]:
-        return f"{said} ({seeds})"
-    if len(kinds) == 1:
-        return f"{said} ({seeds}, each of which {kinds[0]} by itself)"
-    *first, last = (f"{[ENDINGS[kind] for kind in each].count(kind)} {kind}" for kind in kinds)
-    return f"{said} (of {seeds}, {', '.join(first)} and {last})"
+    """``works (6 seeds)``, or with what each of them came to by itself."""
+    seeds, kinds = count(len(each), "seed"), sorted(set(each), key=list(ENDINGS).index)
+    if kinds == [together]:
+        return f"{ENDINGS[together][0]} ({seeds})"
+    parts = []
+    for kind in kinds:
+        n = each.count(kind)
+        parts.append(f"of {n} it cannot be told" if kind == "cannot be told" else f"{n} {ENDINGS[kind][n > 1]}")
+    return f"{ENDINGS[together][0]} ({seeds}; by themselves {', '.join(parts)})"
 
 
 def _told(found: Separation, mine: Sequence[Ended]) -> str:

@@ -331,7 +331,7 @@ def test_what_works_by_itself_cannot_be_told_where_it_was_asked_among_too_many()
     runs = [(two(seed), curves(), left) for seed, left in ((1, 0.3), (2, 0.4), (3, 0.3))]
     assert routed(runs, "hack_removed", works=0.04)["conclusion"] == "works (3 seeds)"
     assert routed(runs, "hack_removed", works=0.06)["conclusion"].startswith(
-        "cannot be told (3 seeds, each of which works by itself)"
+        "cannot be told (3 seeds; by themselves 3 work)"
     )
 
 
@@ -350,7 +350,7 @@ def test_what_becomes_of_the_hack_is_told_of_all_seeds_together() -> None:
 
 def test_seeds_that_end_differently_are_counted() -> None:
     found = routed([(two(1), curves(), 0.3), (two(2), curves(), 3.3)], "hack_removed")
-    assert found["conclusion"] == "cannot be told (of 2 seeds, 1 works and 1 works partly)"
+    assert found["conclusion"] == "cannot be told (2 seeds; by themselves 1 works, 1 works partly)"
 
 
 def test_what_is_no_more_than_the_base_is_all_of_the_hack() -> None:
