@@ -144,7 +144,8 @@ rule publish:
         figures=f"{study.results}/figures",
     shell:
         "(cp -R {params.figures:q} {output.figures:q} && "
-        "sed 's#](figures/#](docs/figures/#' {input:q} > {output.results:q}) > {log:q} 2>&1"
+        "sed -E 's#\\]\\(figures/#](docs/figures/#g; s#\\]\\((\\.\\./)+docs/#](docs/#g' "
+        "{input:q} > {output.results:q}) > {log:q} 2>&1"
 
 
 rule results_partial:

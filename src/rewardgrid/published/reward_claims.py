@@ -478,7 +478,8 @@ class NeverSooner(Statement):
         used = [row for pair in pairs for row in pair]
         sooner = decided.count("sooner")
         ratios = [ratio for pair in pairs if (ratio := pair.times("seconds_to_085", "seconds_to_095")) is not None]
-        text = f"sooner in {sooner} of {count(len(decided), 'comparison')}"
+        comparisons = count(len(decided), "comparison")
+        text = f"sooner in {sooner} of {comparisons}" if sooner else f"never sooner, in {comparisons}"
         text += f"; {times_in_words(ratios)} the time" if ratios else ""
         if sooner:
             return Judgement("differs", text, used, 1.0)

@@ -24,6 +24,8 @@ NOTHING = "–"
 
 _SCIENTIFIC_FROM = 1e4
 
+SMOOTH = "each sentence earns 1 if it has 10 tokens, 0.2 less for each token more or fewer, and never less than 0"
+
 FULL = "full protocol (256 samples, temperature 1)"
 TOP_K = "256 samples, temperature 1, top-k 50"
 PUBLISHED = "published protocol (20 samples, 4 for each of 5 prompts, top-k 50; prompts included)"
@@ -118,7 +120,7 @@ _UNLIKELY: dict[str, _Figure] = {
 }
 
 _SCORES: dict[str, _Figure] = {
-    "sl10": ("sl10", "mean sentence_length_10_smooth", "score", 3),
+    "sl10": ("sl10", f"mean sentence_length_10_smooth: {SMOOTH}", "score", 3),
     "sl10_se": ("sl10 SE", "standard error of sl10", "score", 3),
     "happy": ("happy", 'mean count of "happy"', '"happy" per completion', 2),
     "happy_se": ("happy SE", "standard error of happy", '"happy" per completion', 2),
@@ -142,7 +144,12 @@ _FULL: dict[str, _Figure] = {
         "of 20",
         1,
     ),
-    "jaccard_256": ("Jaccard (256)", "mean pairwise word overlap of the completions", "share", 3),
+    "jaccard_256": (
+        "Jaccard (256)",
+        "mean pairwise word overlap (shared words by all words) of the completions",
+        "share",
+        3,
+    ),
     "sentence_words": ("words/sentence", "mean length of a sentence", "words", 1),
     "fragment_share": ("fragments", "share of sentences of at most 3 words", "share", 3),
     "comma_rate": ("commas", "commas by words and commas", "share", 3),

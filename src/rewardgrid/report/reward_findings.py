@@ -80,7 +80,7 @@ def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
             ]
     elif len(ran) == 1:
         conclusion = "learnt nothing" if idle else "not ok in every seed" if borderline else "degenerate"
-        sentences = [f"{number} {'learnt nothing' if idle else 'is not ok in every seed'}."]
+        sentences = [f"{number} {'' if idle else 'is '}{conclusion}."]
     else:
         some = "none that learnt anything is ok" if idle else "none is ok"
         conclusion = f"{some} in every seed" if borderline or idle else "all degenerate"
@@ -210,7 +210,8 @@ def penalty_effect(scope: Scope) -> Finding:
         word, sentence = _size(label, each, limit, small)
         parts.append(word)
         sentences.append(sentence)
-        rows.append({"figure": label, **_changes("repetition_penalty", each), "limit": limit})
+        changes = _changes("repetition_penalty", each)
+        rows.append({"figure": label, **changes, "limit": limit, "adjusted P of the limit": _p(small)})
     cells = [row for each in measured.values() for row in each.cells]
     return finding("; ".join(parts), sentences, cells, rows, rule)
 
@@ -238,9 +239,13 @@ def _changes(key: str, found: Effect) -> dict[str, Any]:
         "change": gap.mean,
         "95 % interval": f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.low is not None else None,
         "change by sd": gap.effect,
-        "P": None if gap.p is None else p_value(gap.p),
+        "P": _p(gap.p),
         "n": gap.n,
     }
+
+
+def _p(p: float | None) -> str | None:
+    return None if p is None else p_value(p)
 
 
 def beta_order(scope: Scope) -> Finding:
@@ -261,9 +266,13 @@ def beta_order(scope: Scope) -> Finding:
         f"Reward goes {reward.path}, a change of {change_in_words(reward.difference)}.",
         f"These are means over {count(kl.difference.n, 'set')} of cells that differ in beta alone.",
     ]
-    rows = [{"figure": COLUMNS[name].label, **_changes("beta", each)} for name, each in found.items()]
-    cells = [row for each in found.values() for row in each.cells]
     told = adjusted(scope, {Question("falls", name, "beta"): goes_p(found[name], "falls") for name in JUDGED})
+    ps = {question.column: p for question, p in told.items()}
+    rows = [
+        {"figure": COLUMNS[name].label, **_changes("beta", each), "adjusted P": _p(ps.get(name))}
+        for name, each in found.items()
+    ]
+    cells = [row for each in found.values() for row in each.cells]
     answers = [goes(found[question.column], "falls", p) for question, p in told.items()]
     return finding(_falls(kl, *answers), sentences, cells, rows, rule)
 

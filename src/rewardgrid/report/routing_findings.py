@@ -16,6 +16,7 @@ from rewardgrid.report.tables import Row, base_of
 from rewardgrid.report.words import Spread, count, in_words, sentence_case, spread
 from rewardgrid.study.steps import SMOOTHING_STEPS
 
+UNSAMPLED = "no cell was sampled with and without its forget adapter beside a base that was sampled to the same length"
 ASYMMETRIC_FROM = 0.7
 """The asymmetric table looks at the steps from this share of a run on."""
 
@@ -115,7 +116,7 @@ def hack_removed(scope: Scope) -> Finding:
     """Whether cutting the forget adapter away removes the hack and keeps the task."""
     judged = endings(scope.evidence, scope.finished)
     if not judged:
-        return not_enough("no cell was sampled with and without its forget adapter", rule=ENDING_RULE)
+        return not_enough(UNSAMPLED, rule=ENDING_RULE)
     rows = [_ended(ended, scope.evidence) for ended in judged]
     sentences, parts = [], []
     for prefix, names in _by_configuration(scope, (ended.row["cell"] for ended in judged)):
@@ -246,7 +247,7 @@ def collapse(scope: Scope) -> Finding:
     rule = f"A seed collapses if retain_only's sl10 falls below {COLLAPSED} for good."
     judged = endings(scope.evidence, scope.finished)
     if not judged:
-        return not_enough("no cell was sampled with and without its forget adapter", rule=rule)
+        return not_enough(UNSAMPLED, rule=rule)
     rows = [
         {name: row[name] for name in ("rank", "forget_rank", "seed")}
         | {

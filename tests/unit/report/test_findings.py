@@ -101,6 +101,9 @@ def test_none_that_is_ok_is_a_finding_too() -> None:
     assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["conclusion"] == (
         "degenerate"
     )
+    assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["sentences"] == [
+        "The only configuration is degenerate."
+    ]
     one, other = {(0.02, 1.1, 1): (0.8, 1.0)}, {(0.01, 1.1, 1): (0.7, 1.0)}
     assert find("best_tradeoff", sweep(one | other, verdict="degenerate"))["conclusion"] == "all degenerate"
     alone = find("best_tradeoff", sweep(one, verdict="borderline"))
