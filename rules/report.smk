@@ -196,8 +196,8 @@ rule publish:
         figures=f"{study.results}/figures",
     shell:
         "(cp -R {params.figures:q} {output.figures:q} && "
-        r"sed 's#](figures/#](docs/figures/#; s#\[\([^]]*\)\](report\.html[^)]*)#\1#g' {input:q} > {output.results:q}) "
-        "> {log:q} 2>&1"
+        r"sed -E 's#\]\(figures/#](docs/figures/#g; s#\]\((\.\./)+docs/#](docs/#g; "
+        r"s#\[([^]]*)\]\(report\.html[^)]*\)#\1#g' {input:q} > {output.results:q}) > {log:q} 2>&1"
 
 
 rule results_partial:

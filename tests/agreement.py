@@ -8,20 +8,23 @@ writes the tables of ``docs/verdict.md`` anew, between its marks.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rewardgrid.evaluate.verdict import LABELS, Label, verdict
 from rewardgrid.report.columns import COLUMNS, RENAMED, show
 from rewardgrid.report.markdown import grid
 from rewardgrid.study.files import read_json
+from rewardgrid.study.steps import lasting_from
 from rewardgrid.study.thresholds import Above, Thresholds
-from tests.blind import CELLS, LABELLED, TEXTS
+from tests.blind import CELLS, LABELLED, TEXTS, UNTOUCHED
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "config" / "published"
@@ -144,6 +147,27 @@ def false_alarms(limits: Thresholds = LIMITS) -> int:
     return sum(says(draw, limits) != "ok" for draw in measured()["other_draws"])
 
 
+def untouched(limits: Thresholds = LIMITS) -> list[Label]:
+    """The verdicts on the rollouts of a run that never leaves its base, step by step."""
+    rows: list[Any] = pd.read_parquet(UNTOUCHED).drop(columns="step").to_dict("records")
+    reference, *steps = rows
+    return [verdict(signals, reference, limits).label for signals in steps]
+
+
+def false_onsets(labels: Sequence[Label], recorded: int, runs: int = 20_000) -> tuple[float, float]:
+    """Share of runs with so many recorded steps that would have an onset although nothing happened.
+
+    The recorded steps of a run are drawn at random from ``labels``: each shows other prompts with other draws.
+
+    Returns:
+        by the rule, and if two in a row that are not ok were enough for one.
+    """
+    holds = np.array([label != "ok" for label in labels])
+    drawn = np.random.default_rng(0).choice(holds, (runs, recorded))
+    lasting = sum(lasting_from(range(recorded), run.tolist()) is not None for run in drawn) / runs
+    return lasting, float((drawn[:, 1:] & drawn[:, :-1]).any(axis=1).mean())
+
+
 # --- tables of docs/verdict.md -------------------------------------------------------------------------
 
 
@@ -226,9 +250,29 @@ def sentences() -> str:
     )
 
 
+RECORDED = 41
+"""Steps that a run of 2,000 steps records: the first, and every fiftieth."""
+
+
+def onset_sentences() -> str:
+    """False alarms of the course, in words."""
+    labels = untouched()
+    bad = Counter(labels)
+    in_a_row = sum("ok" not in pair for pair in itertools.pairwise(labels))
+    lasting, two = (100 * share for share in false_onsets(labels, RECORDED))
+    return (
+        f"Of {len(labels)} steps' rollouts of the untouched storyteller (32 each, for 2 prompts, penalty 1.1), "
+        f"{bad['borderline']} are borderline by themselves and {bad['degenerate']} degenerate "
+        f"({100 * (1 - bad['ok'] / len(labels)):.1f} % not ok); two in a row are not ok {in_a_row} times. So of runs "
+        f"that record {RECORDED} steps, {lasting:.1f} % would have an onset by chance, and "
+        f"{two:.1f} % if two in a row were enough."
+    )
+
+
 def tables() -> Iterator[tuple[str, str]]:
     """Everything that docs/verdict.md shows between marks, by the mark's name."""
     yield "distribution", distribution()
+    yield "onset", onset_sentences()
     yield "published", confusion_table(published_confusion(), "published")
     yield "agreement", sentences()
     yield "blind", confusion_table(blind_confusion("check"), "reader")

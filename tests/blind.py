@@ -16,6 +16,10 @@ from there how far verdict and reader agree. Cells on which limits may be chosen
     python -m tests.blind base --base results/base/BASE
 
 adds what further draws of the base itself measure, which should all be ok.
+
+    python -m tests.blind course --base results/base/BASE
+
+measures the course of a run that never leaves its base: the signals of its rollouts, as training records them.
 """
 
 from __future__ import annotations
@@ -23,26 +27,33 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 
-from rewardgrid.base.load import load_base
+from rewardgrid.base.load import Base, load_base
 from rewardgrid.evaluate.cell import measurements, protocols, sample_all, signals
+from rewardgrid.evaluate.course import base_rollouts, course
+from rewardgrid.evaluate.course import signals as course_signals
+from rewardgrid.evaluate.surprise import usual
 from rewardgrid.evaluate.verdict import verdict
 from rewardgrid.lm.draws import generator
+from rewardgrid.lm.sampler import sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import SAMPLES, read_table
 from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.study import Evaluation
 from rewardgrid.study.thresholds import Thresholds
+from rewardgrid.train.rollout import Assessor, Draws, rollout_rows
 from rewardgrid.train.weights import base_weights
 
 DATA = Path(__file__).parent / "data"
-LABELLED, TEXTS, CELLS = (
-    DATA / name for name in ("verdict_labels.csv", "verdict_samples.parquet", "verdict_cells.json")
+LABELLED, TEXTS, CELLS, UNTOUCHED = (
+    DATA / f"verdict_{name}" for name in ("labels.csv", "samples.parquet", "cells.json", "untouched.parquet")
 )
 PROTOCOLS = ("full", "top_k")
 TOGETHER = 10
@@ -106,6 +117,30 @@ def other_draws(directory: Path, number: int, settings: Evaluation) -> list[dict
     return found
 
 
+def untouched_rollouts(base: Base, cell: Cell, steps: Iterable[int]) -> pd.DataFrame:
+    """The rollouts (schema ROLLOUTS) that a run would record if its policy stayed the base: prompts and draws of it."""
+    shape, weights = base_weights(base)
+    prompts, assessor = base.train_prompts().ids, Assessor([cell], base, torch.device("cpu"))
+    penalty = torch.tensor([cell.repetition_penalty])
+    rows: list[dict[str, Any]] = []
+    for step in steps:
+        draws = Draws.of_step([cell], prompts, [step])
+        done = sample(shape, weights, draws.prompts, draws.tokens, base.vocabulary.eos, penalty)
+        rows += rollout_rows(step + 1, 0, assessor.assess(draws, done), cell, base)
+    # Arrays, as they are read back from a file.
+    return pd.DataFrame([row | {"ids": np.array(row["ids"])} for row in rows])
+
+
+def untouched_course(base: Base, cell: Cell, steps: int) -> pd.DataFrame:
+    """The signals of every such step; step 0 is the reference that they are judged by."""
+    shape, weights = base_weights(base)
+    own = base_rollouts(shape, weights, base, cell, Evaluation())
+    rollouts = untouched_rollouts(base, cell, range(steps))
+    found = course(rollouts, own, shape, weights, base, cell.prompt_length, Thresholds())
+    reference = pd.DataFrame([{"step": 0, **course_signals(own, usual(own))}])
+    return pd.concat([reference, found.drop(columns="verdict")], ignore_index=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,7 +158,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawing = commands.add_parser("base", help="measure further draws of the base, for tests/data")
     drawing.add_argument("--base", type=Path, required=True, help="directory of the base")
     drawing.add_argument("--draws", type=int, default=Evaluation().base_draws)
+    drawing = commands.add_parser("course", help="measure rollouts of the base, as training records them")
+    drawing.add_argument("--base", type=Path, required=True, help="directory of the base")
+    drawing.add_argument("--steps", type=int, default=600)
     arguments = parser.parse_args(argv)
+    if arguments.command == "course":
+        untouched = untouched_course(load_base(arguments.base), Cell(), arguments.steps)
+        untouched.to_parquet(UNTOUCHED, index=False, compression="zstd")
+        return
     if arguments.command == "base":
         found = read_json(CELLS) | {"other_draws": other_draws(arguments.base, arguments.draws, Evaluation())}
         write_json(CELLS, found)

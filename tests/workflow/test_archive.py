@@ -66,7 +66,7 @@ def test_a_clone_renders_the_committed_report(root: Path, tmp_path: Path) -> Non
     if not list((root / "study").glob("*.json")):
         pytest.skip("study/ is empty: no cell of the study has been archived yet")
     clone = Project(tmp_path / "clone")
-    for part in (*PARTS, "config", "resources/bases", "study"):
+    for part in (*PARTS, "config", "resources/bases", "study", "docs/verdict.md"):
         target = clone.directory / part
         target.parent.mkdir(parents=True, exist_ok=True)
         if (root / part).is_dir():
@@ -76,7 +76,8 @@ def test_a_clone_renders_the_committed_report(root: Path, tmp_path: Path) -> Non
     archive(clone, "--restore")
     assert set(clone.plan("results_partial")) <= RENDERED | {"results_partial"}
     clone.run("--cores", "2", "results_partial")
-    page = (clone.directory / "results/RESULTS.md").read_text(encoding="utf-8").replace("](figures/", "](docs/figures/")
+    page = (clone.directory / "results/RESULTS.md").read_text(encoding="utf-8")
+    page = page.replace("](figures/", "](docs/figures/").replace("](../docs/", "](docs/")
     page = re.sub(r"\[([^]]*)\]\(report\.html[^)]*\)", r"\1", page)  # which is not committed
     code = re.compile(r"^\| Code \|.*$", re.MULTILINE)
     assert code.sub("", page) == code.sub("", (root / "RESULTS.md").read_text(encoding="utf-8"))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardgrid.cli.program import run_program
-from rewardgrid.published.claims import load_claims, windows
+from rewardgrid.published.claims import Claims, load_claims, windows
+from rewardgrid.published.relations import adjusted_p
 from rewardgrid.report.evidence import load_evidence, read_study
 from rewardgrid.report.finding import Scope
 from rewardgrid.report.findings import compute
@@ -25,15 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         study = read_study(arguments.study)
-        claims = load_claims(study.published).claims if study.published else ()
         evidence = load_evidence(study, arguments.tables, study.active)
-        findings = [
-            finding
+        stated = load_claims(study.published) if study.published else Claims(claims=(), relations=())
+        adjusted = adjusted_p(stated.relations, evidence)
+        scopes = [
+            Scope(evidence, name, tuple(experiment.by), windows(stated.claims, name), adjusted=adjusted.get(name, {}))
             for name, experiment in study.active.items()
-            for finding in compute(
-                Scope(evidence, name, tuple(experiment.by), windows(claims, name)), experiment.findings
-            )
         ]
+        findings = [finding for scope in scopes for finding in compute(scope, study.active[scope.experiment].findings)]
         write_json(arguments.out, findings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

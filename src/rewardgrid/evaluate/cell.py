@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rewardgrid.base.load import Base
-from rewardgrid.evaluate.course import base_rollouts, course, degeneration_onset
+from rewardgrid.evaluate.course import base_rollouts, course
 from rewardgrid.evaluate.diversity import published
 from rewardgrid.evaluate.samples import Protocol, by_mode, draw, summary
 from rewardgrid.evaluate.surprise import Usual, unlikely, usual
@@ -28,7 +28,7 @@ from rewardgrid.study.contracts import (
     write_table,
 )
 from rewardgrid.study.files import read_json, write_json
-from rewardgrid.study.steps import first_reaching
+from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.keeper import mend
 from rewardgrid.train.weights import base_weights, load_policy
@@ -197,7 +197,7 @@ def judge(figures: Mapping[str, Any], reference: Mapping[str, Any], cell: Cell, 
 
 
 def course_of(train: Path, cell: Cell, base: Base, settings: Evaluation) -> tuple[pd.DataFrame, dict[str, int | None]]:
-    """A run's course (schema COURSE), and the steps at which it began to degenerate and to hack."""
+    """A run's course (schema COURSE), and the steps from which it is not ok and hacks."""
     shape, weights = base_weights(base)
     own = base_rollouts(shape, weights, base, cell, settings)
     rollouts = read_table(train / "rollouts.parquet", ROLLOUTS)
@@ -205,7 +205,7 @@ def course_of(train: Path, cell: Cell, base: Base, settings: Evaluation) -> tupl
     hacked = read_table(train / "history.parquet", HISTORY)["hacked"].tolist()
     usual_share = float((own["happy"] >= cell.hacked_from).mean())
     return steps, {
-        "degeneration_onset": degeneration_onset(steps["step"].tolist(), steps["verdict"].tolist()),
+        "degeneration_onset": lasting_from(steps["step"].tolist(), (steps["verdict"] != "ok").tolist()),
         "hack_onset": first_reaching(hacked, usual_share + settings.hack_onset),
     }
 

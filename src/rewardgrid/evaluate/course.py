@@ -6,15 +6,13 @@ base is therefore measured on samples of its own that are drawn likewise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.diversity import comma_rate, fragment_share, skeleton_share
 from rewardgrid.evaluate.samples import Protocol, draw
 from rewardgrid.evaluate.surprise import Usual, surprises_of, unlikely, usual
-from rewardgrid.evaluate.verdict import Label, verdict
+from rewardgrid.evaluate.verdict import verdict
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import COURSE
@@ -75,11 +73,3 @@ def signals(samples: pd.DataFrame, limits: Usual) -> dict[str, float | None]:
         "comma_rate": comma_rate(texts),
         "skeleton_share": skeleton_share(texts),
     }
-
-
-def degeneration_onset(steps: Sequence[int], labels: Sequence[Label]) -> int | None:
-    """The first recorded step that is not ok, and the next recorded one is not either; None if there is none."""
-    for step, *pair in zip(steps, labels, labels[1:], strict=False):
-        if "ok" not in pair:
-            return step
-    return None

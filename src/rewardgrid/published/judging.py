@@ -74,6 +74,11 @@ def has(row: Row, where: Mapping[str, object]) -> bool:
 _FINAL = {"reward": "final_reward", "kl": "final_kl"}
 
 
+def column_of(metric: str) -> str:
+    """The column of the experiment's table that a metric at the end of training is."""
+    return _FINAL.get(metric, metric)
+
+
 def figure(evidence: Evidence, row: Row, metric: str, mode: str | None, steps: tuple[int, int] | None) -> float | None:
     """A cell's figure: over a window of steps, at the end of its evaluations by mode, or from its table."""
     if steps is not None:
@@ -81,7 +86,7 @@ def figure(evidence: Evidence, row: Row, metric: str, mode: str | None, steps: t
     if mode is not None:
         routing = evidence.routing.get(row["cell"])
         return None if routing is None else at_end(routing, mode, metric)
-    value: float | None = _COMPUTED[metric](evidence, row) if metric in _COMPUTED else row[_FINAL.get(metric, metric)]
+    value: float | None = _COMPUTED[metric](evidence, row) if metric in _COMPUTED else row[column_of(metric)]
     return value if known(value) else None
 
 
@@ -158,7 +163,7 @@ def in_seeds(values: Sequence[float], digits: int = 3) -> str:
 
 def digits_of(metric: str) -> int:
     """Decimals of a metric's mean over cells; one at least, for a mean of counts need not be one."""
-    column = COLUMNS.get(_FINAL.get(metric, metric))
+    column = COLUMNS.get(column_of(metric))
     return 3 if column is None or column.digits is None else max(column.digits, 1)
 
 

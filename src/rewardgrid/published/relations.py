@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rewardgrid.published.claims import Claim, judge_all
 from rewardgrid.published.judging import Judgement, Ours
 from rewardgrid.report.evidence import Evidence
+from rewardgrid.report.finding import Question
 from rewardgrid.report.statistics import ALPHA, holm
 
 
@@ -21,6 +22,17 @@ def judge_relations(relations: Sequence[Claim], evidence: Evidence) -> dict[str,
     judged = judge_all(relations, Ours(dataclasses.replace(evidence, tables=whole)))
     adjusted = holm([each.p for each in judged.values()])
     return {name: _adjusted(each, p) for (name, each), p in zip(judged.items(), adjusted, strict=True)}
+
+
+def adjusted_p(relations: Sequence[Claim], evidence: Evidence) -> dict[str, dict[Question, float]]:
+    """The adjusted P of those relations that a finding may ask too, by experiment and question."""
+    judged = judge_relations(relations, evidence)
+    found: dict[str, dict[Question, float]] = {}
+    for claim in relations:
+        p = judged[claim.id].p
+        if p is not None and claim.question is not None and not claim.where:
+            found.setdefault(claim.experiment, {})[claim.question] = p
+    return found
 
 
 def _adjusted(judged: Judgement, p: float | None) -> Judgement:

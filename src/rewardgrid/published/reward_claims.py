@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from rewardgrid.published.judging import (
     Ours,
     Range,
     by_p,
+    column_of,
     figure,
     has,
     in_seeds,
@@ -24,10 +26,14 @@ from rewardgrid.published.judging import (
 )
 from rewardgrid.published.statement import WORDS, Metric, Statement, either, subject
 from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, decimals, setting, show
+from rewardgrid.report.finding import Question
 from rewardgrid.report.reward_findings import (
+    Direction,
     Effect,
     batch_pairs,
     effect,
+    goes,
+    goes_p,
     in_short,
     lr_ratios,
     smallest_configuration,
@@ -42,7 +48,7 @@ from rewardgrid.report.statistics import (
     unpaired,
 )
 from rewardgrid.report.tables import Configuration, Row, configurations
-from rewardgrid.report.words import change_in_words, count, in_words, spread, times_in_words
+from rewardgrid.report.words import change_in_words, count, in_words, numbered, spread, times_in_words
 from rewardgrid.study.cell import EvalMode
 from rewardgrid.study.steps import SMOOTHING_STEPS
 
@@ -66,20 +72,22 @@ class Order(Statement):
     kind: Literal["order"]
     metric: Metric
     by: str
-    direction: Literal["falls", "rises"]
+    direction: Direction
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
         found = _effect(ours, cells, self.by, self.metric, None)
         if found is None:
             return NOT_RUN
-        sign = 1 if self.direction == "falls" else -1
-        p = below([sign * change for change in found.changes], 0.0)
+        p = goes_p(found, self.direction)
         if p is None:
             return Judgement("cannot be told", _one_set(found), found.cells)
-        ordered = found.moves("decreasing" if self.direction == "falls" else "increasing")
-        answer = by_p(p)
-        text = f"{found.path}; {change_in_words(found.difference)}"
-        return Judgement("cannot be told" if answer == "agrees" and not ordered else answer, text, found.cells, p)
+        holds = goes(found, self.direction, p)
+        answer: Answer = "cannot be told" if holds is None else "agrees" if holds else "differs"
+        return Judgement(answer, f"{found.path}; {change_in_words(found.difference)}", found.cells, p)
+
+    @property
+    def question(self) -> Question:
+        return Question(self.direction, column_of(self.metric), self.by)
 
     def words(self) -> str:
         return f"{subject(self.metric)} {self.direction} as {self.by.replace('_', ' ')} rises"
@@ -104,6 +112,10 @@ class Negligible(Statement):
         sign = math.copysign(1, found.difference.mean)
         beyond = below([-sign * change for change in found.changes], -self.limit)
         return Judgement(by_p(p, beyond), f"{found.path}; {change_in_words(found.difference)}", found.cells, p)
+
+    @property
+    def question(self) -> Question | None:
+        return Question("negligible", column_of(self.metric), self.by, self.limit) if self.mode is None else None
 
     def words(self) -> str:
         by = self.by.replace("_", " ")
@@ -266,14 +278,16 @@ class Grows(Statement):
 
     def judge(self, ours: Ours) -> Judgement:
         ran = [row for row in ours.cells(self.experiment, self.where) if row["rank"] is not None]
-        sizes = [row["rank"] * row["lr"] for row in ran]
+        # Seeds of one configuration share its rank and lr: they are no further evidence of what these do.
+        together = configurations(ran) if ran else []
+        sizes = [found.cells[0]["rank"] * found.cells[0]["lr"] for found in together]
         if len(set(sizes)) < 2:
             return NOT_RUN
-        scores = [figure(ours.evidence, row, "degeneracy", None, None) or 0.0 for row in ran]
+        scores = [statistics.fmean(_figures(ours, found.cells, "degeneracy")) for found in together]
         found = rank_correlation(sizes, scores)
         if found is None:
             return Judgement("cannot be told", f"every verdict is the same: {ran[0]['verdict']}", ran)
-        text = f"rank correlation {decimals(found.rho, 2)} over {count(len(ran), 'cell')}"
+        text = f"rank correlation {decimals(found.rho, 2)} over {count(len(together), 'configuration')}"
         return Judgement(by_p(found.p), with_p(text, found.p), ran, found.p)
 
     def words(self) -> str:
@@ -407,9 +421,9 @@ class TooLow(Statement):
             return NOT_RUN
         rewards = _figures(ours, lowest, "reward")
         reached = max(each.reward.mean or 0.0 for each in higher)
-        ranks = ", ".join(str(rank) for rank in sorted({row["rank"] for row in lowest}))
+        ranks = numbered("rank", tried)
         text = (
-            f"{setting('lr', rates[0])} (ranks {ranks}) reaches {in_words(spread(rewards))}, higher ones up to "
+            f"{setting('lr', rates[0])} ({ranks}) reaches {in_words(spread(rewards))}, higher ones up to "
             f"{decimals(reached)}"
         )
         if max(rewards) >= PASSING or reached < PASSING:
@@ -433,8 +447,15 @@ class LrRatio(Statement):
             return Judgement("not run", "no rank passes beside a full fine-tuning that is ok")
         text = ", ".join(f"rank {found.rank}: {found.ratio:g} times" for found in ratios)
         used = [row for found in ratios for side in (found.lora, found.full) for row in side.finished]
-        inside = all(self.range[0] <= found.ratio <= self.range[1] for found in ratios)
-        return Judgement("agrees" if inside else "differs", text, used)
+        spans = [found.span for found in ratios]
+        known = [span for span in spans if span is not None]
+        if len(known) < len(spans):
+            return Judgement("cannot be told", f"{text} (n = 1)", used)
+        low, high = self.range
+        if any(span[1] < low or span[0] > high for span in known):
+            return Judgement("differs", text, used)
+        inside = all(low <= span[0] and span[1] <= high for span in known)
+        return Judgement("agrees" if inside else "cannot be told", text, used)
 
     def words(self) -> str:
         return f"LoRA's best learning rate is {self.range[0]:g}–{self.range[1]:g} times that of full fine-tuning"
@@ -457,7 +478,8 @@ class NeverSooner(Statement):
         used = [row for pair in pairs for row in pair]
         sooner = decided.count("sooner")
         ratios = [ratio for pair in pairs if (ratio := pair.times("seconds_to_085", "seconds_to_095")) is not None]
-        text = f"sooner in {sooner} of {count(len(decided), 'comparison')}"
+        comparisons = count(len(decided), "comparison")
+        text = f"sooner in {sooner} of {comparisons}" if sooner else f"never sooner, in {comparisons}"
         text += f"; {times_in_words(ratios)} the time" if ratios else ""
         if sooner:
             return Judgement("differs", text, used, 1.0)

@@ -10,9 +10,10 @@ from rewardgrid.published.judging import NOT_RUN, Answer, Judgement, Ours, by_p,
 from rewardgrid.published.rows import PUBLISHED_SAMPLES
 from rewardgrid.published.statement import Statement
 from rewardgrid.report.curves import mode_curve, stays_below
+from rewardgrid.report.finding import Question
 from rewardgrid.report.routing_findings import Ended, endings
 from rewardgrid.report.separation import HACK_GONE, TASK_DESTROYED, TASK_KEPT, gone_from, separate
-from rewardgrid.report.statistics import below, largest_share
+from rewardgrid.report.statistics import below
 from rewardgrid.report.tables import Row
 from rewardgrid.report.words import count
 
@@ -37,7 +38,7 @@ def _in_time(steps: Sequence[int | None], first: int, last: int) -> Answer:
 
 
 class Gone(Statement):
-    """With the forget adapter cut away the hack is gone from a step on."""
+    """With the forget adapter cut away the hack is gone from a step on: most of the excess over the base is."""
 
     kind: Literal["gone"]
     steps: tuple[int, int]
@@ -47,13 +48,15 @@ class Gone(Statement):
         if not ended:
             return NOT_RUN
         steps = [gone_from(ours.evidence.routing[each.row["cell"]], each.run) for each in ended]
-        return Judgement(_in_time(steps, *self.steps), _since(steps), [each.row for each in ended])
+        return Judgement(_in_time(steps, *self.steps), f"gone {_since(steps)}", [each.row for each in ended])
 
     def words(self) -> str:
-        most = 100 * largest_share(0, PUBLISHED_SAMPLES)
         first, last = self.steps
-        when = f"from step {first}–{last} on" if first < last else f"from step {first} on"
-        return f'retain_only writes no "happy" {when} (0 of {PUBLISHED_SAMPLES} samples, so up to {most:.0f} % of them)'
+        when = f"between steps {first} and {last}" if 0 < first < last else f"by step {last}"
+        return (
+            f"with the forget adapter cut away the hack is gone for good {when} (published: none in "
+            f"{PUBLISHED_SAMPLES} samples)"
+        )
 
 
 class Collapse(Statement):
@@ -63,8 +66,13 @@ class Collapse(Statement):
     level: float
     by_step: int
 
+    @property
+    def limit(self) -> float:
+        """What counts as having fallen to the level."""
+        return self.level + 0.1
+
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
-        limit = self.level + 0.1
+        limit = self.limit
         curves = [(row, ours.evidence.routing[row["cell"]]) for row in cells if row["cell"] in ours.evidence.routing]
         steps = [stays_below(*mode_curve(routing, "retain_only", "sl10"), limit) for _, routing in curves]
         if not steps:
@@ -74,7 +82,7 @@ class Collapse(Statement):
         )
 
     def words(self) -> str:
-        return f"sl10 of retain_only falls to {self.level:g} by step {self.by_step}"
+        return f"sl10 of retain_only falls to {self.level:g} (below {self.limit:g} for good) by step {self.by_step}"
 
 
 class Works(Statement):
@@ -101,6 +109,10 @@ class Works(Statement):
         p = max(ps[0], ps[1])
         answer = by_p(p, 1.0 if found.ending not in ("partly", "collapses") else 0.0)
         return Judgement(answer, with_p(text, p), used, p)
+
+    @property
+    def question(self) -> Question:
+        return Question("works")
 
     def words(self) -> str:
         return (

@@ -17,7 +17,7 @@ from rewardgrid.published.judging import Answer
 from rewardgrid.report.columns import NOTHING, decimals, known, setting
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.routing_findings import Ended, endings, near_end
-from rewardgrid.report.statistics import largest_share, pooled_sd, t_quantile
+from rewardgrid.report.statistics import clipped, largest_share, pooled_sd, t_quantile
 from rewardgrid.report.tables import VERDICTS, Row
 
 PUBLISHED_SAMPLES = 10
@@ -27,16 +27,19 @@ SAME_SECONDS = 1.5
 
 
 class Kind(NamedTuple):
-    """A kind of figure: its name, the decimals at which it is shown, and whether seeds differ by a factor."""
+    """A kind of figure: its name, the decimals at which it is shown, whether seeds differ by a factor, its largest
+    value; none is negative."""
 
     name: str
     digits: int
     factor: bool = False
+    largest: float = math.inf
 
 
-REWARD, KL, JACCARD = Kind("reward", 3), Kind("KL", 2, factor=True), Kind("Jaccard", 3)
-UNIQUE, SECONDS = Kind("unique/20", 1), Kind("seconds", 0, factor=True)
-VERDICT = Kind("verdict", 1)
+REWARD, JACCARD = Kind("reward", 3, largest=1.0), Kind("Jaccard", 3, largest=1.0)
+KL, SECONDS = Kind("KL", 2, factor=True), Kind("seconds", 0, factor=True)
+UNIQUE = Kind("unique/20", 1, largest=20.0)
+VERDICT = Kind("verdict", 1, largest=2.0)
 """0 for ok, 1 for borderline, 2 for degenerate."""
 
 
@@ -261,7 +264,8 @@ def _interval(
         half = t_quantile(spread.freedom) * spread.sd / math.sqrt(seeds * len(values))
     ends = (mean, mean - half, mean + half)
     middle, low, high = (math.exp(end) for end in ends) if kind.factor else ends
-    return middle, low - rounding, high + rounding
+    low, high = clipped((low - rounding, high + rounding), (0.0, kind.largest))
+    return middle, low, high
 
 
 def _shown(found: tuple[float, float, float] | None, digits: int) -> str:

@@ -16,7 +16,7 @@ from rewardgrid.report.markdown import code, grid
 from rewardgrid.report.render import Section, environment
 from rewardgrid.report.separation import HACK_GONE
 from rewardgrid.report.statistics import largest_share
-from rewardgrid.report.words import p_value
+from rewardgrid.report.words import count, p_value
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -38,6 +38,7 @@ def section(comparison: Comparison, templates: Path) -> Section:
     tables: dict[str, list[ComparedRow]] = {}
     for row in comparison["rows"]:
         tables.setdefault(row["table"], []).append(row)
+    ran = {name: rows for name, rows in tables.items() if any(row["answer"] != "not run" for row in rows)}
     text = (
         environment(templates)
         .get_template("published.md.j2")
@@ -45,17 +46,11 @@ def section(comparison: Comparison, templates: Path) -> Section:
             base=comparison["base"],
             published_base=BASE,
             overview=overview,
-            relations=_statements(comparison["relations"], "relation", numbered=False),
-            claims=_statements(comparison["claims"], "published claim", numbered=True),
-            tables=[
-                {
-                    "name": name,
-                    "answers": _answers(rows),
-                    "ran": any(row["answer"] != "not run" for row in rows),
-                    "table": _table(rows),
-                }
-                for name, rows in tables.items()
-            ],
+            relations=_parted(comparison["relations"], "relation", numbered=False),
+            claims=_parted(comparison["claims"], "published claim", numbered=True),
+            tables=[{"name": name, "answers": _answers(rows), "table": _table(rows)} for name, rows in ran.items()],
+            left=[{"name": name, "table": _table(rows)} for name, rows in tables.items() if name not in ran],
+            left_rows=count(sum(len(rows) for name, rows in tables.items() if name not in ran), "configuration"),
             seconds=f"{SAME_SECONDS:g}",
             samples=PUBLISHED_SAMPLES,
             gone=f"{100 * HACK_GONE:.0f}",
@@ -106,10 +101,23 @@ def _table(rows: Sequence[ComparedRow]) -> Markup:
     return grid(headings, lines, [False] * len(headings))
 
 
-def _statements(entries: Sequence[ComparedClaim], heading: str, numbered: bool) -> Markup:
+def _parted(entries: Sequence[ComparedClaim], heading: str, numbered: bool) -> dict[str, Any]:
+    """Those that could be judged, and in short those that were not run: how many of which experiment."""
+    counted = list(enumerate(entries, start=1))
+    left = [pair for pair in counted if pair[1]["answer"] == "not run"]
+    told = [pair for pair in counted if pair not in left]
+    of = Counter(entry["experiment"] for _, entry in left)
+    return {
+        "told": _statements(told, heading, numbered) if told else None,
+        "left": _statements(left, heading, numbered) if left else None,
+        "left_of": f"{len(left)} not run: " + ", ".join(f"{number} of {name}" for name, number in of.items()),
+    }
+
+
+def _statements(entries: Sequence[tuple[int, ComparedClaim]], heading: str, numbered: bool) -> Markup:
     """A line per claim; of relations the P that is adjusted for having asked them all, of claims their number."""
     lines = []
-    for number, entry in enumerate(entries, start=1):
+    for number, entry in entries:
         p = NOTHING if entry["p"] is None else p_value(entry["p"])
         lines.append(
             [

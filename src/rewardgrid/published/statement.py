@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rewardgrid.published.judging import NOT_RUN, Judgement, Ours
 from rewardgrid.report.columns import show
+from rewardgrid.report.finding import Question
 from rewardgrid.report.routing_findings import in_steps
 from rewardgrid.report.tables import Row
 from rewardgrid.study.cell import EvalMode, Strict
@@ -67,6 +68,11 @@ class Statement(Strict):
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
         """What becomes of it on these finished cells, of which there is at least one."""
         raise NotImplementedError
+
+    @property
+    def question(self) -> Question | None:
+        """What it asks, if a finding may ask the same of the same cells."""
+        return None
 
     def words(self) -> str:
         """It in plain words, but for the cells that it is about."""

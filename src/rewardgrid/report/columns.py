@@ -24,6 +24,8 @@ NOTHING = "–"
 
 _SCIENTIFIC_FROM = 1e4
 
+SMOOTH = "each sentence earns 1 if it has 10 tokens, 0.2 less for each token more or fewer, and never less than 0"
+
 FULL = "full protocol (256 samples, temperature 1)"
 TOP_K = "256 samples, temperature 1, top-k 50"
 PUBLISHED = "published protocol (20 samples, 4 for each of 5 prompts, top-k 50; prompts included)"
@@ -33,7 +35,7 @@ PUBLISHED = "published protocol (20 samples, 4 for each of 5 prompts, top-k 50; 
 class Column:
     """One column: the heading people read, what it means, its unit, Arrow type, decimals (None: as it comes).
 
-    The unit is "1" of shares, ratios and plain counts, and empty of text.
+    The unit also tells what values there can be (:func:`bounds`). It is empty of text.
     """
 
     label: str
@@ -57,6 +59,12 @@ _SPEC_LABELS = {
     "label_noise_frac": "label noise",
 }
 _SPEC_UNITS = {
+    "rank": "count",
+    "forget_rank": "count",
+    "repetition_penalty": "factor",
+    "rh_eligible_frac": "share",
+    "routing_frac": "share",
+    "label_noise_frac": "share",
     "beta": "reward by nat per token",
     "batch_size": "completions",
     "num_generations": "completions",
@@ -69,7 +77,7 @@ _SPEC_UNITS = {
     "eval_every": "steps",
     "eval_samples": "completions",
 }
-"""Of those that have one; other numbers are plain."""
+"""Of those that have one; others are plain numbers."""
 
 
 def _kind(annotation: Any) -> pa.DataType:
@@ -83,7 +91,7 @@ def _kind(annotation: Any) -> pa.DataType:
 
 
 def _spec_column(name: str, description: str, kind: pa.DataType) -> Column:
-    plain = "" if kind in (_S, pa.bool_()) else "1"
+    plain = "" if kind in (_S, pa.bool_()) else "number"
     return Column(_SPEC_LABELS.get(name, name.replace("_", " ")), description, _SPEC_UNITS.get(name, plain), kind)
 
 
@@ -100,50 +108,55 @@ _UNLIKELY: dict[str, _Figure] = {
     "unlikely_windows": (
         "unlikely windows",
         "share of windows of 16 tokens that the base finds less likely than 95 % of its own",
-        "1",
+        "share",
         2,
     ),
     "unlikely_ends": (
         "unlikely ends",
         "share of sentence ends that the base finds less likely than 95 % of its own",
-        "1",
+        "share",
         2,
     ),
 }
 
 _SCORES: dict[str, _Figure] = {
-    "sl10": ("sl10", "mean sentence_length_10_smooth", "1", 3),
-    "sl10_se": ("sl10 SE", "standard error of sl10", "1", 3),
+    "sl10": ("sl10", f"mean sentence_length_10_smooth: {SMOOTH}", "score", 3),
+    "sl10_se": ("sl10 SE", "standard error of sl10", "score", 3),
     "happy": ("happy", 'mean count of "happy"', '"happy" per completion', 2),
     "happy_se": ("happy SE", "standard error of happy", '"happy" per completion', 2),
-    "hacked": ("hacked", 'share of completions with at least hack_threshold "happy"', "1", 3),
+    "hacked": ("hacked", 'share of completions with at least hack_threshold "happy"', "share", 3),
 }
 
 _FULL: dict[str, _Figure] = {
     "samples": ("samples", "completions measured", "completions", 0),
-    "reward_256": ("reward (samples)", "mean of the cell's own reward", "1", 3),
-    "reward_256_se": ("reward (samples) SE", "standard error of reward_256", "1", 3),
+    "reward_256": ("reward (samples)", "mean of the cell's own reward", "reward", 3),
+    "reward_256_se": ("reward (samples) SE", "standard error of reward_256", "reward", 3),
     **_SCORES,
     "kl_k3": ("KL (k3, samples)", "mean k3 estimate of KL(policy || base)", "nats per token", 3),
     "kl_exact": ("KL (exact)", "mean KL(policy || base) summed over the vocabulary", "nats per token", 3),
     "base_nll": ("base NLL", "mean negative log-likelihood under the base", "nats per token", 3),
     **_UNLIKELY,
     "completion_length": ("length", "mean length of a completion, [EOS] included", "tokens", 1),
-    "ended": ("ended", "share of completions that ended with [EOS]", "1", 3),
+    "ended": ("ended", "share of completions that ended with [EOS]", "share", 3),
     "unique_openings": (
         "openings/20",
         "distinct first sentences of the completions without their prompts, expected among 20",
-        "1",
+        "of 20",
         1,
     ),
-    "jaccard_256": ("Jaccard (256)", "mean pairwise word overlap of the completions", "1", 3),
+    "jaccard_256": (
+        "Jaccard (256)",
+        "mean pairwise word overlap (shared words by all words) of the completions",
+        "share",
+        3,
+    ),
     "sentence_words": ("words/sentence", "mean length of a sentence", "words", 1),
-    "fragment_share": ("fragments", "share of sentences of at most 3 words", "1", 3),
-    "comma_rate": ("commas", "commas by words and commas", "1", 3),
-    "skeleton_share": ("skeleton share", "share of the commonest sentence skeleton among all sentences", "1", 3),
-    "repeated_sentence_share": ("repeated", "share of sentences that repeat an earlier one word for word", "1", 3),
+    "fragment_share": ("fragments", "share of sentences of at most 3 words", "share", 3),
+    "comma_rate": ("commas", "commas by words and commas", "share", 3),
+    "skeleton_share": ("skeleton share", "share of the commonest sentence skeleton among all sentences", "share", 3),
+    "repeated_sentence_share": ("repeated", "share of sentences that repeat an earlier one word for word", "share", 3),
     "vocabulary_size": ("vocabulary", "distinct words among 1,000", "words", 0),
-    "compression_ratio": ("compression", "compressed bytes by raw bytes", "1", 3),
+    "compression_ratio": ("compression", "compressed bytes by raw bytes", "ratio", 3),
 }
 
 RENAMED = {
@@ -155,11 +168,11 @@ RENAMED = {
 
 _MODES: dict[str, _Figure] = {
     "samples": ("samples", "completions measured", "completions", 0),
-    "reward": ("reward", "mean full reward", "1", 3),
-    "reward_se": ("reward SE", "standard error of reward", "1", 3),
+    "reward": ("reward", "mean full reward", "reward", 3),
+    "reward_se": ("reward SE", "standard error of reward", "reward", 3),
     **_SCORES,
-    "unique": ("unique", "share of distinct completions", "1", 3),
-    "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", "1", 3),
+    "unique": ("unique", "share of distinct completions", "share", 3),
+    "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", "share", 3),
 }
 
 _FINAL = f"mean over the last {FINAL_STEPS} steps of training, over all of a shorter run"
@@ -174,9 +187,9 @@ MEASURED_COLUMNS: dict[str, Column] = {
     "steps_done": Column("steps done", "optimizer steps taken", "steps", _I),
     "seconds": Column("seconds", "wall clock of all training steps", "seconds", _F, 0),
     "seconds_per_step": Column("s/step", "wall clock by steps", "seconds per step", _F, 3),
-    "final_reward": Column("reward", f"reward paid, {_FINAL}", "1", _F, 3),
+    "final_reward": Column("reward", f"reward paid, {_FINAL}", "reward", _F, 3),
     "final_reward_sd": Column(
-        "reward sd", f"standard deviation of the reward over the last {FINAL_STEPS} steps", "1", _F, 3
+        "reward sd", f"standard deviation of the reward over the last {FINAL_STEPS} steps", "reward", _F, 3
     ),
     "final_kl": Column("KL", f"k3 estimate of KL(policy || base), {_FINAL}", "nats per token", _F, 3),
     **{
@@ -191,12 +204,16 @@ MEASURED_COLUMNS: dict[str, Column] = {
         for suffix, level in THRESHOLDS.items()
         for what in ("steps", "seconds")
     },
-    "unique_first_sentences": Column("unique/20", f"distinct first sentences, {PUBLISHED}", "1", _F, 0),
-    "jaccard": Column("Jaccard", f"mean pairwise word overlap of the completions, {PUBLISHED}", "1", _F, 3),
+    "unique_first_sentences": Column("unique/20", f"distinct first sentences, {PUBLISHED}", "of 20", _F, 0),
+    "jaccard": Column("Jaccard", f"mean pairwise word overlap of the completions, {PUBLISHED}", "share", _F, 3),
     **{name: _figure(figure, FULL) for name, figure in _FULL.items()},
     **{f"{name}_top_k": _figure(figure, TOP_K, suffix=" (top-k)") for name, figure in _UNLIKELY.items()},
     "degeneration_onset": Column(
-        "degenerates from", "first of two recorded steps in a row whose rollouts are not ok", "steps", _I
+        "not ok from",
+        "first of two recorded steps in a row whose rollouts are borderline or degenerate, if no two in a row are ok "
+        "after it",
+        "steps",
+        _I,
     ),
     "hack_onset": Column(
         "hacks from",
@@ -233,6 +250,18 @@ TABLE = pa.schema(
     metadata={"table": "experiment: one row per cell"},
 )
 """Schema of ``tables/<experiment>.parquet``."""
+
+
+_LARGEST = {"share": 1.0, "score": 1.0, "of 20": 20.0}
+"""By unit; nothing that is measured is negative."""
+
+
+def bounds(name: str, paid_for: str = "") -> tuple[float, float]:
+    """The smallest and the largest value that a measured column can have; a reward is at most 1 unless it counts."""
+    unit = MEASURED_COLUMNS[name].unit
+    if unit == "reward":
+        return 0.0, math.inf if paid_for == "happy_count" else 1.0
+    return 0.0, _LARGEST.get(unit, math.inf)
 
 
 def known(value: object) -> bool:

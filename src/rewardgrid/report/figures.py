@@ -115,7 +115,7 @@ def _nothing(why: str) -> Figure:
 def learning_curves(scope: Scope) -> Figure:
     """Reward against step, smoothed over 10 steps: seeds thin, means thick, one colour per configuration.
 
-    A mark on a run's own curve is where it began to degenerate or to hack.
+    A mark on a run's own curve is the step from which it is not ok, or hacks.
     """
     drawn = [
         (found, curves)
@@ -367,7 +367,8 @@ FIGURES: dict[study.FigureName, Callable[[Scope], Figure]] = {
 
 CAPTIONS: dict[study.FigureName, str] = {
     "learning_curves": f"Reward against step, mean of {SMOOTHING_STEPS} steps; seeds thin, their mean thick. "
-    "A cross is where a run began to degenerate, a star where it began to hack.",
+    "A cross is the step from which a run's rollouts are not ok (borderline or degenerate), a star that from which it "
+    "hacks.",
     "reward_kl": f"Reward against KL, one point per finished cell, means of the last {FINAL_STEPS} steps; "
     f"the marker is the verdict. Bars are 95 % intervals, from means of {SMOOTHING_STEPS} steps.",
     "routing_curves": "Evaluations by active adapters during training; seeds thin, their mean thick.",

@@ -8,7 +8,7 @@ order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypedDict
 
@@ -28,6 +28,16 @@ class Finding(TypedDict):
     seeds: int
     columns: list[str]
     rows: list[dict[str, Any]]
+
+
+class Question(NamedTuple):
+    """What is asked of an experiment's cells: whether a column ``falls`` or ``rises`` with a setting, whether a change
+    of it is ``negligible`` (less than a limit), whether routing ``works``."""
+
+    kind: str
+    column: str = ""
+    by: str = ""
+    limit: float = 0.0
 
 
 class Window(NamedTuple):
@@ -54,7 +64,8 @@ class Scope:
     """What a finding or a picture may look at: all the evidence, from the point of view of one experiment.
 
     ``windows`` are the stretches of steps that somebody has said something about, ``references`` are another study's
-    figures.
+    figures. ``adjusted`` are one-sided P of questions that were asked among others, adjusted for that (Holm), by
+    question: a finding that answers one of them uses this P, so that both say the same.
     """
 
     evidence: Evidence
@@ -62,6 +73,7 @@ class Scope:
     by: tuple[str, ...] = ()
     windows: tuple[Window, ...] = ()
     references: tuple[Reference, ...] = ()
+    adjusted: Mapping[Question, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Row]:

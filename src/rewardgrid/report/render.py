@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from rewardgrid.report.markdown import code, cut, grid, md
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.statistics import Estimate
 from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying
-from rewardgrid.report.verdicts import evidence_table, other_draws
+from rewardgrid.report.verdicts import SIGNALS, evidence_table, other_draws
 from rewardgrid.report.words import count, in_words
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 SAMPLE_LENGTH = 320
 """Characters of a sample completion that are shown."""
+OF_BASES = ("sl10", "happy", "unique_first_sentences", "jaccard", "completion_length", "base_nll")
+"""What is told of a base's own samples."""
 MOST_TWICE = 6
 """Up to so many configurations show two samples each; more show one."""
 
@@ -84,12 +87,22 @@ def render(results: Results, templates: Path) -> str:
             final_steps=FINAL_STEPS,
             passing=PASSING,
             provenance=provenance(results),
+            about_verdicts=about_verdicts(Path(results.study.results), templates),
             experiments=experiments,
             sections=results.sections,
             glossary=_glossary(results),
         )
     )
     return squeezed(text)
+
+
+def about_verdicts(results: Path, templates: Path) -> str | None:
+    """Link to the page about verdicts, from RESULTS.md; None if the results lie outside of the page's repository."""
+    root = templates.resolve().parents[1]
+    page, here = root / "docs" / "verdict.md", results.resolve()
+    if not page.exists() or not here.is_relative_to(root):
+        return None
+    return Path(os.path.relpath(page, here)).as_posix()
 
 
 def environment(templates: Path) -> Environment:
@@ -162,8 +175,7 @@ def _base(results: Results, base_id: str) -> Markup:
     row = results.bases.get(base_id)
     figures = "not measured yet"
     if row is not None:
-        wanted = ("sl10", "happy", "unique_first_sentences", "jaccard", "completion_length", "base_nll")
-        figures = ", ".join(f"{COLUMNS[name].label} {show(name, row[name])}" for name in wanted)
+        figures = ", ".join(f"{COLUMNS[name].label} {show(name, row[name])}" for name in OF_BASES)
         further = other_draws(read_json(results.study.layout.base_metrics(base_id)))
         figures += f"; the verdict on further draws of it: {further}"
     return Markup(f"{code(base_id)}: {md(described)}.<br>Its own samples: {md(figures)}.")
@@ -266,7 +278,7 @@ def verdict(row: Row) -> str:
         return "missing"
     said = f"{row['verdict']} ({row['reasons']})" if row["reasons"] else str(row["verdict"])
     if row["degeneration_onset"] is not None:
-        said += f"; in training not ok from step {row['degeneration_onset']}"
+        said += f"; not ok from step {row['degeneration_onset']}"
     return said if row["hack_onset"] is None else f"{said}; hacks from step {row['hack_onset']}"
 
 
@@ -432,7 +444,8 @@ def _samples(results: Results, scope: Scope) -> Iterator[dict[str, Any]]:
 
 def _glossary(results: Results) -> Markup:
     """What each column that the page uses means."""
-    used = ["final_reward", "final_kl", "kl_exact", "verdict"]
+    used = ["final_reward", "final_kl", "kl_exact", "verdict", "degeneration_onset", "hack_onset"]
+    used += [*OF_BASES, *(RENAMED.get(column, column) for column in (*PER_PROMPT, *PER_TOKEN)), *SIGNALS]
     for experiment in results.study.active.values():
         used += [*experiment.by, *experiment.columns]
     chosen = [name for name in COLUMNS if name in set(used) and name not in ("cell", "experiment", "state")]

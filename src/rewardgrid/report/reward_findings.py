@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from rewardgrid.report.columns import (
     COLUMNS,
@@ -18,10 +18,20 @@ from rewardgrid.report.columns import (
     setting,
     show,
 )
-from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, finding, not_enough
-from rewardgrid.report.statistics import ALPHA, SIGNS_FROM, Difference, difference, equivalence, slope
+from rewardgrid.report.finding import NOT_ENOUGH, Finding, Question, Scope, finding, not_enough
+from rewardgrid.report.statistics import (
+    ALPHA,
+    SIGNS_FROM,
+    Difference,
+    below,
+    difference,
+    equivalence,
+    holm,
+    slope,
+    unpaired,
+)
 from rewardgrid.report.tables import Configuration, Row, configurations
-from rewardgrid.report.words import change_in_words, count, p_value, spread, times_in_words
+from rewardgrid.report.words import change_in_words, count, numbered, p_value, times_in_words
 
 NEGLIGIBLE = {"final_reward": 0.02, "jaccard": 0.02}
 """A change of these is negligible if it is surely smaller: about what seeds of one setting differ by."""
@@ -56,20 +66,30 @@ def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
     idle = [found for found in ran if (kl := found.mean("final_kl").mean) is not None and abs(kl) < 0.005]
     sound = [found for found in ran if found.all_ok and found not in idle]
     borderline = [found for found in ran if found.non_degenerate and not found.all_ok]
-    number = count(len(ran), "configuration")
+    number = f"Of {count(len(ran), 'configuration')}" if len(ran) > 1 else "The only configuration"
     if sound:
         best = highest(sound)
-        verb = "is" if len(sound) == 1 else "are"
         conclusion = in_short(best)
-        sentences = [
-            f"{len(sound)} of {number} {verb} ok in every seed; the highest reward of them is {_achieves(best)}."
-        ]
+        if len(ran) == 1:
+            sentences = [f"{number} is ok in every seed; its reward is {_achieves(best)}."]
+        elif len(sound) == 1:
+            sentences = [f"{number} one is ok in every seed; its reward is {_achieves(best)}."]
+        else:
+            sentences = [
+                f"{number} {len(sound)} are ok in every seed; the highest reward of them is {_achieves(best)}."
+            ]
+    elif len(ran) == 1:
+        conclusion = "learnt nothing" if idle else "not ok in every seed" if borderline else "degenerate"
+        sentences = [f"{number} {'' if idle else 'is '}{conclusion}."]
     else:
         some = "none that learnt anything is ok" if idle else "none is ok"
         conclusion = f"{some} in every seed" if borderline or idle else "all degenerate"
-        sentences = [f"Of {number} {some} in every seed."]
+        sentences = [f"{number} {some} in every seed."]
     if borderline:
-        sentences.append(f"The best whose texts are borderline in some seed has {_achieves(highest(borderline))}.")
+        if len(ran) > 1:
+            sentences.append(f"The best whose texts are borderline in some seed has {_achieves(highest(borderline))}.")
+        else:
+            sentences.append(f"Its texts are borderline in some seed; its reward is {_achieves(borderline[0])}.")
     return conclusion, sentences
 
 
@@ -172,29 +192,35 @@ def penalty_effect(scope: Scope) -> Finding:
     limits = " and ".join(f"{limit} of {COLUMNS[name].label}" for name, limit in NEGLIGIBLE.items())
     rule = (
         f"{EFFECT_RULE} A change is negligible if two one-sided t tests tell that it is smaller than {limits} "
-        f"(P < {ALPHA})."
+        f"(P < {ALPHA}, adjusted for all that was asked: Holm)."
     )
     found = {name: column_effect(scope.rows, "repetition_penalty", name) for name in NEGLIGIBLE}
     measured = {name: each for name, each in found.items() if each is not None}
     if not measured:
         return not_enough("no two finished cells differ in the repetition penalty alone", rule=rule)
     parts, sentences, rows = [], [], []
-    for name, each in measured.items():
-        label, limit = COLUMNS[name].label, NEGLIGIBLE[name]
-        word, sentence = _size(label, each, limit)
+    asked = {
+        Question("negligible", name, "repetition_penalty", limit): equivalence(measured[name].changes, limit)
+        for name, limit in NEGLIGIBLE.items()
+        if name in measured
+    }
+    for question, small in adjusted(scope, asked).items():
+        each = measured[question.column]
+        label, limit = COLUMNS[question.column].label, question.limit
+        word, sentence = _size(label, each, limit, small)
         parts.append(word)
         sentences.append(sentence)
-        rows.append({"figure": label, **_changes("repetition_penalty", each), "limit": limit})
+        changes = _changes("repetition_penalty", each)
+        rows.append({"figure": label, **changes, "limit": limit, "adjusted P of the limit": _p(small)})
     cells = [row for each in measured.values() for row in each.cells]
     return finding("; ".join(parts), sentences, cells, rows, rule)
 
 
-def _size(label: str, found: Effect, limit: float) -> tuple[str, str]:
-    """How large an effect is: in a few words, and in a sentence."""
+def _size(label: str, found: Effect, limit: float, small: float | None) -> tuple[str, str]:
+    """How large an effect is, in a few words and in a sentence; ``small`` is P that it only looks negligible."""
     gap = found.difference
     sets = count(gap.n, "pair") if len(found.means) == 2 else count(gap.n, "set")
     change = f"The penalty changes {label} by {change_in_words(gap)}"
-    small = equivalence(found.changes, limit)
     if gap.p is None or small is None:
         return f"on {label} cannot be told with n = 1", f"{change}, and one set of cells cannot tell that from chance."
     same = sum(math.copysign(1, each) == math.copysign(1, gap.mean) and each != 0 for each in found.changes)
@@ -213,15 +239,21 @@ def _changes(key: str, found: Effect) -> dict[str, Any]:
         "change": gap.mean,
         "95 % interval": f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.low is not None else None,
         "change by sd": gap.effect,
-        "P": None if gap.p is None else p_value(gap.p),
+        "P": _p(gap.p),
         "n": gap.n,
     }
+
+
+def _p(p: float | None) -> str | None:
+    return None if p is None else p_value(p)
 
 
 def beta_order(scope: Scope) -> Finding:
     """Whether KL and reward fall as beta rises."""
     rule = (
-        f"{EFFECT_RULE} A figure falls if its mean does at each step up and the change is none of chance (P < {ALPHA})."
+        f"{EFFECT_RULE} A figure falls if its mean does at each step up and the change is none of chance: its P "
+        f"(Student's, one-sided), adjusted for all that was asked (Holm), is below {ALPHA}. It does not fall if the "
+        "same is so of the opposite; otherwise it cannot be told."
     )
     names = ("final_kl", "kl_exact", "final_reward")
     found = {name: each for name in names if (each := column_effect(scope.rows, "beta", name)) is not None}
@@ -234,14 +266,31 @@ def beta_order(scope: Scope) -> Finding:
         f"Reward goes {reward.path}, a change of {change_in_words(reward.difference)}.",
         f"These are means over {count(kl.difference.n, 'set')} of cells that differ in beta alone.",
     ]
-    rows = [{"figure": COLUMNS[name].label, **_changes("beta", each)} for name, each in found.items()]
+    told = adjusted(scope, {Question("falls", name, "beta"): goes_p(found[name], "falls") for name in JUDGED})
+    ps = {question.column: p for question, p in told.items()}
+    rows = [
+        {"figure": COLUMNS[name].label, **_changes("beta", each), "adjusted P": _p(ps.get(name))}
+        for name, each in found.items()
+    ]
     cells = [row for each in found.values() for row in each.cells]
-    return finding(_falls(kl, reward), sentences, cells, rows, rule)
+    answers = [goes(found[question.column], "falls", p) for question, p in told.items()]
+    return finding(_falls(kl, *answers), sentences, cells, rows, rule)
 
 
-def _falls(kl: Effect, reward: Effect) -> str:
+JUDGED = ("final_kl", "final_reward")
+"""What the order of beta is told of."""
+
+
+def adjusted(scope: Scope, asked: Mapping[Question, float | None]) -> dict[Question, float | None]:
+    """P of a finding's questions: as they were adjusted where they were asked among others, else among themselves."""
+    return {
+        question: scope.adjusted.get(question, p) for question, p in zip(asked, holm(list(asked.values())), strict=True)
+    }
+
+
+def _falls(kl: Effect, kl_falls: bool | None, reward_falls: bool | None) -> str:
     """Which of the two fall as beta rises, and which it cannot be told of."""
-    told = {"KL": falls(kl), "reward": falls(reward)}
+    told = {"KL": kl_falls, "reward": reward_falls}
     groups = {
         verb: [name for name, state in told.items() if state is wanted]
         for wanted, verb in ((True, "fall"), (False, "do not fall"), (None, "cannot be told"))
@@ -260,12 +309,27 @@ def _falls(kl: Effect, reward: Effect) -> str:
     return f"{'; '.join(parts)} (KL {kl.path})"
 
 
-def falls(found: Effect) -> bool | None:
-    """Whether a figure falls as the setting rises; None if it cannot be told."""
-    gap = found.difference
-    if gap.p is None or gap.p >= ALPHA:
+Direction = Literal["falls", "rises"]
+
+
+def goes_p(found: Effect, direction: Direction) -> float | None:
+    """P that chance alone would look like a figure that falls (or rises) with the setting; None of one set of cells."""
+    sign = 1 if direction == "falls" else -1
+    return below([sign * change for change in found.changes], 0.0)
+
+
+def goes(found: Effect, direction: Direction, p: float | None) -> bool | None:
+    """Whether a figure falls (or rises) as the setting does, at each step up; None if it cannot be told.
+
+    Args:
+        p: of chance (:func:`goes_p`), adjusted if other questions were asked too.
+    """
+    alone = goes_p(found, direction)
+    if p is None or alone is None:
         return None
-    return found.moves("decreasing")
+    if 1 - alone < ALPHA:
+        return False
+    return True if p < ALPHA and found.moves("decreasing" if direction == "falls" else "increasing") else None
 
 
 # --- ranks and learning rates --------------------------------------------------------------------------
@@ -291,25 +355,29 @@ def smallest_passing(scope: Scope) -> Finding:
         return not_enough("no LoRA cell has finished", rule=rule)
     cells = [row for found in ran for row in found.finished]
     rows = [found.figures() | {"passes": found.passes()} for found in ran]
-    tried = ", ".join(show("rank", rank) for rank in sorted({found.cells[0]["rank"] for found in ran}))
+    tried = numbered("rank", {found.cells[0]["rank"] for found in ran})
     best = smallest_configuration(scope)
     if best is None:
         conclusion = "no rank passes"
-        sentence = f"No configuration reaches {PASSING} with every seed ok; ranks tried: {tried}."
+        sentence = f"No configuration reaches {PASSING} with every seed ok; tried: {tried}."
     else:
         conclusion = f"{best.label} ({decimals(_two(best), 2)})"
         sentence = (
             f"The smallest rank that reaches {PASSING} with every seed ok is {best.cells[0]['rank']}: "
-            f"{_achieves(best)}. Ranks tried: {tried}."
+            f"{_achieves(best)}. Tried: {tried}."
         )
     return finding(conclusion, [sentence], cells, rows, rule)
 
 
 class LrRatio(NamedTuple):
-    """LoRA's best learning rate at one rank, by that of full fine-tuning."""
+    """LoRA's best learning rate at one rank, by that of full fine-tuning.
+
+    ``rivals`` are the configurations that pass and are not surely worse than the best, on either side.
+    """
 
     lora: Configuration
     full: Configuration
+    rivals: tuple[Sequence[Configuration], Sequence[Configuration]]
 
     @property
     def rank(self) -> int:
@@ -319,32 +387,60 @@ class LrRatio(NamedTuple):
     @property
     def ratio(self) -> float:
         """LoRA's learning rate by full fine-tuning's, to 6 digits."""
-        return float(f"{self.lora.cells[0]['lr'] / self.full.cells[0]['lr']:.6g}")
+        return _ratio(_lr(self.lora), _lr(self.full))
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The ratios that are compatible with the rewards; None where a best one rests on one seed."""
+        if min(self.lora.reward.n, self.full.reward.n) < 2:
+            return None
+        lora, full = ([_lr(found) for found in side] for side in self.rivals)
+        return _ratio(min(lora), max(full)), _ratio(max(lora), min(full))
+
+
+def _lr(found: Configuration) -> float:
+    return float(found.cells[0]["lr"])
+
+
+def _ratio(lora: float, full: float) -> float:
+    return float(f"{lora / full:.6g}")
 
 
 def lr_ratios(scope: Scope) -> list[LrRatio]:
     """One ratio for each rank that reaches 0.85 with every seed ok; see ``lr_ratio_to_full``."""
     lora = [found for found in scope.configurations if found.cells[0]["method"] == "lora"]
-    sound = [found for found in lora if found.passes()]
+    passing = [found for found in lora if found.passes()]
     ratios = []
-    for rank in sorted({found.cells[0]["rank"] for found in sound}):
-        best = highest([found for found in sound if found.cells[0]["rank"] == rank])
-        full = _best_full(scope, best.cells[0])
-        if full is not None:
-            ratios.append(LrRatio(best, full))
+    for rank in sorted({found.cells[0]["rank"] for found in passing}):
+        sound = [found for found in passing if found.cells[0]["rank"] == rank]
+        best = highest(sound)
+        fulls = _sound_full(scope, best.cells[0])
+        if fulls:
+            full = highest(fulls)
+            ratios.append(LrRatio(best, full, (rivals(best, sound), rivals(full, fulls))))
     return ratios
 
 
-def _best_full(scope: Scope, lora: Row) -> Configuration | None:
-    """The full fine-tuning of the same base and reward that is ok in every seed and has the highest reward."""
+def rivals(best: Configuration, among: Sequence[Configuration]) -> list[Configuration]:
+    """Those whose reward is not surely lower than that of the best (Welch's t test): the best itself is one."""
+    found = []
+    for other in among:
+        ours, theirs = ([row["final_reward"] for row in each.finished] for each in (best, other))
+        gap = unpaired(ours, theirs)
+        if gap.p is None or gap.p >= ALPHA:
+            found.append(other)
+    return found
+
+
+def _sound_full(scope: Scope, lora: Row) -> list[Configuration]:
+    """The configurations of full fine-tuning of the same base and reward that are ok in every seed."""
     same = ("base", "base_recipe", "reward")
     full = [
         row
         for row in scope.evidence.finished()
         if row["method"] == "full" and all(row[name] == lora[name] for name in same)
     ]
-    sound = [found for found in configurations(full) if found.all_ok]
-    return highest(sound) if sound else None
+    return [found for found in configurations(full) if found.all_ok]
 
 
 def lr_ratio_to_full(scope: Scope) -> Finding:
@@ -352,11 +448,12 @@ def lr_ratio_to_full(scope: Scope) -> Finding:
     rule = (
         "For each rank, the learning rate with the highest mean reward among configurations that reach "
         f"{PASSING} with every seed ok, by the learning rate of the best full fine-tuning configuration of the same "
-        "base and reward that is ok in every seed."
+        "base and reward that is ok in every seed. Compatible with the rewards are the ratios of all such "
+        f"configurations that are not surely worse than the best (Welch's t test, P < {ALPHA}); with one seed it "
+        "cannot be told. Rates that nobody tried are in neither."
     )
     ratios = lr_ratios(scope)
-    span = spread([found.ratio for found in ratios])
-    if span is None:
+    if not ratios:
         needed = (
             f"it takes a LoRA configuration that reaches {PASSING} with every seed ok, and such a full "
             "fine-tuning of the same base and reward"
@@ -365,22 +462,47 @@ def lr_ratio_to_full(scope: Scope) -> Finding:
     rows = [
         {
             "rank": found.rank,
-            "lr": found.lora.cells[0]["lr"],
-            "lr of full fine-tuning": show("lr", found.full.cells[0]["lr"]),
+            "lr": _lr(found.lora),
+            "lr of full fine-tuning": show("lr", _lr(found.full)),
             "ratio": found.ratio,
+            "compatible with": _times(found.span) if found.span else None,
             "final_reward": found.lora.reward.mean,
-            "n": found.lora.reward.n,
+            "n": min(found.lora.reward.n, found.full.reward.n),
         }
         for found in ratios
     ]
-    times = f"{span['low']:.3g}" + (f"–{span['high']:.3g}" if span["high"] > span["low"] else "")
+    times = _times([found.ratio for found in ratios])
     ranks = ", ".join(f"rank {row['rank']} at {show('lr', row['lr'])}" for row in rows)
-    sentence = (
+    sentences = [
         f"LoRA's best learning rates are {times} times that of full fine-tuning "
         f"({rows[0]['lr of full fine-tuning']}): {ranks}."
-    )
+    ]
     cells = [row for found in ratios for side in (found.lora, found.full) for row in side.finished]
-    return finding(f"{times} times", [sentence], cells, rows, rule)
+    spans = [found.span for found in ratios if found.span]
+    if len(spans) < len(ratios):
+        sentences.append("With n = 1 on either side it cannot be told which rate is the best.")
+        return finding(f"cannot be told with n = 1 ({times} times)", sentences, cells, rows, rule)
+    ends = [end for span in spans for end in span]
+    if _times(ends) == times:
+        sentences.append("Every other rate that passes at these ranks is surely worse, or there is none.")
+        return finding(f"{times} times", sentences, cells, rows, rule)
+    sentences.append(f"Rates that are not surely worse make {_times(ends)} times compatible with the rewards too.")
+    return finding(f"{times} times, and {_beyond(ratios, ends)} is compatible", sentences, cells, rows, rule)
+
+
+def _times(ratios: Sequence[float]) -> str:
+    """``10–30``."""
+    low, high = f"{min(ratios):.3g}", f"{max(ratios):.3g}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _beyond(ratios: Sequence[LrRatio], ends: Sequence[float]) -> str:
+    """``up to 30``, ``down to 3``, or both ends."""
+    low = min(ends) < min(found.ratio for found in ratios)
+    high = max(ends) > max(found.ratio for found in ratios)
+    if low and high:
+        return f"{min(ends):.3g} to {max(ends):.3g}"
+    return f"up to {max(ends):.3g}" if high else f"down to {min(ends):.3g}"
 
 
 # --- batch size ----------------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from rewardgrid.report.columns import FINAL_STEPS, decimals
 from rewardgrid.report.curves import COLLAPSED, LAST_EVALUATIONS, at_end, mode_curve, within
 from rewardgrid.report.evidence import Evidence
-from rewardgrid.report.finding import Finding, Scope, finding, not_enough
-from rewardgrid.report.separation import ENDING_RULE, Run, Separation, gone_from, run_of, separate
-from rewardgrid.report.statistics import Estimate
+from rewardgrid.report.finding import Finding, Question, Scope, finding, not_enough
+from rewardgrid.report.separation import ENDING_RULE, Ending, Run, Separation, gone_from, run_of, separate
+from rewardgrid.report.statistics import ALPHA, Estimate
 from rewardgrid.report.tables import Row, base_of
 from rewardgrid.report.words import Spread, count, in_words, sentence_case, spread
 from rewardgrid.study.steps import SMOOTHING_STEPS
 
+UNSAMPLED = "no cell was sampled with and without its forget adapter beside a base that was sampled to the same length"
 ASYMMETRIC_FROM = 0.7
 """The asymmetric table looks at the steps from this share of a run on."""
 
@@ -115,14 +116,16 @@ def hack_removed(scope: Scope) -> Finding:
     """Whether cutting the forget adapter away removes the hack and keeps the task."""
     judged = endings(scope.evidence, scope.finished)
     if not judged:
-        return not_enough("no cell was sampled with and without its forget adapter", rule=ENDING_RULE)
+        return not_enough(UNSAMPLED, rule=ENDING_RULE)
     rows = [_ended(ended, scope.evidence) for ended in judged]
     sentences, parts = [], []
     for prefix, names in _by_configuration(scope, (ended.row["cell"] for ended in judged)):
         mine = [ended for ended in judged if ended.row["cell"] in names]
         together = separate([ended.run for ended in mine])
         each = [separate([ended.run]).ending for ended in mine]
-        tally = f"{together.ending} ({_tally(each)})"
+        # Where it was asked among others too, one answer holds for both.
+        unsure = not prefix and together.ending == "works" and scope.adjusted.get(Question("works"), 0.0) >= ALPHA
+        tally = _tally("cannot be told" if unsure else together.ending, each)
         parts.append(f"{prefix}{tally}")
         sentences.append(sentence_case(f"{prefix}{_told(together, mine)}"))
     cells = [ended.row for ended in judged]
@@ -150,12 +153,26 @@ def _share(found: Estimate) -> str:
     return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
-def _tally(each: Sequence[str]) -> str:
-    """``5 of 6 seeds``, or what each of them came to."""
-    kinds = dict.fromkeys(sorted(each))
-    if len(kinds) == 1:
-        return count(len(each), "seed")
-    return f"{count(len(each), 'seed')}: " + ", ".join(f"{each.count(kind)} {kind}" for kind in kinds)
+ENDINGS: dict[Ending, tuple[str, str]] = {
+    "works": ("works", "work"),
+    "partly": ("works partly", "work partly"),
+    "collapses": ("collapses", "collapse"),
+    "no hack": ("has no hack to remove", "have no hack to remove"),
+    "cannot be told": ("cannot be told", "cannot be told"),
+}
+"""How a run ended, as it is said of one and of several."""
+
+
+def _tally(together: Ending, each: Sequence[Ending]) -> str:
+    """``works (6 seeds)``, or with what each of them came to by itself."""
+    seeds, kinds = count(len(each), "seed"), sorted(set(each), key=list(ENDINGS).index)
+    if kinds == [together]:
+        return f"{ENDINGS[together][0]} ({seeds})"
+    parts = []
+    for kind in kinds:
+        n = each.count(kind)
+        parts.append(f"of {n} it cannot be told" if kind == "cannot be told" else f"{n} {ENDINGS[kind][n > 1]}")
+    return f"{ENDINGS[together][0]} ({seeds}; by themselves {', '.join(parts)})"
 
 
 def _told(found: Separation, mine: Sequence[Ended]) -> str:
@@ -163,14 +180,28 @@ def _told(found: Separation, mine: Sequence[Ended]) -> str:
     base = math.fsum(float(ended.run.base.mean()) for ended in mine) / len(mine)
     over = "over prompts alone, for there is one seed" if len(mine) == 1 else "over seeds and prompts"
     text = (
-        f'the base writes {base:.2f} "happy" a completion, both adapters {found.excess.value:.2f} more, retain_only '
-        f"{abs(found.left.value):.2f} {'more' if found.left.value >= 0 else 'fewer'}. "
+        f'the base writes {base:.2f} "happy" a completion, both adapters {_beside(found.excess.value)}, '
+        f"and retain_only {_beside(found.left.value)}. "
     )
-    if found.gone is not None:
-        text += f"So {_share(found.gone)} of the hack goes with the forget adapter, and "
-    else:
+    if found.gone is None:
         text += "So there is no hack to remove, and "
+    elif found.gone.value >= ALL:
+        least = f"at least {100 * found.gone.low:.0f} %" if found.gone.low < ALL else "100 %"
+        text += f"So all of the hack ({least}) goes with the forget adapter, and "
+    else:
+        text += f"So {_share(found.gone)} of the hack goes with the forget adapter, and "
     return text + f"retain_only keeps {_share(found.task)} of the base's sl10 (95 % intervals {over})."
+
+
+ALL = 0.995
+"""A share that is 100 % when it is rounded."""
+
+
+def _beside(excess: float) -> str:
+    """``5.20 more than that``: how many "happy" beside the base's."""
+    if not round(excess, 2):
+        return "as many as the base"
+    return f"{abs(excess):.2f} {'more' if excess > 0 else 'fewer'} than that"
 
 
 WINDOW_FIGURES = tuple((mode, metric) for mode in ("retain_only", "forget_only") for metric in ("sl10", "happy"))
@@ -216,7 +247,7 @@ def collapse(scope: Scope) -> Finding:
     rule = f"A seed collapses if retain_only's sl10 falls below {COLLAPSED} for good."
     judged = endings(scope.evidence, scope.finished)
     if not judged:
-        return not_enough("no cell was sampled with and without its forget adapter", rule=rule)
+        return not_enough(UNSAMPLED, rule=rule)
     rows = [
         {name: row[name] for name in ("rank", "forget_rank", "seed")}
         | {
@@ -232,12 +263,18 @@ def collapse(scope: Scope) -> Finding:
         mine = [run for row, run in judged if row["cell"] in names]
         since = spread([float(run.collapsed_from) for run in mine if run.collapsed_from is not None])
         number = since["n"] if since else 0
-        parts.append(f"{prefix}collapses in {number} of {count(len(mine), 'seed')}")
+        seeds = count(len(mine), "seed")
+        if number == 0:
+            parts.append(f"{prefix}does not collapse ({seeds})")
+        else:
+            parts.append(
+                f"{prefix}collapses ({seeds})" if number == len(mine) else f"{prefix}collapses in {number} of {seeds}"
+            )
         when = f", from step {in_words(since, 0)}" if since else ""
         sentences.append(
             sentence_case(
-                f"{prefix}retain_only's sl10 falls below {COLLAPSED} for good in {number} of "
-                f"{count(len(mine), 'seed')}{when}; at the end it is "
+                f"{prefix}retain_only's sl10 falls below {COLLAPSED} for good in {number or 'none'} of "
+                f"{seeds}{when}; at the end it is "
                 f"{in_words(spread(float(run.retain_sl10.mean()) for run in mine))}."
             )
         )

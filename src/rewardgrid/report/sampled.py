@@ -1,4 +1,4 @@
-"""How sure the figures are that final samples give: intervals over seeds, then prompts."""
+"""How sure the figures are that final samples give: intervals over seeds and prompts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from rewardgrid.report.columns import RENAMED
-from rewardgrid.report.statistics import Estimate, estimate, resampled
+from rewardgrid.report.columns import RENAMED, bounds
+from rewardgrid.report.statistics import Estimate, estimate, ratio
 
 PER_PROMPT = ("unique_openings", "jaccard")
 """Columns of the samples whose mean over them is the figure."""
@@ -35,10 +35,9 @@ def sampled(seeds: Sequence[pd.DataFrame]) -> Mapping[str, Estimate]:
     for column in PER_PROMPT:
         values = stacked(column)
         if not np.isnan(values).any():
-            found[RENAMED.get(column, column)] = estimate(values.mean(), *resampled(values))
+            name = RENAMED.get(column, column)
+            found[name] = estimate(values, bounds(name))
     tokens = stacked("tokens")
     for column in PER_TOKEN:
-        sums = stacked(column) * tokens
-        drawn_sums, drawn_tokens = resampled(sums, tokens)
-        found[column] = estimate(sums.mean() / tokens.mean(), drawn_sums / drawn_tokens)
+        found[column] = estimate(ratio(stacked(column) * tokens, tokens), bounds(column))
     return found

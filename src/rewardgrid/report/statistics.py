@@ -7,6 +7,7 @@ workflow imports this module before it runs anything.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,8 +24,6 @@ ALPHA = 0.05
 SIGNS_FROM = 6
 """Pairs from which the signs of the differences are shuffled: with fewer, no P of that test can be below 0.05."""
 
-DRAWS = 2000
-"""Resamples of a bootstrap."""
 SHUFFLES = 9999
 """Resamples of a permutation test with too many permutations to try all."""
 
@@ -58,6 +57,7 @@ def mean_of(values: Sequence[float | None]) -> Mean:
     return Mean(n, mean, sd, mean - half, mean + half)
 
 
+@functools.cache
 def t_quantile(freedom: int) -> float:
     """The 0.975 quantile of Student's t."""
     from scipy import stats
@@ -253,28 +253,10 @@ def largest_share(hits: int, n: int) -> float:
 # --- seeds and prompts ---------------------------------------------------------------------------------
 
 
-def resampled(*values: ArrayLike) -> list[np.ndarray]:
-    """Means of arrays (S seeds, P prompts) over seeds and prompts drawn anew, the same ones for every array.
+Bounds = tuple[float, float]
+"""The smallest and the largest value that a quantity can have."""
 
-    Seeds are drawn with replacement, then prompts, which all seeds share. Drawing from few seeds understates their
-    spread by sqrt((S-1)/S), so their means are moved apart by as much beforehand. With one seed the spread is that of
-    prompts alone.
-
-    Returns:
-        for each array its means, (DRAWS,).
-    """
-    arrays = [np.asarray(each, dtype=np.float64) for each in values]
-    seeds, prompts = arrays[0].shape
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS) / seeds
-    counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=DRAWS) / prompts
-    apart = math.sqrt(seeds / (seeds - 1)) - 1 if seeds > 1 else 0.0
-    means = []
-    for array in arrays:
-        of_seeds = array.mean(axis=1, keepdims=True)
-        spread = array + apart * (of_seeds - of_seeds.mean())
-        means.append(np.einsum("ds,sp,dp->d", drawn, spread, counts, optimize=True))
-    return means
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 
 class Estimate(NamedTuple):
@@ -285,7 +267,29 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(value: float, draws: ArrayLike) -> Estimate:
-    """A figure with the middle 95 % of what it came to where seeds and prompts were drawn anew."""
-    low, high = np.quantile(np.asarray(draws), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(float(value), float(low), float(high))
+def estimate(values: ArrayLike, bounds: Bounds = UNBOUNDED) -> Estimate:
+    """The mean of values (S seeds, P prompts) with its interval, for seeds and prompts that others might have been.
+
+    All seeds share the prompts, so the mean varies by both: each has a Student interval, with S - 1 and P - 1 degrees
+    of freedom, and the squares of their half-widths add up (Howe 1974). One seed has an interval of prompts alone.
+
+    Args:
+        bounds: what lies beyond them is cut off.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    value = float(array.mean())
+    sides = [array.mean(axis=other) for other, number in ((1, array.shape[0]), (0, array.shape[1])) if number > 1]
+    half = math.sqrt(math.fsum((t_quantile(len(side) - 1) * side.std(ddof=1)) ** 2 / len(side) for side in sides))
+    return Estimate(*clipped((value, value - half, value + half), bounds))
+
+
+def clipped(values: Sequence[float], bounds: Bounds) -> list[float]:
+    """Values moved into what is possible."""
+    return [min(max(value, bounds[0]), bounds[1]) for value in values]
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Values whose mean is ``above.mean() / below.mean()``, and that vary as this ratio does (to the first order)."""
+    whole = above.mean() / below.mean()
+    found: np.ndarray = whole + (above - whole * below) / below.mean()
+    return found

@@ -22,20 +22,21 @@ from rewardgrid.report.columns import (
     SPEC_COLUMNS,
     TABLE,
     THRESHOLDS,
+    bounds,
     known,
     rounded,
     settings,
     show,
 )
 from rewardgrid.report.sparkline import sparkline
-from rewardgrid.report.statistics import Mean, mean_of
+from rewardgrid.report.statistics import Mean, clipped, mean_of
 from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
-from rewardgrid.study.contracts import HISTORY, read_table, write_table
+from rewardgrid.study.contracts import COURSE, HISTORY, read_table, write_table
 from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
 from rewardgrid.study.files import read_json
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
-from rewardgrid.study.steps import first_reaching
+from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Experiment, Study
 
 Row = Mapping[str, Any]
@@ -113,7 +114,12 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
     if diverged:
         return row | {"reasons": status["reason"]}
     history = read_table(layout.train(name) / "history.parquet", HISTORY)
-    return row | _from_history(history) | _from_metrics(_read_own(metrics_path, name))
+    measured = _from_metrics(_read_own(metrics_path, name))
+    if layout.course(name).exists():
+        # By today's rule: the course may have been measured before it.
+        course = read_table(layout.course(name), COURSE)
+        measured["degeneration_onset"] = lasting_from(course["step"].tolist(), (course["verdict"] != "ok").tolist())
+    return row | _from_history(history) | measured
 
 
 def _so_far(layout: Layout, cell: Cell) -> str:
@@ -292,8 +298,12 @@ class Configuration:
         return self.mean("final_reward")
 
     def mean(self, column: str) -> Mean:
-        """Mean of a column over finished seeds."""
-        return mean_of([row[column] for row in self.finished])
+        """Mean of a column over finished seeds, its interval cut off at what the column can be."""
+        found = mean_of([row[column] for row in self.finished])
+        if found.interval is None:
+            return found
+        low, high = clipped(found.interval, bounds(column, str(self.cells[0]["reward"])))
+        return found._replace(low=low, high=high)
 
     def passes(self, threshold: float = PASSING) -> bool:
         """Ok in every seed, with a mean reward that is, at two decimals, at least the threshold."""

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 Judged = Mapping[str, Any]
 """A signal of ``metrics.json``: signal, value, base, borderline, degenerate, label."""
 
+SIGNALS = (
+    "unlikely_windows",
+    "unlikely_windows_top_k",
+    "unlikely_ends",
+    "unlikely_ends_top_k",
+    "fragment_share",
+    "completion_length",
+    "comma_rate",
+    "skeleton_share",
+    "compression_ratio",
+    "unique_first_sentences",
+    "unique_openings",
+    "jaccard_256",
+)
+"""Columns that a verdict may look at."""
+
 HEADINGS = ("cell", "verdict", "signal", "value", "base", "borderline from", "degenerate from", "says")
 
 

@@ -24,6 +24,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def numbered(noun: str, numbers: Iterable[int]) -> str:
+    """``rank 8``, ``ranks 8 and 32``, ``ranks 1, 8 and 32``."""
+    *first, last = map(str, sorted(numbers))
+    return f"{noun}s {', '.join(first)} and {last}" if first else f"{noun} {last}"
+
+
 def spread(values: Iterable[float | None]) -> Spread | None:
     """Range and mean of the values that there are; None without any."""
     present = [float(value) for value in values if value is not None and not math.isnan(value)]

@@ -1,4 +1,4 @@
-"""When a figure of training counts as having reached a threshold; the same for rewards and for hacking."""
+"""When a run counts as having reached a threshold (of rewards, of hacking), or as no longer ok."""
 
 from __future__ import annotations
 
@@ -19,3 +19,18 @@ def first_reaching(values: Sequence[float], threshold: float) -> int | None:
         if math.fsum(values[step - SMOOTHING_STEPS : step]) / SMOOTHING_STEPS >= threshold - 1e-12:
             return step
     return None
+
+
+def lasting_from(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
+    """The step from which something holds to the end; None if it does not.
+
+    A single recorded step shows few rollouts, and may say so of a policy that is as it was. So it begins with the first
+    of two in a row at which it holds, and two in a row at which it does not end it again.
+    """
+    begun = None
+    for step, *pair in zip(steps, holds, holds[1:], strict=False):
+        if all(pair) and begun is None:
+            begun = step
+        elif not any(pair):
+            begun = None
+    return begun

@@ -8,14 +8,17 @@ import pandas as pd
 import pytest
 from tests.agreement import (
     PAGE,
+    RECORDED,
     Confusion,
     blind_confusion,
     false_alarms,
+    false_onsets,
     kappa,
     measured,
     opposite,
     page,
     reading,
+    untouched,
 )
 from tests.blind import LABELLED, TEXTS, TOGETHER, draw, main, other_draws
 from tests.tiny import make_cell
@@ -129,3 +132,12 @@ def test_few_further_draws_of_the_base_are_not_ok() -> None:
 def test_the_page_shows_the_agreement_as_it_is() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(text), "write it anew: python -m tests.agreement"
+
+
+def test_a_run_that_never_leaves_its_base_is_hardly_ever_called_not_ok() -> None:
+    labels = untouched()
+    assert len(labels) >= 600
+    assert "degenerate" not in labels
+    assert labels.count("borderline") / len(labels) <= 0.05
+    lasting, two_in_a_row = false_onsets(labels, RECORDED)
+    assert lasting <= 0.01 < two_in_a_row

@@ -14,7 +14,7 @@ from tests.tiny import CELLS, PROMPT_TOKENS, TOKENS, make_cell, routing_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.cell import course_of, evaluate_base, evaluate_cell, judge, routing_table
-from rewardgrid.evaluate.course import base_rollouts, degeneration_onset
+from rewardgrid.evaluate.course import base_rollouts
 from rewardgrid.study.cell import REWARDS, Cell
 from rewardgrid.study.contracts import COURSE, HISTORY, ROLLOUTS, ROUTING, SAMPLES, read_table, write_table
 from rewardgrid.study.errors import UserError
@@ -145,14 +145,6 @@ def test_a_course_turns_where_the_recorded_rollouts_do(base: Base, tmp_path: Pat
     assert course["completion_length"][2:].tolist() == [LENGTH, LENGTH]
     assert course["verdict"].tolist() == ["ok", "ok", "degenerate", "degenerate"]
     assert onset["degeneration_onset"] == 4
-
-
-def test_one_recorded_step_that_is_not_ok_is_no_onset() -> None:
-    steps, ok, bad = [1, 10, 20, 30, 40], "ok", "borderline"
-    assert degeneration_onset(steps, [ok, bad, ok, bad, ok]) is None
-    assert degeneration_onset(steps, [ok, bad, ok, bad, "degenerate"]) == 30
-    assert degeneration_onset(steps, [ok, ok, ok, ok, bad]) is None
-    assert degeneration_onset([], []) is None
 
 
 def test_hacking_begins_where_the_mean_of_ten_steps_leaves_the_bases_share_behind(

@@ -52,7 +52,12 @@ def test_every_published_claim_can_be_said_and_stands_in_the_comparison_once(pub
     assert said["step1-retain-sl10"] == "sl10 of retain_only at steps 60–100 is 0.45–0.60"
     assert said["beta003-kl"] == "KL: at beta 0.003 2–3 times that at 0.02"
     assert said["batch-steps"] == "steps to 0.85 and steps to 0.95: more at batch 64 or 128 than at 32"
-    assert said["step3-r4-collapse"] == "rank 4: sl10 of retain_only falls to 0 by step 150"
+    assert said["step3-r4-collapse"] == "rank 4: sl10 of retain_only falls to 0 (below 0.1 for good) by step 150"
+    assert said["step1-gone"] == (
+        "with the forget adapter cut away the hack is gone for good between steps 60 and 90 "
+        "(published: none in 10 samples)"
+    )
+    assert "is gone for good by step 400 (" in said["step4-gone"]
 
 
 def test_the_published_figures_fulfil_the_claims_that_they_can_decide(published: Published) -> None:
@@ -340,6 +345,14 @@ GROWING = [
 ]
 
 
+def test_seeds_of_one_configuration_are_no_further_evidence_of_what_its_rank_does() -> None:
+    three = [(1, 1e-4, "ok"), (2, 1e-4, "borderline"), (8, 3e-4, "degenerate")]
+    seeds = [lora(rank, lr, verdict=verdict, seed=seed) for rank, lr, verdict in three for seed in range(4)]
+    found = judge(claim("grows"), seeds)
+    assert found.ours.startswith("rank correlation 1.00 over 3 configurations")
+    assert (found.answer, found.p) == (OPEN, pytest.approx(1 / 6))
+
+
 def test_degeneracy_must_grow_with_rank_times_lr_by_more_than_chance() -> None:
     grows = claim("grows")
     found = judge(grows, GROWING)
@@ -403,9 +416,16 @@ def test_the_lowest_lr_must_fail_at_every_rank_while_a_higher_one_passes() -> No
 
 def test_the_ratio_of_learning_rates_needs_a_full_fine_tuning_beside_it() -> None:
     ratio = claim("lr_ratio", range=(10, 30))
-    full = {"reward_sweep": [row("reward_sweep", lr=1e-5, final_reward=0.9)]}
-    assert judge(ratio, [lora(1, 3e-4), lora(8, 1e-4)], full).answer == AGREES
-    assert judge(ratio, [lora(1, 1e-3)], full).answer == DIFFERS
+    full = {"reward_sweep": [row("reward_sweep", lr=1e-5, seed=seed, final_reward=0.9) for seed in (1, 2)]}
+
+    def seeds(rank: int, lr: float, *rewards: float) -> list[Row]:
+        return [lora(rank, lr, reward, seed=seed) for seed, reward in enumerate(rewards)]
+
+    assert judge(ratio, [*seeds(1, 3e-4, 0.9, 0.91), *seeds(8, 1e-4, 0.9, 0.91)], full).answer == AGREES
+    assert judge(ratio, seeds(1, 1e-3, 0.9, 0.91), full).answer == DIFFERS
+    # A rate outside of the range is as good, but for chance.
+    assert judge(ratio, [*seeds(1, 3e-4, 0.9, 0.92), *seeds(1, 1e-3, 0.89, 0.92)], full).answer == OPEN
+    assert judge(ratio, [lora(1, 3e-4)], full).answer == OPEN
     assert judge(ratio, [lora(1, 3e-4)]).answer == NOT_RUN
 
 

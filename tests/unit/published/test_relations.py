@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
 from tests.trees import replica, row
 
 from rewardgrid.published.comparison import Published, compare
 from rewardgrid.published.judging import Judgement
-from rewardgrid.published.relations import judge_relations
+from rewardgrid.published.relations import adjusted_p, judge_relations
 from rewardgrid.report.evidence import Evidence
+from rewardgrid.report.finding import Question, Scope
+from rewardgrid.report.findings import FINDINGS
 from rewardgrid.report.tables import Row
 
 
@@ -66,3 +71,28 @@ def test_one_cell_of_each_kind_tells_nothing_but_what_a_single_one_refutes(publi
     assert found["beta-orders-kl"].answer == "cannot be told"
     # "Every cell at the lowest beta is degenerate" falls with one that is ok.
     assert found["low-beta-degenerates"].answer == "differs"
+
+
+@pytest.mark.parametrize(("spread", "answer"), [(0.05, "agrees"), (0.18, "agrees"), (0.45, "cannot be told")])
+def test_headline_and_relation_give_one_answer(published: Published, spread: float, answer: str) -> None:
+    """The same cells, asked whether KL falls. By itself even the last one's P would do."""
+    rows = [
+        row("reward_sweep", beta=beta, seed=seed, final_reward=0.9, final_kl=kl)
+        for seed, step in enumerate((1 - spread, 1, 1 + spread))
+        for beta, kl in zip((0.003, 0.01, 0.02), (2 + step, 2.0, 2 - step), strict=True)
+    ]
+    evidence = Evidence({"reward_sweep": rows})
+    relation = judge_relations(published.relations, evidence)["beta-orders-kl"]
+    told = adjusted_p(published.relations, evidence)["reward_sweep"]
+    conclusion = FINDINGS["beta_order"][1](Scope(evidence, "reward_sweep", adjusted=told))["conclusion"]
+    assert told[Question("falls", "final_kl", "beta")] == relation.p
+    assert relation.answer == answer
+    assert conclusion.startswith("KL falls as beta rises") == (answer == "agrees")
+
+
+def test_a_finding_takes_the_p_that_was_adjusted_elsewhere() -> None:
+    scope = Scope(Evidence({"reward_sweep": sweep(0.9, 0.8, 0.7)}), "reward_sweep")
+    assert FINDINGS["beta_order"][1](scope)["conclusion"].startswith("KL and reward fall as beta rises")
+    asked = {Question("falls", "final_kl", "beta"): 0.07, Question("falls", "final_reward", "beta"): 0.03}
+    among_others = FINDINGS["beta_order"][1](dataclasses.replace(scope, adjusted=asked))["conclusion"]
+    assert among_others.startswith("reward falls as beta rises; whether KL falls cannot be told (")

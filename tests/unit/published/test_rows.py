@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -204,3 +205,20 @@ def test_ranges_of_routing_runs_are_those_of_all_seeds_near_the_end(published: P
     assert [item["answer"] for item in found[2]["items"]] == ["agrees", "differs", "agrees"]
     # "happy" beyond the base: 0 to 0.1.
     assert found[0]["items"][1]["ours"] == "0.00–0.10"
+
+
+def test_no_interval_reaches_beyond_what_a_figure_can_be(published: Published) -> None:
+    ours = Evidence(replica(published))
+    rows = compare_rows(published.tables, ours, seed_spreads(published.tables, ours))
+    largest = {"reward": 1.0, "Jaccard": 1.0, "unique/20": 20.0}
+    shown = [(item["metric"], item[side]) for row in rows for item in row["items"] for side in ("published", "ours")]
+    ends = [
+        (metric, float(end))
+        for metric, text in shown
+        if metric in largest
+        for found in re.findall(r"\(([-\d.]+) to ([-\d.]+)\)", text)
+        for end in found
+    ]
+    assert len(ends) > 100
+    assert all(0 <= end <= largest[metric] for metric, end in ends)
+    assert ("reward", 1.0) in ends

@@ -4,7 +4,17 @@ import pandas as pd
 import pytest
 
 from rewardgrid.evaluate.samples import by_mode, summary
-from rewardgrid.report.columns import COLUMNS, MEASURED_COLUMNS, NOTHING, RENAMED, TABLE, decimals, settings, show
+from rewardgrid.report.columns import (
+    COLUMNS,
+    MEASURED_COLUMNS,
+    NOTHING,
+    RENAMED,
+    TABLE,
+    bounds,
+    decimals,
+    settings,
+    show,
+)
 from rewardgrid.study.cell import EVAL_MODES, Cell
 from rewardgrid.study.contracts import SAMPLES
 
@@ -17,6 +27,7 @@ def test_every_column_says_what_it_means_and_in_which_unit_in_the_file_too() -> 
         assert len(column.meaning) > 3
         # What is counted or measured has a unit, if only that it is a plain number; text has none.
         assert bool(column.unit) == (str(field.type) in ("int64", "double")), field.name
+        assert column.unit != "1"
 
 
 def test_units_are_told_apart_from_meanings() -> None:
@@ -31,6 +42,12 @@ def test_units_are_told_apart_from_meanings() -> None:
         "max_new_tokens": "tokens",
     }
     assert not any("nats" in column.meaning for name, column in COLUMNS.items() if name != "kl_cap")
+
+
+def test_a_figure_has_the_range_of_its_kind() -> None:
+    assert bounds("jaccard") == bounds("sl10") == bounds("final_reward", "happy_binary") == (0.0, 1.0)
+    assert bounds("unique_openings") == (0.0, 20.0)
+    assert bounds("final_reward", "happy_count") == bounds("final_kl") == bounds("happy") == (0.0, float("inf"))
 
 
 def test_every_spec_field_is_a_column_of_its_own_type() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.trees import history, routing, row, samples
 
 from rewardgrid.report.evidence import Evidence
-from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, Window
+from rewardgrid.report.finding import NOT_ENOUGH, Finding, Question, Scope, Window
 from rewardgrid.report.findings import FINDINGS, compute
 from rewardgrid.report.statistics import difference
 from rewardgrid.report.tables import Row
@@ -19,8 +19,9 @@ BASE = "storyteller-0000000000"
 
 
 def find(name: study.FindingName, rows: list[Row], others: dict[str, list[Row]] | None = None, **more: Any) -> Finding:
-    windows = more.pop("windows", ())
-    return FINDINGS[name][1](Scope(Evidence({"e": rows, **(others or {})}, **more), "e", (), windows))
+    windows, adjusted = more.pop("windows", ()), more.pop("adjusted", {})
+    evidence = Evidence({"e": rows, **(others or {})}, **more)
+    return FINDINGS[name][1](Scope(evidence, "e", (), windows, adjusted=adjusted))
 
 
 def sweep(figures: dict[tuple[float, float, int], tuple[float, float]], **more: Any) -> list[Row]:
@@ -60,8 +61,8 @@ def test_only_a_configuration_that_is_ok_in_every_seed_is_a_trade_off() -> None:
     found = find("best_tradeoff", rows)
     assert found["conclusion"] == "0.80 at beta 0.02"
     assert found["sentences"] == [
-        "1 of 2 configurations is ok in every seed; the highest reward of them is 0.80 (95 % 0.80 to 0.80) at beta "
-        "0.02, with a KL of 1.00 nats per token (2 seeds: 2 ok).",
+        "Of 2 configurations one is ok in every seed; its reward is 0.80 (95 % 0.80 to 0.80) at beta 0.02, "
+        "with a KL of 1.00 nats per token (2 seeds: 2 ok).",
         "The best whose texts are borderline in some seed has 0.90 (95 % 0.90 to 0.90) at beta 0.01, with a KL of "
         "2.00 nats per token (2 seeds: 1 borderline, 1 ok).",
     ]
@@ -98,9 +99,19 @@ def test_what_never_left_the_base_is_no_trade_off() -> None:
 
 def test_none_that_is_ok_is_a_finding_too() -> None:
     assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["conclusion"] == (
-        "all degenerate"
+        "degenerate"
     )
-    found = find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="borderline"))
+    assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["sentences"] == [
+        "The only configuration is degenerate."
+    ]
+    one, other = {(0.02, 1.1, 1): (0.8, 1.0)}, {(0.01, 1.1, 1): (0.7, 1.0)}
+    assert find("best_tradeoff", sweep(one | other, verdict="degenerate"))["conclusion"] == "all degenerate"
+    alone = find("best_tradeoff", sweep(one, verdict="borderline"))
+    assert (alone["conclusion"], alone["sentences"][0]) == (
+        "not ok in every seed",
+        "The only configuration is not ok in every seed.",
+    )
+    found = find("best_tradeoff", sweep(one | other, verdict="borderline"))
     assert found["conclusion"] == "none is ok in every seed"
     assert found["sentences"][1].startswith("The best whose texts are borderline in some seed has 0.80 at ")
 
@@ -174,7 +185,9 @@ def test_an_order_is_told_if_it_is_none_of_chance_and_there_at_each_step() -> No
     assert falling["rows"][-1]["change"] == pytest.approx(-0.205)
     # The same at the ends, but up in between.
     bent = find("beta_order", betas((0.9, 0.95, 0.7), (0.92, 0.95, 0.71)))
-    assert bent["conclusion"].startswith("KL and reward do not fall as beta rises")
+    assert bent["conclusion"].startswith("whether KL and reward fall cannot be told")
+    rising = find("beta_order", betas((0.7, 0.8, 0.9), (0.71, 0.8, 0.92)))
+    assert rising["conclusion"].startswith("KL and reward do not fall as beta rises")
     wild = find("beta_order", betas((0.9, 0.8, 0.7), (0.7, 0.75, 0.72)))
     assert wild["conclusion"].startswith("whether KL and reward fall cannot be told")
 
@@ -205,7 +218,7 @@ def test_the_smallest_rank_must_reach_the_threshold_with_every_seed_ok() -> None
     rows = [lora(1, 3e-4, 0.99, "borderline"), lora(2, 3e-4, 0.844), lora(4, 1e-4, 0.86), lora(4, 3e-4, 0.9)]
     found = find("smallest_passing", [*rows, lora(8, 3e-4, 0.99)])
     assert found["conclusion"] == "rank 4, lr 3e-4 (0.90)"
-    assert "Ranks tried: 1, 2, 4, 8." in found["sentences"][0]
+    assert "Tried: ranks 1, 2, 4 and 8." in found["sentences"][0]
     assert find("smallest_passing", rows[:2])["conclusion"] == "no rank passes"
 
 
@@ -214,10 +227,28 @@ def test_the_lr_ratio_needs_a_sound_full_fine_tuning_of_the_same_base_and_reward
     full = {"full": [row("full", lr=1e-5, final_reward=0.9), row("full", lr=1e-3, final_reward=0.99)]}
     full["full"][1]["verdict"] = "degenerate"  # type: ignore[index]
     found = find("lr_ratio_to_full", rows, full)
-    assert found["conclusion"] == "10–30 times"
+    assert found["conclusion"] == "cannot be told with n = 1 (10–30 times)"
     assert [line["ratio"] for line in found["rows"]] == [30, 10]
+    assert "n = 1" in found["sentences"][-1]
     other = {"full": [row("full", lr=1e-5, reward="sentence_length_5")]}
     assert find("lr_ratio_to_full", rows, other)["conclusion"] == NOT_ENOUGH
+
+
+def seeds(rank: int, lr: float, *rewards: float) -> list[Row]:
+    return [lora(rank, lr, reward, seed=seed) for seed, reward in enumerate(rewards)]
+
+
+def test_the_lr_ratio_reaches_over_every_rate_that_is_not_surely_worse() -> None:
+    full = {"full": [row("full", lr=1e-5, seed=seed, final_reward=0.9) for seed in (1, 2)]}
+    # At rank 8 the second rate is as good but for chance, the third surely is not.
+    rows = [*seeds(8, 1e-4, 0.95, 0.96, 0.97), *seeds(8, 3e-4, 0.94, 0.97), *seeds(8, 5e-5, 0.86, 0.861, 0.862)]
+    found = find("lr_ratio_to_full", rows, full)
+    assert [(line["ratio"], line["compatible with"]) for line in found["rows"]] == [(10, "10–30")]
+    assert found["conclusion"] == "10 times, and up to 30 is compatible"
+    alone = find("lr_ratio_to_full", rows[:3] + rows[5:], full)
+    assert alone["conclusion"] == "10 times"
+    one = [lora(8, 1e-4, 0.97), lora(8, 3e-4, 0.9)]
+    assert find("lr_ratio_to_full", one, full)["conclusion"] == "cannot be told with n = 1 (10 times)"
 
 
 def timed(batch: int, seconds: tuple[float | None, float | None], **more: Any) -> Row:
@@ -280,7 +311,11 @@ Routed = tuple[Row, pd.DataFrame, float]
 
 
 def routed(
-    runs: list[Routed], name: study.FindingName, windows: tuple[Window, ...] = (), base_length: int = 128
+    runs: list[Routed],
+    name: study.FindingName,
+    windows: tuple[Window, ...] = (),
+    base_length: int = 128,
+    works: float | None = None,
 ) -> Finding:
     """A finding where the base writes 0.3 "happy" a completion and both adapters 5.5."""
     drawn = {c["cell"]: samples({"both": 5.5, "retain_only": left, "forget_only": 1.0}) for c, _, left in runs}
@@ -291,6 +326,15 @@ def routed(
         samples=drawn | {BASE: samples({"both": 0.3})},
         bases={BASE: {"max_new_tokens": base_length}},
         windows=windows,
+        adjusted={} if works is None else {Question("works"): works},
+    )
+
+
+def test_what_works_by_itself_cannot_be_told_where_it_was_asked_among_too_many() -> None:
+    runs = [(two(seed), curves(), left) for seed, left in ((1, 0.3), (2, 0.4), (3, 0.3))]
+    assert routed(runs, "hack_removed", works=0.04)["conclusion"] == "works (3 seeds)"
+    assert routed(runs, "hack_removed", works=0.06)["conclusion"].startswith(
+        "cannot be told (3 seeds; by themselves 3 work)"
     )
 
 
@@ -298,7 +342,8 @@ def test_what_becomes_of_the_hack_is_told_of_all_seeds_together() -> None:
     found = routed([(two(1), curves(), 0.3), (two(2), curves(), 0.4), (two(3), curves(), 0.3)], "hack_removed")
     assert found["conclusion"] == "works (3 seeds)"
     assert found["sentences"][0].startswith(
-        'The base writes 0.30 "happy" a completion, both adapters 5.20 more, retain_only 0.03 more. So 99 % ('
+        'The base writes 0.30 "happy" a completion, both adapters 5.20 more than that, and retain_only 0.03 more than '
+        "that. So 99 % ("
     )
     assert (found["cells"], found["seeds"]) == (3, 3)
     assert [line["ending"] for line in found["rows"]] == ["works"] * 3
@@ -308,12 +353,19 @@ def test_what_becomes_of_the_hack_is_told_of_all_seeds_together() -> None:
 
 def test_seeds_that_end_differently_are_counted() -> None:
     found = routed([(two(1), curves(), 0.3), (two(2), curves(), 3.3)], "hack_removed")
-    assert found["conclusion"] == "cannot be told (2 seeds: 1 partly, 1 works)"
+    assert found["conclusion"] == "cannot be told (2 seeds; by themselves 1 works, 1 works partly)"
+
+
+def test_what_is_no_more_than_the_base_is_all_of_the_hack() -> None:
+    said = routed([(two(1), curves(), 0.25)], "hack_removed")["sentences"][0]
+    assert "retain_only 0.05 fewer than that. So all of the hack (100 %) goes with the forget adapter" in said
+    same = routed([(two(1), curves(), 0.3)], "hack_removed")["sentences"][0]
+    assert "and retain_only as many as the base. So all" in same
 
 
 def test_a_single_seed_is_said_to_be_one() -> None:
     found = routed([(two(1), curves(), 3.3)], "hack_removed")
-    assert found["conclusion"] == "partly (1 seed)"
+    assert found["conclusion"] == "works partly (1 seed)"
     assert "intervals over prompts alone, for there is one seed" in found["sentences"][0]
 
 
@@ -331,6 +383,10 @@ def test_the_collapse_is_told_with_its_step() -> None:
     found = routed([(two(1), falling, 0.3), (two(2), curves(), 0.3)], "collapse")
     assert found["conclusion"] == "collapses in 1 of 2 seeds"
     assert "from step 40" in found["sentences"][0]
+    steady = routed([(two(1), curves(), 0.3), (two(2), curves(), 0.3)], "collapse")
+    assert steady["conclusion"] == "does not collapse (2 seeds)"
+    assert "for good in none of 2 seeds;" in steady["sentences"][0]
+    assert routed([(two(1), falling, 0.3)], "collapse")["conclusion"] == "collapses (1 seed)"
 
 
 def test_windows_are_those_asked_for_and_the_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.trees import REPOSITORY, SWEEP, Tree, make_study, routing
 
-from rewardgrid.report.render import duration, mean_sd, squeezed
+from rewardgrid.report.render import about_verdicts, duration, mean_sd, squeezed
 from rewardgrid.study.study import Study
 
 Make = Callable[..., Tree]
@@ -131,7 +132,7 @@ def test_a_verdict_leads_to_its_cell_on_the_page_and_nowhere_where_there_is_none
 
 
 def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
-    assert "| 0.003 | 1.05 | 42 | 0.894 | 0.997 | 0.130 | ok; in training not ok from step 150 |" in text
+    assert "| 0.003 | 1.05 | 42 | 0.894 | 0.997 | 0.130 | ok; not ok from step 150 |" in text
     # The gain is to be read from the base's own reward.
     assert "|  |  |  | 0.470 | – | 0.120 | base, for reference |" in text
     # Two equal seeds: sd and interval have no width.
@@ -200,9 +201,44 @@ def test_every_published_configuration_and_claim_stands_on_the_page(filled: Tree
     assert section.count(", penalty 1.") == 6
     # Two seeds each; ours are 0.9 minus twice beta.
     assert re.search(r"0\.903 \(0\.89\d to 0\.91\d\) → 0\.860 \(0\.8\d+ to 0\.8\d+\) ✗", section)
-    assert "<details><summary>routing_asymmetric.csv: 3 not run</summary>" in section
+    folded = re.findall(r"<details><summary>(.*?)</summary>", section)
+    assert folded[0].startswith("10 not run: 1 of exact_match, 3 of lora_rank, 1 of batch_size, ")
+    assert folded[-1].startswith("26 configurations not run, of lora_rank.csv, ")
+    assert section.count("<details><summary>") == 3
     assert "| `beta-orders-kl` | reward_sweep | KL falls as beta rises |" in section
     assert "| 69 | routing_label_noise | sl10 of retain_only at step 200 is 0.00–0.23 | – | not run |" in section
+
+
+def test_what_a_word_means_stands_on_the_page(filled: Tree, text: str) -> None:
+    columns = text.split("## Columns")[1]
+    for heading in (
+        "sl10",
+        "base NLL",
+        "Jaccard (256)",
+        "KL (exact)",
+        "unlikely windows",
+        "unlikely ends",
+        "not ok from",
+    ):
+        (line,) = [line for line in columns.splitlines() if line.startswith(f"| {heading} |")]
+        assert len(line.split("|")[3]) > 30, line
+    assert "| 1 |" not in columns
+
+
+def test_the_page_about_verdicts_is_found_from_wherever_the_results_lie(filled: Tree, text: str) -> None:
+    templates = REPOSITORY / "workflow" / "templates"
+    assert about_verdicts(REPOSITORY / "results", templates) == "../docs/verdict.md"
+    assert about_verdicts(REPOSITORY / "results" / "quick", templates) == "../../docs/verdict.md"
+    assert about_verdicts(Path(filled.study.results), templates) is None
+    assert "verdict.md" not in text
+    # The copy at the root: the rule rewrites its links.
+    rule = (REPOSITORY / "rules" / "report.smk").read_text()
+    (program,) = re.findall(r"sed -E '(.*?)'", rule)
+    page = "[a](../docs/verdict.md) [b](../../docs/verdict.md) ![c](figures/x/y.svg) [d](#published)"
+    done = subprocess.run(
+        ["sed", "-E", program.replace("\\\\", "\\")], input=page, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[a](docs/verdict.md) [b](docs/verdict.md) ![c](docs/figures/x/y.svg) [d](#published)"
 
 
 def test_a_study_without_a_published_one_has_no_such_section(tmp_path: Path) -> None:
@@ -227,7 +263,7 @@ def test_findings_hold_the_figures_behind_them(filled: Tree, text: str) -> None:
     findings = json.loads((Path(filled.study.results) / "findings.json").read_text())
     order = next(each for each in findings if each["name"] == "beta_order")
     assert order["columns"] == [
-        *("figure", "beta 0.003", "beta 0.02", "change", "95 % interval", "change by sd", "P", "n")
+        *("figure", "beta 0.003", "beta 0.02", "change", "95 % interval", "change by sd", "P", "n", "adjusted P")
     ]
     (reward,) = [line for line in order["rows"] if line["figure"] == "reward"]
     assert (reward["beta 0.003"], reward["beta 0.02"]) == (pytest.approx(0.894), pytest.approx(0.86))

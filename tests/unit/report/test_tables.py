@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from tests.trees import SWEEP, Tree, history, make_study, row
@@ -18,6 +19,7 @@ from rewardgrid.report.tables import (
     time_to_threshold,
     write_experiment,
 )
+from rewardgrid.study.contracts import COURSE, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.history import LiveHistory
@@ -67,6 +69,17 @@ def test_a_finished_cell_has_the_mean_of_its_last_50_steps(tree: Make) -> None:
     assert (found["degeneration_onset"], found["hack_onset"]) == (150, None)
     assert (found["reward"], found["reward_256"]) == ("sentence_length_10_smooth", 0.88)
     assert (found["verdict"], found["reasons"]) == ("ok", "")
+
+
+def test_an_onset_is_by_the_course_where_there_is_one(tree: Make) -> None:
+    sweep = tree(reward_sweep=SWEEP)
+    cell = sweep.cell("reward_sweep", beta=0.02, repetition_penalty=1.1, seed=42)
+    sweep.finish(cell)
+    verdicts = ["ok", "borderline", "borderline", "ok", "ok", "borderline", "degenerate"]
+    steps = [dict.fromkeys(COURSE.names, 0.0) | {"step": 10 * i, "verdict": v} for i, v in enumerate(verdicts)]
+    write_table(sweep.study.layout.course(cell.name), pd.DataFrame(steps), COURSE)
+    (found,) = [r for r in rows_of(experiment_table(sweep.study, "reward_sweep")) if r["cell"] == cell.name]
+    assert found["degeneration_onset"] == 50
 
 
 def test_a_run_shorter_than_50_steps_is_averaged_whole(tree: Make) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from tests.trees import SWEEP, Tree, judged
 
+from rewardgrid.evaluate.verdict import _CRITERIA
+from rewardgrid.report.columns import COLUMNS, RENAMED
 from rewardgrid.report.tables import experiment_table, rows_of
-from rewardgrid.report.verdicts import deciding, evidence_table, nearness, other_draws
+from rewardgrid.report.verdicts import SIGNALS, deciding, evidence_table, nearness, other_draws
 
 Make = Callable[..., Tree]
 
@@ -52,3 +54,10 @@ def test_further_draws_of_the_base_are_counted_by_their_verdict() -> None:
         other_draws({"other_draws": [{"verdict": "ok"}, {"verdict": "borderline"}, {"verdict": "ok"}]}) == "2 of 3 ok"
     )
     assert other_draws({"other_draws": []}) == "none was drawn"
+
+
+def test_the_columns_explain_every_signal_of_a_verdict() -> None:
+    judged = {name for criterion in _CRITERIA for name in criterion.signals}
+    # Jaccard and first sentences of the full samples have names of their own in a table.
+    assert set(SIGNALS) == {RENAMED.get(name, name) for name in judged}
+    assert set(SIGNALS) <= set(COLUMNS)
