@@ -196,8 +196,7 @@ rule publish:
         figures=f"{study.results}/figures",
     shell:
         "(cp -R {params.figures:q} {output.figures:q} && "
-        r"sed -E 's#\]\(figures/#](docs/figures/#g; s#\]\((\.\./)+docs/#](docs/#g; "
-        r"s#\[([^]]*)\]\(report\.html[^)]*\)#\1#g' {input:q} > {output.results:q}) > {log:q} 2>&1"
+        "sed -E -f workflow/templates/publish.sed {input:q} > {output.results:q}) > {log:q} 2>&1"
 
 
 rule results_partial:

@@ -70,8 +70,9 @@ Claim = Annotated[
 
 
 class Claims(Strict):
-    """``claims.yaml``."""
+    """``claims.yaml``; its answers are to the questions of experiments."""
 
+    answers: dict[str, str] = Field(default_factory=dict)
     claims: tuple[Claim, ...]
     relations: tuple[Claim, ...]
 
@@ -93,6 +94,13 @@ def load_claims(directory: Path | str) -> Claims:
         Problem(str(path), f"{part}.{place}", read, fix)
         for part in ("claims", "relations")
         for place, read, fix in _problems(getattr(found, part))
+    ]
+    problems += [
+        Problem(
+            str(path), f"answers.{name}", name, f"write one of {', '.join(SETTINGS)};{did_you_mean(name, SETTINGS)}"
+        )
+        for name in found.answers
+        if name not in SETTINGS
     ]
     if problems:
         raise ConfigError(problems)

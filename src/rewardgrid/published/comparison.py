@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,18 +11,19 @@ from rewardgrid.published.claims import Claim, judge_all, load_claims
 from rewardgrid.published.data import Tables, load_tables
 from rewardgrid.published.judging import Answer, Judgement, Ours
 from rewardgrid.published.relations import judge_relations
-from rewardgrid.published.replica import replica
+from rewardgrid.published.replica import is_published, replica
 from rewardgrid.published.rows import ComparedRow, compare_rows, seed_spreads
 from rewardgrid.report.evidence import Evidence
 
 
 @dataclass(frozen=True)
 class Published:
-    """The published study: its tables, its claims, and the relations that should hold on any base."""
+    """The published study: tables, claims, relations that should hold on any base, answers in short by experiment."""
 
     tables: Tables
     claims: tuple[Claim, ...]
     relations: tuple[Claim, ...]
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_published(directory: Path | str) -> Published:
@@ -33,7 +34,7 @@ def load_published(directory: Path | str) -> Published:
     """
     tables = load_tables(directory)
     stated = load_claims(directory)
-    return Published(tables, stated.claims, stated.relations)
+    return Published(tables, stated.claims, stated.relations, stated.answers)
 
 
 class ComparedClaim(TypedDict):
@@ -49,9 +50,10 @@ class ComparedClaim(TypedDict):
 
 
 class Comparison(TypedDict):
-    """Everything published, beside ours on one base."""
+    """Everything published, beside ours on one base; ``answers`` are those of experiments that have its settings."""
 
     base: str
+    answers: dict[str, str]
     rows: list[ComparedRow]
     claims: list[ComparedClaim]
     relations: list[ComparedClaim]
@@ -73,6 +75,11 @@ def compare(published: Published, evidence: Evidence, base: str) -> Comparison:
     claims = judge_all(published.claims, Ours(ours, published.tables, answers))
     return Comparison(
         base=base,
+        answers={
+            name: answer
+            for name, answer in published.answers.items()
+            if any(is_published(row, name) for row in evidence.tables.get(name, ()))
+        },
         rows=rows,
         claims=_compared(published.claims, claims),
         relations=_compared(published.relations, judge_relations(published.relations, evidence)),

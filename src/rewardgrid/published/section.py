@@ -58,7 +58,13 @@ def section(comparison: Comparison, templates: Path) -> Section:
         )
     )
     summary = Markup("base {}\n\n{}\n").format(code(comparison["base"]), overview)
-    return Section(anchor="published", title="Beside the published study", summary=summary, text=Markup(text))
+    return Section(
+        anchor="published",
+        title="Beside the published study",
+        summary=summary,
+        text=Markup(text),
+        answers={name: f"Published, on {BASE}: {answer}" for name, answer in comparison["answers"].items()},
+    )
 
 
 def _overview(comparison: Comparison) -> Markup:

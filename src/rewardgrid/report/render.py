@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,17 @@ MOST_TWICE = 6
 
 @dataclass(frozen=True)
 class Section:
-    """A section that another part of the library has written: safe Markdown below its heading, and in short."""
+    """A section that another part of the library has written: safe Markdown below its heading, and in short.
+
+    Attributes:
+        answers: experiment -> what it has to say to that experiment's question, as plain text.
+    """
 
     anchor: str
     title: str
     summary: Markup
     text: Markup
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,32 @@ def cells(*rewards: float, **more: Any) -> list[Row]:
 # --- what is said --------------------------------------------------------------------------------------
 
 
+def test_a_published_answer_stands_where_a_cell_has_the_published_settings(published: Published) -> None:
+    ours = {name: rows for name, rows in replica(published).items() if name != "batch_size"}
+    ours["lora_rank"] = [{**cell, "repetition_penalty": 1.0} for cell in ours["lora_rank"]]
+    found = compare(published, Evidence(ours), "storyteller")["answers"]
+    assert found["reward_sweep"] == published.answers["reward_sweep"]
+    assert {"batch_size", "lora_rank"}.isdisjoint(found)
+
+
+def test_published_answers_have_the_figures_of_the_published_tables(published: Published) -> None:
+    def least_and_most(column: str, **where: float) -> list[float]:
+        rows = [row for row in sweep if all(row[key] == value for key, value in where.items())]
+        return [min(row[column] for row in rows), max(row[column] for row in rows)]
+
+    sweep = published.tables["reward_sweep.csv"]
+    assert [round(kl, 1) for kl in least_and_most("kl", beta=0.003)] == [2.1, 3.2]
+    assert least_and_most("reward", beta=0.003) == [0.998, 0.998]
+    assert [round(reward, 2) for reward in least_and_most("reward", beta=0.01)] == [0.98, 0.99]
+    assert [round(reward, 2) for reward in least_and_most("reward", beta=0.02)] == [0.90, 0.91]
+    said = published.answers["reward_sweep"]
+    assert all(figure in said for figure in ("0.998", "2.1 to 3.2", "0.98 to 0.99", "0.90 to 0.91"))
+    first = [row["reward"] for row in published.tables["lora_rank.csv"] if (row["rank"], row["lr"]) == (1, 3e-4)]
+    assert (
+        "0.97, ok in both seeds" in published.answers["lora_rank"] and [round(each, 2) for each in first] == [0.97] * 2
+    )
+
+
 def test_every_published_claim_can_be_said_and_stands_in_the_comparison_once(published: Published) -> None:
     found = compare(published, Evidence(replica(published)), "storyteller")
     assert [entry["id"] for entry in found["claims"]] == [each.id for each in published.claims]
