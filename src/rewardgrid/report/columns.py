@@ -133,8 +133,18 @@ _FULL: dict[str, _Figure] = {
     "reward_256_se": ("reward (samples) SE", "standard error of reward_256", "reward", 3),
     **_SCORES,
     "kl_k3": ("KL (k3, samples)", "mean k3 estimate of KL(policy || base)", "nats per token", 3),
-    "kl_exact": ("KL (exact)", "mean KL(policy || base) summed over the vocabulary", "nats per token", 3),
-    "base_nll": ("base NLL", "mean negative log-likelihood under the base", "nats per token", 3),
+    "kl_exact": (
+        "KL (exact)",
+        "how far the cell has moved from its base: KL(policy || base), summed over the vocabulary",
+        "nats per token",
+        3,
+    ),
+    "base_nll": (
+        "base NLL",
+        "how surprising its texts are to the base: mean negative log-likelihood",
+        "nats per token",
+        3,
+    ),
     **_UNLIKELY,
     "completion_length": ("length", "mean length of a completion, [EOS] included", "tokens", 1),
     "ended": ("ended", "share of completions that ended with [EOS]", "share", 3),
@@ -217,7 +227,8 @@ MEASURED_COLUMNS: dict[str, Column] = {
     ),
     "hack_onset": Column(
         "hacks from",
-        f"first step at which {SMOOTHING_STEPS} steps' share of hacked completions is far above the base's",
+        f"first step at which {SMOOTHING_STEPS} steps' share of hacked completions exceeds the base's by "
+        "evaluation.hack_onset",
         "steps",
         _I,
     ),

@@ -20,13 +20,15 @@ from tests.agreement import (
     reading,
     untouched,
 )
-from tests.blind import LABELLED, TEXTS, TOGETHER, draw, main, other_draws
+from tests.blind import LABELLED, TEXTS, TOGETHER, draw, main, other_draws, untouched_course, untouched_rollouts
+from tests.runs import run
 from tests.tiny import make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.cell import evaluate_base
 from rewardgrid.evaluate.verdict import LABELS
 from rewardgrid.study.study import Evaluation
+from rewardgrid.train.engines.native import train
 
 SMALL = Evaluation(samples=24, published_samples=10, published_top_k=5, base_draws=0)
 
@@ -132,6 +134,20 @@ def test_few_further_draws_of_the_base_are_not_ok() -> None:
 def test_the_page_shows_the_agreement_as_it_is() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(text), "write it anew: python -m tests.agreement"
+
+
+def test_untouched_rollouts_are_those_that_training_records(base: Base, tmp_path: Path) -> None:
+    cell = make_cell(max_steps=1, repetition_penalty=1.3)
+    (directory,) = run(train, [cell], base, tmp_path)
+    recorded = pd.read_parquet(directory / "train" / "rollouts.parquet")
+    # The first step is drawn before anything has been learnt.
+    drawn = untouched_rollouts(base, cell, [0])
+    assert drawn["completion"].tolist() == recorded["completion"].tolist()
+    assert [list(ids) for ids in drawn["ids"]] == [list(ids) for ids in recorded["ids"]]
+    found = untouched_course(base, cell, 2)
+    assert found["step"].tolist() == [0, 1, 2]
+    # Step 0 is the reference, which has its own 5 % beyond its 95 % quantile.
+    assert found["unlikely_ends"][0] == pytest.approx(0.05, abs=0.02)
 
 
 def test_a_run_that_never_leaves_its_base_is_hardly_ever_called_not_ok() -> None:
