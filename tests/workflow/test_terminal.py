@@ -48,11 +48,12 @@ def test_a_failed_job_shows_its_message_and_its_log_and_a_whole_run_ends_with_it
     assert [line[:5] for line in done] == ["1/2  ", "2/2  "]
     assert sorted(line.split()[1] for line in done) == names
     assert all("  reward 0." in line for line in done)
-    assert lines[-1] == "Ready: results/RESULTS.md"
+    ready = ["Ready: results/RESULTS.md", "Ready: results/report.html"]
+    assert lines[-2:] == ready
     assert len(lines) < 12
-    assert project.run("--cores", "2").stdout.splitlines()[-2:] == [
+    assert project.run("--cores", "2").stdout.splitlines()[-3:] == [
         "Nothing to be done (all requested files are present and up to date).",
-        "Ready: results/RESULTS.md",
+        *ready,
     ]
     assert list((project.directory / ".snakemake/log").glob("*.log"))  # where Snakemake's own lines are
 
