@@ -44,6 +44,10 @@ from rewardgrid.train.stopping import Stopped
 from rewardgrid.train.weights import save_weights
 
 
+class OfAnother(UserError):
+    """A finished run that is sound and another cell's."""
+
+
 class Trainee(Protocol):
     """A cell as its engine has it between two steps."""
 
@@ -156,10 +160,7 @@ class Keeper:
         try:
             _remove(temporary)
             digests = save_weights(temporary / "weights", self.cell, self.base, trainee.tensors())
-            finish(temporary, self.cell, self.record, outcome, digests, str(device))
-            for path in sorted(temporary.rglob("*"), reverse=True):
-                sync(path)
-            sync(temporary)
+            finish(temporary, self.cell, self.record, outcome, digests, str(device))  # each file and name is flushed
             self.lease.check()
             _remove(kept)
             temporary.rename(kept)
@@ -200,12 +201,17 @@ def mend(directory: Path, cell: Cell) -> None:
     """Make sure that ``train/`` is what training left; if it is damaged, it is put back from what is kept.
 
     Raises:
-        UserError: what is kept is damaged too. Both are set aside, so that the same command trains the cell anew.
+        UserError: what is kept is damaged too. Both are set aside, so that the same command trains the cell anew. Or it
+            is a sound run of another cell, which is left as it is.
         OSError: it cannot be read, which says nothing of what it holds.
     """
     train = directory / "train"
     try:
         _read(train, cell)
+    except OfAnother as error:
+        raise UserError(
+            f"{train}: {error}; move it to the directory of that cell, or remove it, and run the same command again"
+        ) from None
     except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         damage = error
     else:
@@ -225,14 +231,14 @@ def mend(directory: Path, cell: Cell) -> None:
 def _read(run: Path, cell: Cell) -> Outcome:
     """How a finished run ended, once all that its status names has been found as it was written."""
     status = read_json(run / "status.json")
-    if status["cell"] != cell.name:
-        raise ValueError(f"it is of cell {status['cell']!r}")
     named = {f"weights/{name}": digest for name, digest in status["weights"].items()} | status.get("tables", {})
     for name, digest in named.items():
         if not (run / name).is_file() or sha256(run / name) != digest:
             raise ValueError(f"{name!r} is torn or corrupt (its SHA-256 differs from that in status.json)")
     if status["state"] not in ("done", "diverged") or type(status["steps_done"]) is not int:
         raise ValueError(f"it ended as {status['state']!r} after step {status['steps_done']!r}")
+    if status["cell"] != cell.name:
+        raise OfAnother(f"it is of cell {status['cell']!r}")
     return Outcome(status["state"], status["steps_done"], status["reason"])
 
 
@@ -242,7 +248,7 @@ def publish(directory: Path, cell: Cell) -> None:
     write_text(directory / "spec.json", cell.canonical_json() + "\n")
     _remove(temporary)
     shutil.copytree(directory / "kept", temporary)
-    for path in temporary.rglob("*"):
+    for path in [*temporary.rglob("*"), temporary]:
         sync(path)
     _remove(train)
     temporary.rename(train)
