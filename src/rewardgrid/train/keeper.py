@@ -7,7 +7,7 @@ A cell's directory while it is trained, and after:
 ``checkpoints/``
     what the run continues from (:mod:`rewardgrid.train.checkpoint`).
 ``kept/``
-    the finished run, renamed into place in one go.
+    the finished run, renamed into place in one go; ``kept.damaged/`` if it was found damaged.
 ``events.log``
     what has happened to it on the way, if anything has (:mod:`rewardgrid.train.events`).
 ``train/``, ``spec.json``
@@ -83,8 +83,13 @@ class Keeper:
         except OSError as error:
             raise _cannot_write(directory, error) from error
         self.outcome = restore(directory, cell)
-        if self.outcome:
-            checkpoint.discard(directory / "checkpoints")
+        try:
+            if self.outcome:
+                checkpoint.discard(directory / "checkpoints")
+            else:
+                _set_aside(directory / "kept")
+        except OSError as error:
+            raise _cannot_write(directory, error) from error
         self.found = None if self.outcome else checkpoint.load(directory / "checkpoints", cell)
         self.record = self.found.record if self.found else Record()
         self.step = self.saved = self.found.step if self.found else 0
@@ -160,13 +165,15 @@ class Keeper:
         try:
             _remove(temporary)
             digests = save_weights(temporary / "weights", self.cell, self.base, trainee.tensors())
-            finish(temporary, self.cell, self.record, outcome, digests, str(device))  # each file and name is flushed
+            finish(temporary, self.cell, self.record, outcome, digests, str(device))
+            for path in temporary.rglob("*"):
+                sync(path)
             self.lease.check()
-            _remove(kept)
-            temporary.rename(kept)
+            temporary.rename(kept)  # which fails if a successor's stands there, however late this process wakes
             sync(self.directory)
             publish(self.directory, self.cell)
         except OSError as error:
+            self.lease.check()
             raise _cannot_write(self.directory, error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -218,10 +225,7 @@ def mend(directory: Path, cell: Cell) -> None:
         return
     if restore(directory, cell) is None:
         for run in (directory / "kept", train):
-            if run.exists():
-                aside = run.with_name(f"{run.name}.damaged")
-                _remove(aside)
-                run.rename(aside)
+            _set_aside(run)
         raise UserError(
             f"{train}: damaged ({damage}), and there is no sound copy; it lies in {train.name}.damaged now: run the "
             "same command again, which trains the cell anew"
@@ -270,6 +274,14 @@ def _sweep(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _set_aside(run: Path) -> None:
+    """Give a damaged run another name, if it is there."""
+    if run.exists():
+        aside = run.with_name(f"{run.name}.damaged")
+        _remove(aside)
+        run.rename(aside)
 
 
 def _remove(directory: Path) -> None:

@@ -21,7 +21,7 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.train import keeper as keepers
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.keeper import Keeper, mend
-from rewardgrid.train.lease import Lost, acquire
+from rewardgrid.train.lease import Lease, Lost, acquire
 from rewardgrid.train.record import Progress
 from rewardgrid.train.stopping import Stopped, stoppable
 
@@ -223,6 +223,25 @@ def test_a_run_that_loses_its_lease_while_it_writes_its_result_leaves_none(
     with pytest.raises(Lost, match="writes nothing more"):
         run(train, [lora_cell(**SPEC)], base, tmp_path, OFTEN)
     assert not {"kept", "train", "spec.json"} & set(names(directory))
+
+
+def test_a_run_that_is_overtaken_after_its_last_look_leaves_the_others_result(
+    whole: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, real = tmp_path / whole.name, Lease.check
+
+    def check(self: Lease) -> None:
+        real(self)
+        if (directory / ".kept.tmp" / "status.json").exists() and not (directory / "kept").exists():
+            shutil.copytree(whole / "kept", directory / "kept")
+            (directory / "kept" / "mark").touch()
+            (directory / "lease-2.json").write_text("{}")
+
+    monkeypatch.setattr(Lease, "check", check)
+    with pytest.raises(Lost, match="writes nothing more"):
+        run(train, [lora_cell(**SPEC)], base, tmp_path, OFTEN)
+    assert (directory / "kept" / "mark").exists()
+    assert (directory / "kept" / "status.json").read_bytes() == (whole / "kept" / "status.json").read_bytes()
 
 
 @pytest.mark.parametrize("method", CELLS)
