@@ -1,4 +1,4 @@
-"""SIGSTOP at the moments at which a writer changes the disk: whoever wakes late spoils nothing that another has made."""
+"""SIGSTOP at moments at which a writer changes the disk: whoever wakes late spoils nothing that another has made."""
 
 from __future__ import annotations
 
