@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.runs import OFTEN, run
 from tests.slurm.faults import Trial
 from tests.stops import stop_at_each
 from tests.tiny import SHORT, lora_cell
+from tests.workflow.drivers import RULES, end_in_every_stage
+from tests.workflow.project import MICRO, make_project
 
 pytestmark = pytest.mark.slurm
 
@@ -64,3 +67,16 @@ def test_lost_files(stage: str, chain: Chain, tmp_path: Path, trial: Trial) -> N
     for number in range(TIMES):
         print(lose(chain, stage, draws, tmp_path / str(number)))
     trial.injected(f"a file deleted or cut off before `{stage}`", "the file by its name, if it is needed", times=TIMES)
+
+
+@pytest.mark.parametrize("number", range(TIMES // len(RULES)))
+def test_drivers_that_are_ended_in_every_stage(number: int, root: Path, tmp_path: Path, trial: Trial) -> None:
+    project = make_project(root, tmp_path / "project")
+    config = deepcopy(MICRO)
+    del config["experiments"]["shared"]
+    config["experiments"]["sweep"]["grids"] = [{"beta": [0.1, 0.2]}]
+    project.configure(config)
+    draws = random.Random(number)
+    ended = end_in_every_stage(project, {rule: draws.uniform(0, 1) for rule in RULES})
+    told = "`Will exit after finishing currently running jobs`"
+    trial.injected("SIGTERM to the driving Snakemake, in every stage", told, times=ended)

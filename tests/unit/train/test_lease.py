@@ -362,7 +362,7 @@ def compete(directory: Path, start: Any, end: Any, results: Any) -> None:
 @pytest.mark.parametrize("state", ["fresh", "stale"])
 def test_of_many_who_want_a_cell_one_gets_it(state: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue("dead") if state == "stale" else tmp_path
-    # Forked, they start in milliseconds and meet; each importing all of this anew, they took a minute on a busy machine.
+    # Forked, they start at once; importing all of this anew, each of them took a minute on a busy machine.
     context = multiprocessing.get_context("fork")
     start, end, results = context.Barrier(4), context.Barrier(4), context.Queue()
     processes = [context.Process(target=compete, args=(directory, start, end, results)) for _ in range(4)]
