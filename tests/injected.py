@@ -6,6 +6,7 @@ Each function injects one, sees to it that it is told, repeats the same command 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import random
@@ -184,6 +185,7 @@ FULL = ("checkpoint", "history", "evaluate", "table", "figures", "findings", "re
 
 def fill(disk: Path, room: int) -> Path:
     """Leave so many bytes of a file system; returns the file to be removed."""
+    gc.collect()  # models of before are mapped into memory: removed, they hold their room until then
     ballast, free = disk / "ballast", os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     ballast.write_bytes(bytes(max(0, free - room)))
     return ballast
