@@ -11,7 +11,7 @@ from snakemake.utils import min_version
 
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 
-from rewardgrid.report.tables import check_columns
+from rewardgrid.cli.check import check_study
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.forecast import forecast, rule_of_thumb
 from rewardgrid.study.study import load_study, merge, typed
@@ -31,7 +31,7 @@ config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workfl
 try:
     study = load_study(config_files, merge(config, typed(workflow.config_settings.config)))
     if workflow.is_main_process:
-        check_columns(study)
+        check_study(study, os.environ)
         check_request(study, asked_for(sys.argv), write=not workflow.dryrun)
         logger.info(forecast(study), extra={"ready": ready(study, asked_for(sys.argv))})
 except UserError as error:
@@ -76,3 +76,4 @@ include: "rules/storyteller.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/asked.smk"

@@ -3,6 +3,7 @@
 import hashlib
 
 from rewardgrid.cli import mps
+from rewardgrid.cli.signals import handle_beside
 from rewardgrid.storyteller.shards import kept, needed
 from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_text
@@ -150,6 +151,7 @@ def minutes(wildcards, attempt):
 
 
 onstart:
+    handle_beside(signal.SIGTERM)
     write_text(CHECKED, study.model_dump_json())
     if "gpu_slots" in workflow.global_resources:  # profiles/gpu
         logger.info(mps.start())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,15 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The project's directory."""
     return ROOT
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True).returncode:
+        pytest.skip("only root may mount a file system")
+    yield mount
+    # Lazily: models are mapped into memory until they are collected.
+    subprocess.run(["umount", "--lazy", mount], check=True)

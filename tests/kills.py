@@ -41,7 +41,7 @@ def killed_at(change: int, directory: Path, train: Callable[[], Any]) -> bool:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        if _counts(event, arguments, directory):
+        if changes_disk(event, arguments, directory):
             count += 1
             if count == change:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -55,7 +55,8 @@ def killed_at(change: int, directory: Path, train: Callable[[], Any]) -> bool:
     return status != 0
 
 
-def _counts(event: str, arguments: tuple[Any, ...], directory: Path) -> bool:
+def changes_disk(event: str, arguments: tuple[Any, ...], directory: Path) -> bool:
+    """Whether an audit event changes something below a directory, heartbeats aside."""
     if event in ("os.remove", "os.rmdir"):
         return "lease-" not in str(arguments[0])  # trees are removed by names relative to descriptors
     if event == "open":

@@ -246,12 +246,12 @@ def _track(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.check import check_study
     from rewardgrid.cli.run import check_bases
-    from rewardgrid.report.tables import check_columns
     from rewardgrid.study.targets import check_writable
 
     study = _study(arguments)
-    check_columns(study)
+    check_study(study, os.environ)
     check_writable(study.layout.root)
     check_bases(study)
     files = ", ".join([CONFIG, *arguments.configfile])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -54,16 +52,6 @@ def test_a_kill_at_any_moment(engine: str, base: Base, tmp_path: Path, trial: Tr
             kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         assert_same_run(whole, *run(train, [cell], base, directory, OFTEN))
     trial.injected("`kill -9` at a random moment", "the next copy says from whom it takes over", times=kills)
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], check=True)
-    yield mount
-    subprocess.run(["umount", mount], check=True)
 
 
 @pytest.mark.parametrize("room", [0, 20_000, 60_000, 150_000, 300_000])

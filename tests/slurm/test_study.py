@@ -94,6 +94,7 @@ def test_jobs_that_share_gpus_ask_for_parts_of_them_and_show_in_status(
     project: SlurmProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REWARDGRID_GRES", "shard:2")
+    monkeypatch.setenv("SBATCH_PARTITION", "all")  # in Python a function
     cells = [project.cell("sweep", seed) for seed in (1, 2)]
     driver = project.start(cells)
     with project.paused(cells) as (first, second):
@@ -101,6 +102,7 @@ def test_jobs_that_share_gpus_ask_for_parts_of_them_and_show_in_status(
         text = subprocess.run(status, cwd=project.directory, check=True, capture_output=True, text=True).stdout
         requests = [slurm("scontrol", "show", "job", holder["job"]) for holder in (first, second)]
         assert all("TresPerNode=gres:shard:2" in request for request in requests)
+        assert all("Partition=all" in request for request in requests)
         assert (first["node"], first["cuda_visible_devices"]) == (second["node"], second["cuda_visible_devices"])
         for cell, holder in zip(cells, (first, second), strict=True):
             (line,) = [line for line in text.splitlines() if cell.name in line]

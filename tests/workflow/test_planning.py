@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -53,6 +54,38 @@ def test_the_default_profile_is_used_beneath_any_other(published: Project) -> No
 @pytest.mark.parametrize("profile", ["local", "gpu", "slurm"])
 def test_every_profile_plans_the_whole_study(published: Project, profile: str) -> None:
     assert published.plan("--profile", f"profiles/{profile}")["train"] == 157
+
+
+@pytest.mark.parametrize("name", ["all", "any", "input", "12-3"])
+def test_partitions_and_accounts_are_texts_even_where_they_are_python(
+    name: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_ACCOUNT", name)
+    monkeypatch.setenv("SBATCH_PARTITION", name)
+    monkeypatch.setenv("REWARDGRID_GRES", "gpu:a100:1")
+    text = project.run("--dry-run", "--profile", "profiles/slurm", "sweep").stdout
+    (train, *_) = re.findall(r"^rule train:\n(?: .*\n)*? +resources: (.*)$", text, re.MULTILINE)
+    wanted = {f"slurm_account={name}", f"slurm_partition={name}", "gres=gpu:a100:1", "slurm_extra=--signal=USR1@60"}
+    assert wanted <= set(train.split(", "))
+    monkeypatch.delenv("SBATCH_PARTITION")
+    monkeypatch.setenv("REWARDGRID_GPU_PARTITION", name)
+    text = project.run("--dry-run", "--profile", "profiles/slurm", "sweep").stdout
+    assert text.count(f"slurm_partition={name}") == text.count("\nrule train:") == 2
+
+
+def test_a_resource_that_the_plugin_refuses_is_told_before_anything_is_planned(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REWARDGRID_GRES", "gpu:1,shard:2")
+    done = project.run("--dry-run", "--profile", "profiles/slurm", check=False)
+    assert done.returncode == 1
+    assert "REWARDGRID_GRES: read 'gpu:1,shard:2'; write one resource" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_paths_that_snakemake_reads_otherwise_than_they_are_written_are_targets(project: Project) -> None:
+    for path in ("./results/tables/sweep.parquet", "results//tables/sweep.parquet", "results/figures/sweep/"):
+        assert project.plan(path)["table"] == 1
 
 
 def test_an_experiment_is_a_target_with_its_own_cells_only(published: Project) -> None:
@@ -131,12 +164,23 @@ def test_what_is_asked_for_and_is_not_there_is_told_without_a_traceback(project:
     for words, message in (
         (["sweeep"], 'sweeep: no such target; did you mean "sweep"?'),
         (["results/cells/full-0123456789/train"], "the configuration has no such cell"),
+        (["results/tables/swep.parquet"], "results/tables/swep.parquet': nothing makes such a file; name a target"),
+        ([str(Path.cwd() / "x.parquet")], "x.parquet': nothing makes such a file"),
+        (
+            [str(project.study.layout.cell(next(iter(project.study.cells))) / "trian")],
+            "/trian': nothing makes such a file",
+        ),
+        (
+            ["--config", "published=nowhere"],
+            "nowhere/lora_rank.csv: (file): read None; no such file; check `published`",
+        ),
         (["--config", "results=Snakefile/x"], "Snakefile is no directory; name another one"),
     ):
         done = project.run("--cores", "1", *words, check=False)
         assert done.returncode == 1
         assert message in done.stdout
         assert "Traceback" not in done.stdout
+        assert "MissingRule" not in done.stdout
     elsewhere = project.directory / "config"
     done = Project(elsewhere).run("-n", "--cores", "1", "--snakefile", "../Snakefile", check=False)
     assert "There is no config/config.yaml here: run it in the repository's directory." in done.stdout

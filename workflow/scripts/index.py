@@ -29,9 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             rows = csv.writer(stream, delimiter="\t", lineterminator="\n")
             rows.writerow(["cell", "experiments", *Cell.model_fields])
+            homes: dict[str, list[str]] = {}
+            for home, cells in study.grid.items():
+                for cell in cells:
+                    homes.setdefault(cell.name, []).append(home)
             for name, cell in study.cells.items():
-                homes = [home for home, cells in study.grid.items() if cell in cells]
-                rows.writerow([name, ",".join(homes), *cell.model_dump(mode="json").values()])
+                rows.writerow([name, ",".join(homes[name]), *cell.model_dump(mode="json").values()])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

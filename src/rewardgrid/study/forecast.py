@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import cache
 from statistics import fmean
 
 from rewardgrid.study.bases import Recipe, model_config
@@ -80,6 +81,7 @@ def rule_of_thumb(study: Study, cell: Cell) -> float:
     return (fixed + slope * megaparameters(study.bases[cell.base])) * tokens / (32 * 128)
 
 
+@cache
 def megaparameters(recipe: Recipe) -> float:
     """Size of a base in millions of parameters; one whose files are not here yet counts like the published one."""
     config = model_config(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -434,6 +435,9 @@ def _cell_problems(
     layers: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> Iterator[Problem]:
     """Check every cell of every grid; each problem is placed at the value that caused it."""
+    contexts = {
+        name: model_config(recipe).get("max_position_embeddings", math.inf) for name, recipe in bases.items() if recipe
+    }
     for key in sorted(set(defaults) - set(WRITABLE)):
         yield _problem(layers, ("defaults", key), defaults[key], _unknown(key))
     for name, experiment in experiments.items():
@@ -447,7 +451,7 @@ def _cell_problems(
                 yield _problem(layers, (*place, "grids", number, key), [], "write at least one value")
         seen: dict[str, int] = {}
         for number, values in expand(experiment, defaults):
-            cell, found = _check(values, bases)
+            cell, found = _check(values, bases, contexts)
             for key, read, fix in found:
                 if key in experiment.grids[number]:
                     where: tuple[str | int, ...] = (*place, "grids", number, key)
@@ -464,9 +468,13 @@ def _cell_problems(
 
 
 def _check(
-    values: Mapping[str, Any], bases: Mapping[str, Recipe | None]
+    values: Mapping[str, Any], bases: Mapping[str, Recipe | None], contexts: Mapping[str, float]
 ) -> tuple[Cell | None, list[tuple[str, object, str]]]:
-    """The cell with these values, if they make one, and what is wrong as (key, value read, what to write)."""
+    """The cell with these values, if they make one, and what is wrong as (key, value read, what to write).
+
+    Args:
+        contexts: the longest sequence of each base's model.
+    """
     found: list[tuple[str, object, str]] = [
         (key, value, _unknown(key)) for key, value in values.items() if key not in WRITABLE
     ]
@@ -482,7 +490,7 @@ def _check(
         fix = f"write {recipe.prompt_tokens}, the length of the prompts of base {base}, or change it there"
         found.append(("prompt_tokens", cell.prompt_tokens, fix))
     needed = cell.prompt_length + cell.max_new_tokens
-    context = model_config(recipe).get("max_position_embeddings", needed) if recipe else needed
+    context = contexts.get(cell.base, math.inf)
     if needed > context:
         fix = (
             f"prompt and completion need {needed} tokens, but the context of base {base} is "

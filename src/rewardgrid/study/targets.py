@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rewardgrid.study.errors import UserError, did_you_mean
@@ -60,6 +60,25 @@ def ready(study: Study, targets: Iterable[str]) -> list[str]:
         elif "/" in target:
             found.append(target)
     return list(dict.fromkeys(found))
+
+
+def check_made(targets: Iterable[str], rules: Mapping[str, Callable[[str], bool]]) -> None:
+    """Make sure that whatever is asked for is there, or that a rule makes it.
+
+    Args:
+        rules: whether a rule makes a file, by the rule's name.
+
+    Raises:
+        UserError: a path is that of no file of the workflow.
+    """
+    for target in targets:
+        path = os.path.normpath(target) if target else target  # as Snakemake reads it
+        if target in rules or (target and Path(target).exists()) or any(makes(path) for makes in rules.values()):
+            continue
+        raise UserError(
+            f"{target!r}: nothing makes such a file; name a target such as all, an experiment, or a path as "
+            "`snakemake -n` shows it, relative to this directory"
+        )
 
 
 def check_writable(directory: Path) -> None:

@@ -54,8 +54,7 @@ def save(directory: Path, cell: Cell, checkpoint: Checkpoint) -> Path:
         checkpoint.record.write(temporary)
         files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         manifest = {"step": checkpoint.step, "spec": cell.identity(), "files": files}
-        write_json(temporary / "manifest.json", manifest)
-        sync(temporary)
+        write_json(temporary / "manifest.json", manifest)  # which flushes the directory too
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)

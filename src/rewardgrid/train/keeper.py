@@ -8,7 +8,7 @@ A cell's directory while it is trained, and after:
     what the run continues from (:mod:`rewardgrid.train.checkpoint`), and its history so far, to be looked at
     (:mod:`rewardgrid.study.history`).
 ``kept/``
-    the finished run, renamed into place in one go.
+    the finished run, renamed into place in one go; ``kept.damaged/`` if it was found damaged.
 ``events.log``
     what has happened to it on the way, if anything has (:mod:`rewardgrid.train.events`).
 ``train/``, ``spec.json``
@@ -46,6 +46,10 @@ from rewardgrid.train.stopping import Stopped
 from rewardgrid.train.weights import save_weights
 
 
+class OfAnother(UserError):
+    """A finished run that is sound and another cell's."""
+
+
 class Trainee(Protocol):
     """A cell as its engine has it between two steps."""
 
@@ -81,8 +85,13 @@ class Keeper:
         except OSError as error:
             raise _cannot_write(directory, error) from error
         self.outcome = restore(directory, cell)
-        if self.outcome:
-            checkpoint.discard(directory / "checkpoints")
+        try:
+            if self.outcome:
+                checkpoint.discard(directory / "checkpoints")
+            else:
+                _set_aside(directory / "kept")
+        except OSError as error:
+            raise _cannot_write(directory, error) from error
         self.found = None if self.outcome else checkpoint.load(directory / "checkpoints", cell)
         self.record = self.found.record if self.found else Record()
         self.step = self.saved = self.found.step if self.found else 0
@@ -162,15 +171,14 @@ class Keeper:
             _remove(temporary)
             digests = save_weights(temporary / "weights", self.cell, self.base, trainee.tensors())
             finish(temporary, self.cell, self.record, outcome, digests, str(device))
-            for path in sorted(temporary.rglob("*"), reverse=True):
+            for path in temporary.rglob("*"):
                 sync(path)
-            sync(temporary)
             self.lease.check()
-            _remove(kept)
-            temporary.rename(kept)
+            temporary.rename(kept)  # which fails if a successor's stands there, however late this process wakes
             sync(self.directory)
             publish(self.directory, self.cell)
         except OSError as error:
+            self.lease.check()
             raise _cannot_write(self.directory, error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -205,22 +213,24 @@ def mend(directory: Path, cell: Cell) -> None:
     """Make sure that ``train/`` is what training left; if it is damaged, it is put back from what is kept.
 
     Raises:
-        UserError: what is kept is damaged too. Both are set aside, so that the same command trains the cell anew.
+        UserError: what is kept is damaged too. Both are set aside, so that the same command trains the cell anew. Or it
+            is a sound run of another cell, which is left as it is.
         OSError: it cannot be read, which says nothing of what it holds.
     """
     train = directory / "train"
     try:
         _read(train, cell)
+    except OfAnother as error:
+        raise UserError(
+            f"{train}: {error}; move it to the directory of that cell, or remove it, and run the same command again"
+        ) from None
     except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         damage = error
     else:
         return
     if restore(directory, cell) is None:
         for run in (directory / "kept", train):
-            if run.exists():
-                aside = run.with_name(f"{run.name}.damaged")
-                _remove(aside)
-                run.rename(aside)
+            _set_aside(run)
         raise UserError(
             f"{train}: damaged ({damage}), and there is no sound copy; it lies in {train.name}.damaged now: run the "
             "same command again, which trains the cell anew"
@@ -230,14 +240,14 @@ def mend(directory: Path, cell: Cell) -> None:
 def _read(run: Path, cell: Cell) -> Outcome:
     """How a finished run ended, once all that its status names has been found as it was written."""
     status = read_json(run / "status.json")
-    if status["cell"] != cell.name:
-        raise ValueError(f"it is of cell {status['cell']!r}")
     named = {f"weights/{name}": digest for name, digest in status["weights"].items()} | status.get("tables", {})
     for name, digest in named.items():
         if not (run / name).is_file() or sha256(run / name) != digest:
             raise ValueError(f"{name!r} is torn or corrupt (its SHA-256 differs from that in status.json)")
     if status["state"] not in ("done", "diverged") or type(status["steps_done"]) is not int:
         raise ValueError(f"it ended as {status['state']!r} after step {status['steps_done']!r}")
+    if status["cell"] != cell.name:
+        raise OfAnother(f"it is of cell {status['cell']!r}")
     return Outcome(status["state"], status["steps_done"], status["reason"])
 
 
@@ -247,7 +257,7 @@ def publish(directory: Path, cell: Cell) -> None:
     write_text(directory / "spec.json", cell.canonical_json() + "\n")
     _remove(temporary)
     shutil.copytree(directory / "kept", temporary)
-    for path in temporary.rglob("*"):
+    for path in [*temporary.rglob("*"), temporary]:
         sync(path)
     _remove(train)
     temporary.rename(train)
@@ -269,6 +279,14 @@ def _sweep(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _set_aside(run: Path) -> None:
+    """Give a damaged run another name, if it is there."""
+    if run.exists():
+        aside = run.with_name(f"{run.name}.damaged")
+        _remove(aside)
+        run.rename(aside)
 
 
 def _remove(directory: Path) -> None:

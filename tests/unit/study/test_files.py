@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.durability import flushed_before_renamed
 
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import atomic_write, read_json, sha256, write_json, write_text
@@ -26,6 +27,27 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"deep/a\.txt: cannot write: No space left"), atomic_write(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_is_flushed_before_it_has_its_name_and_its_name_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with flushed_before_renamed(monkeypatch) as names:
+        write_text(tmp_path / "a", "first")
+        write_text(tmp_path / "a", "second")
+    assert names == ["a", "a"]
+
+
+def test_whoever_reads_a_file_that_is_written_anew_reads_all_of_the_old_one(tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "another name of it"
+    write_text(path, "old")
+    os.link(path, other)
+    with path.open() as reader:
+        with atomic_write(path) as temporary:
+            temporary.write_text("new and longer")
+            assert path.read_text() == "old"
+        assert reader.read() == other.read_text() == "old"
+    assert path.read_text() == "new and longer"
 
 
 def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:

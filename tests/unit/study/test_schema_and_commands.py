@@ -150,6 +150,14 @@ def test_check_knows_a_base_that_is_missing_or_does_not_fit(
     assert message in capsys.readouterr().err
 
 
+def test_check_knows_published_figures_that_are_missing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "overlay.yaml").write_text("published: nowhere\n")
+    assert main(["check", "--configfile", str(tmp_path / "overlay.yaml")]) == 2
+    assert "nowhere/lora_rank.csv: (file): read None; no such file; check `published`" in capsys.readouterr().err
+    (tmp_path / "overlay.yaml").write_text("published: null\n")
+    assert main(["check", "--configfile", str(tmp_path / "overlay.yaml")]) == 0
+
+
 def test_elsewhere_the_message_says_where_to_run_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.durability import flushed_before_renamed
 from tests.runs import OFTEN, assert_same_run, killed_at, run
 from tests.tiny import CELLS, SHORT, make_cell
 
@@ -73,6 +74,24 @@ def test_a_step_can_be_saved_again(saved: tuple[Path, Cell]) -> None:
     found = load(directory, cell)
     assert found is not None
     assert found.tensors["steps"].item() == 9
+
+
+def test_a_checkpoint_has_its_name_only_when_all_of_it_is_flushed_and_its_manifest_was_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[set[str]] = []
+
+    def renamed(source: Path, target: Path) -> None:
+        if target.name.startswith("step-"):
+            manifest = json.loads((source / "manifest.json").read_text())
+            moved.append({*manifest["files"], "manifest.json"})
+            assert moved[-1] == {path.name for path in source.iterdir()}
+
+    with flushed_before_renamed(monkeypatch, renamed) as given:
+        save(tmp_path, make_cell(), Checkpoint(2, tensors(2), Record()))
+    assert len(moved) == 1
+    assert "state.safetensors" in moved[0]
+    assert given[-2:] == ["manifest.json", "step-000002"]
 
 
 def truncate(path: Path) -> None:

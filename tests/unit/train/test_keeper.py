@@ -13,16 +13,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests.durability import flushed_before_renamed
 from tests.runs import OFTEN, assert_same_run, run
-from tests.tiny import SHORT, lora_cell, make_cell
+from tests.tiny import CELLS, SHORT, lora_cell, make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.history import LiveHistory, read_history
 from rewardgrid.study.layout import Layout
+from rewardgrid.train import keeper as keepers
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.keeper import Keeper, mend
-from rewardgrid.train.lease import Lost, acquire
+from rewardgrid.train.lease import Lease, Lost, acquire
 from rewardgrid.train.record import Progress
 from rewardgrid.train.stopping import Stopped, stoppable
 
@@ -172,6 +174,19 @@ def belong_to_another(kept: Path) -> None:
     (kept / "status.json").write_text(text.replace("_s2-", "_s3-"))
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_sound_run_of_another_cell_is_refused_and_left_as_it_is(kept: bool, finished: Path) -> None:
+    shutil.rmtree(finished / "train")
+    shutil.copytree(finished / "kept", finished / "train")
+    belong_to_another(finished / "train")
+    if not kept:
+        shutil.rmtree(finished / "kept")
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"train: it is of cell '.*_s3-.*'; move it to the directory of that cell"):
+        mend(finished, lora_cell(**SPEC))
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("damage", [tear, lose, belong_to_another])
 def test_what_is_kept_and_damaged_is_reported_and_trained_again(
     damage: Any, finished: Path, base: Base, whole: Path, capsys: pytest.CaptureFixture[str]
@@ -219,6 +234,49 @@ def test_the_history_of_a_running_cell_can_be_read_and_is_the_one_it_ends_with(
     whole = read_history(layout, cell.name)
     assert len(whole) == 6
     pd.testing.assert_frame_equal(seen[0], whole.head(5), check_exact=True)
+
+
+def test_a_run_that_loses_its_lease_while_it_writes_its_result_leaves_none(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, real = tmp_path / lora_cell(**SPEC).name, keepers.finish
+
+    def suspended(*arguments: Any) -> None:
+        real(*arguments)
+        (directory / "lease-2.json").write_text("{}")
+
+    monkeypatch.setattr(keepers, "finish", suspended)
+    with pytest.raises(Lost, match="writes nothing more"):
+        run(train, [lora_cell(**SPEC)], base, tmp_path, OFTEN)
+    assert not {"kept", "train", "spec.json"} & set(names(directory))
+
+
+def test_a_run_that_is_overtaken_after_its_last_look_leaves_the_others_result(
+    whole: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, real = tmp_path / whole.name, Lease.check
+
+    def check(self: Lease) -> None:
+        real(self)
+        if (directory / ".kept.tmp" / "status.json").exists() and not (directory / "kept").exists():
+            shutil.copytree(whole / "kept", directory / "kept")
+            (directory / "kept" / "mark").touch()
+            (directory / "lease-2.json").write_text("{}")
+
+    monkeypatch.setattr(Lease, "check", check)
+    with pytest.raises(Lost, match="writes nothing more"):
+        run(train, [lora_cell(**SPEC)], base, tmp_path, OFTEN)
+    assert (directory / "kept" / "mark").exists()
+    assert (directory / "kept" / "status.json").read_bytes() == (whole / "kept" / "status.json").read_bytes()
+
+
+@pytest.mark.parametrize("method", CELLS)
+def test_a_finished_run_has_its_names_only_when_all_of_it_is_flushed(
+    method: str, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with flushed_before_renamed(monkeypatch) as given:
+        run(train, [CELLS[method](**SPEC | {"max_steps": 2})], base, tmp_path)
+    assert given[-3:] == ["kept", "spec.json", "train"]
 
 
 def test_who_waited_until_the_other_was_done_does_nothing(

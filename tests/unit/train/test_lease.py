@@ -55,11 +55,11 @@ def hold(directory: Path, ready: Any) -> None:
 @pytest.fixture
 def dead(tmp_path: Path) -> Path:
     """A cell whose holder was killed."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     ready = context.Event()
     process = context.Process(target=hold, args=(tmp_path, ready))
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     assert files(tmp_path) == ["lease-1.json"]
@@ -255,6 +255,54 @@ def test_what_a_lease_says_cannot_steer_a_terminal(tmp_path: Path) -> None:
     assert holder["host"] == "far\ufffd[2J\ufffd\ufffd"
 
 
+def looks_before(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next who asks for the newest lease of a cell learns it, and then something happens before he acts."""
+    real = leases._newest
+
+    def newest(directory: Path) -> int:
+        monkeypatch.setattr(leases, "_newest", real)
+        found = real(directory)
+        change()
+        return found
+
+    monkeypatch.setattr(leases, "_newest", newest)
+
+
+def test_who_finds_nobody_and_is_overtaken_leaves_the_other_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[leases.Lease] = []
+    looks_before(lambda: others.append(acquire(tmp_path, wait=0, every=60)), monkeypatch)
+    with pytest.raises(Held):
+        acquire(tmp_path, **SOON)
+    with others[0] as other:
+        other.check()
+        assert files(tmp_path) == ["lease-1.json"]
+
+
+def test_who_is_overtaken_by_a_higher_number_gives_his_own_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks_before(lambda: someone_elses(tmp_path).rename(tmp_path / "lease-2.json"), monkeypatch)
+    with pytest.raises(Held, match="SLURM job 77 on n7"):
+        acquire(tmp_path, **SOON)
+    assert files(tmp_path) == ["lease-2.json"]
+
+
+def test_every_heartbeat_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        seen.append(json.loads(os.pread(descriptor, 10_000, 0)).get("step"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with acquire(tmp_path, wait=0, every=60) as lease:
+        lease.report(step=7)
+        lease.write()
+    assert seen == [None, 7]
+
+
 def test_who_was_suspended_and_taken_over_writes_nothing_more(tmp_path: Path) -> None:
     first = acquire(tmp_path, wait=0, every=1000)  # it will not beat
     with acquire(tmp_path, **STALE) as second:
@@ -314,12 +362,13 @@ def compete(directory: Path, start: Any, end: Any, results: Any) -> None:
 @pytest.mark.parametrize("state", ["fresh", "stale"])
 def test_of_many_who_want_a_cell_one_gets_it(state: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue("dead") if state == "stale" else tmp_path
-    context = multiprocessing.get_context("spawn")
+    # Forked, they start at once; importing all of this anew, each of them took a minute on a busy machine.
+    context = multiprocessing.get_context("fork")
     start, end, results = context.Barrier(4), context.Barrier(4), context.Queue()
     processes = [context.Process(target=compete, args=(directory, start, end, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    ends = [results.get(timeout=60) for _ in processes]
+    ends = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
     assert sorted(ends) == ["held", "left", "left", "left"]
