@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {
     "report": {"study"},
     "published": {"study", "report"},
     "page": {"study", "lm", "base", "train", "report"},
-    "cli": {"study", "lm", "base", "train", "evaluate", "report", "page"},
+    "cli": {"study", "lm", "base", "train", "evaluate", "report", "published", "page"},
 }
 """What each wing may import besides itself."""
 
