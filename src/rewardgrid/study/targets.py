@@ -48,9 +48,9 @@ def check_request(study: Study, targets: Iterable[str], write: bool) -> None:
 
 
 def ready(study: Study, targets: Iterable[str]) -> list[str]:
-    """Paths that a run for these targets leaves, for the person who waits for it; what is no file is left out."""
+    """Paths that a run for these targets leaves, for the person who waits for it; some may not be there."""
     root = study.layout.root
-    report = [str(root / "RESULTS.md")]
+    report = [str(root / name) for name in ("RESULTS.md", "report.html")]
     found: list[str] = []
     for target in list(targets) or ["all"]:
         if target in ("all", "results", "results_partial"):

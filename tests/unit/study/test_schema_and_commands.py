@@ -16,7 +16,7 @@ from rewardgrid.cli.cells import select
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.schema import configuration_schema, schema_text
 from rewardgrid.study.study import TARGETS, Study, load_study
-from rewardgrid.study.targets import asked_for, check_request
+from rewardgrid.study.targets import asked_for, check_request, ready
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +213,10 @@ def test_listing_cells_needs_no_numerical_library(root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_a_run_leaves_is_named_by_its_targets(study: Study) -> None:
+    report = ["results/RESULTS.md", "results/report.html"]
+    assert ready(study, []) == ready(study, ["all"]) == ready(study, ["results_partial"]) == report
+    assert ready(study, ["lora_rank"]) == ["results/tables/lora_rank.parquet", "results/figures/lora_rank"]
+    assert ready(study, ["results/cells.tsv", "bases", "all"]) == ["results/cells.tsv", *report]
