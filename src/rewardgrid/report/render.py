@@ -262,7 +262,7 @@ def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row]
     for base in bases:
         if any(base[name] is not None for name in measured):
             line: list[str] = [show(name, base[name]) if name in (*measured, "reward") else "" for name in columns]
-            line[columns.index("verdict")] = "base, for reference"
+            line[columns.index("verdict")] = "base, for reference" + drawn_longer(base, rows)
             lines.append(line)
     return grid([COLUMNS[name].label for name in columns], lines, [_numeric(name) for name in columns])
 
@@ -273,6 +273,12 @@ def _linked(row: Row, page: str | None) -> str:
 
     said = md(verdict(row))
     return Markup(f"[{said}]({page}#cell={row['cell']})") if page else said
+
+
+def drawn_longer(base: Row, rows: Sequence[Row]) -> str:
+    """What to know of a base that was sampled to another length than some of these cells."""
+    length = base["max_new_tokens"]
+    return "" if {row["max_new_tokens"] for row in rows} == {length} else f", to {length} tokens"
 
 
 def verdict(row: Row) -> str:

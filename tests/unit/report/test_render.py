@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.trees import REPOSITORY, SWEEP, Tree, make_study, routing
 
-from rewardgrid.report.render import about_verdicts, duration, mean_sd, squeezed
+from rewardgrid.report.render import about_verdicts, drawn_longer, duration, mean_sd, squeezed
 from rewardgrid.study.study import Study
 
 Make = Callable[..., Tree]
@@ -129,6 +129,12 @@ def test_a_verdict_leads_to_its_cell_on_the_page_and_nowhere_where_there_is_none
     assert "| base, for reference |" in linked
     # What `publish` does to it: see rules/report.smk.
     assert re.sub(r"\[([^]]*)\]\(report\.html[^)]*\)", r"\1", linked) == text
+
+
+def test_a_base_that_was_drawn_longer_than_a_cell_says_so() -> None:
+    row = {"max_new_tokens": 40}
+    assert drawn_longer({"max_new_tokens": 96}, [row, {"max_new_tokens": 96}]) == ", to 96 tokens"
+    assert drawn_longer({"max_new_tokens": 40}, [row]) == ""
 
 
 def test_tables_show_cells_means_and_the_base(filled: Tree, text: str) -> None:
