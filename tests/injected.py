@@ -249,9 +249,9 @@ READS = {
 def lose(chain: Chain, stage: str, draws: random.Random, results: Path) -> str:
     """A file between two stages is deleted or cut off somewhere.
 
-    The stage either does without it, or names it in one message, or takes the cell
-    for one that is not trained (`status.json`) or measured (`metrics.json`), and says that; what made it is run again, and then the stage gives what it gives
-    undisturbed. Returns what was done, in words.
+    The stage either does without it, or names it in one message, or takes the cell for one that is not trained
+    (`status.json`) or measured (`metrics.json`), and says that; what made it is run again, and then the stage gives
+    what it gives undisturbed. Returns what was done, in words.
     """
     chain.before(stage, results)
     wanted = chain.made(stage, chain.results)

@@ -66,7 +66,11 @@ def test_lost_files(stage: str, chain: Chain, tmp_path: Path, trial: Trial) -> N
     draws = random.Random(stage)
     for number in range(TIMES):
         print(lose(chain, stage, draws, tmp_path / str(number)))
-    trial.injected(f"a file deleted or cut off before `{stage}`", "the file by its name, if it is needed", times=TIMES)
+    trial.injected(
+        f"a file deleted or cut off before `{stage}`",
+        "the file by its name, or the cell as missing, if it is needed",
+        times=TIMES,
+    )
 
 
 @pytest.mark.parametrize("number", range(TIMES // len(RULES)))
