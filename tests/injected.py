@@ -241,7 +241,7 @@ READS = {
     "evaluate": ("cells/*/train/**/*", "cells/*/spec.json"),
     "table": ("cells/*/train/history.parquet", "cells/*/train/status.json", "cells/*/evaluation/metrics.json"),
     "findings": ("tables/*.parquet", "cells/*/evaluation/*", "cells/*/train/history.parquet"),
-    "results": ("tables/*.parquet", "findings.json"),
+    "results": ("tables/*.parquet", "findings.json", "cells/*/evaluation/samples.parquet"),
 }
 """What lies between a stage and those before it."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rewardgrid.report.tables import Row, base_row, read_experiment, rows_of
+from rewardgrid.report.words import count
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, read_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
@@ -64,15 +65,22 @@ def load_evidence(study: Study, tables: Path, names: Iterable[str]) -> Evidence:
 
 
 def load_samples(study: Study, cells: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """The samples of the full protocol of some cells and of all bases that have been measured.
+    """The samples of the full protocol of some measured cells, and of all bases that have been measured.
 
     Raises:
-        UserError: a file is torn.
+        UserError: a file is torn, or that of a cell is missing.
     """
     layout = study.layout
     paths = {name: layout.samples(name) for name in cells}
-    paths |= {base_id: layout.base_samples(base_id) for base_id in study.base_recipes}
-    read = {name: read_table(path, SAMPLES) for name, path in paths.items() if path.exists()}
+    lost = [path for path in paths.values() if not path.exists()]
+    if lost:
+        raise UserError(
+            f"{lost[0]}: no such file, though its cell is measured ({count(len(lost), 'such cell')}); "
+            f"delete {layout.metrics(lost[0].parents[1].name)} and run again, and it is measured anew"
+        )
+    bases = {base_id: layout.base_samples(base_id) for base_id in study.base_recipes}
+    paths |= {base_id: path for base_id, path in bases.items() if path.exists()}
+    read = {name: read_table(path, SAMPLES) for name, path in paths.items()}
     return {name: frame[frame["protocol"] == "full"] for name, frame in read.items()}
 
 

@@ -131,6 +131,20 @@ def test_a_verdict_leads_to_its_cell_on_the_page_and_nowhere_where_there_is_none
     assert re.sub(r"\[([^]]*)\]\(report\.html[^)]*\)", r"\1", linked) == text
 
 
+def test_a_report_without_a_cells_samples_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = Tree(make_study(tmp_path / "results", {"reward_sweep": SWEEP}, published=None))
+    tree.measure_bases()
+    for cell in tree.study.grid["reward_sweep"]:
+        tree.finish(cell)
+    report(tree.study)
+    lost = tree.study.layout.samples(tree.study.grid["reward_sweep"][0].name)
+    lost.unlink()
+    root = Path(tree.study.results)
+    files = ["--study", root / "study.json", "--findings", root / "findings.json", "--out", root / "R.md"]
+    assert script("results", *files) == 2
+    assert f"{lost}: no such file, though its cell is measured (1 such cell); delete " in capsys.readouterr().err
+
+
 def test_a_base_that_was_drawn_longer_than_a_cell_says_so() -> None:
     row = {"max_new_tokens": 40}
     assert drawn_longer({"max_new_tokens": 96}, [row, {"max_new_tokens": 96}]) == ", to 96 tokens"
