@@ -63,13 +63,13 @@ def test_partitions_and_accounts_are_texts_even_where_they_are_python(
     monkeypatch.setenv("SBATCH_ACCOUNT", name)
     monkeypatch.setenv("SBATCH_PARTITION", name)
     monkeypatch.setenv("REWARDGRID_GRES", "gpu:a100:1")
-    text = project.run("--dry-run", "--profile", "profiles/slurm", "sweep").stdout
+    text = project.run("--dry-run", "--verbose", "--profile", "profiles/slurm", "sweep").stdout
     (train, *_) = re.findall(r"^rule train:\n(?: .*\n)*? +resources: (.*)$", text, re.MULTILINE)
     wanted = {f"slurm_account={name}", f"slurm_partition={name}", "gres=gpu:a100:1", "slurm_extra=--signal=USR1@60"}
     assert wanted <= set(train.split(", "))
     monkeypatch.delenv("SBATCH_PARTITION")
     monkeypatch.setenv("REWARDGRID_GPU_PARTITION", name)
-    text = project.run("--dry-run", "--profile", "profiles/slurm", "sweep").stdout
+    text = project.run("--dry-run", "--verbose", "--profile", "profiles/slurm", "sweep").stdout
     assert text.count(f"slurm_partition={name}") == text.count("\nrule train:") == 2
 
 

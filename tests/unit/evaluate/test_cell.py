@@ -207,9 +207,9 @@ def test_an_unfinished_cell_is_not_evaluated(base: Base, reference: Path, tmp_pa
 
 def test_another_cells_training_is_not_evaluated(base: Base, reference: Path, tmp_path: Path) -> None:
     (directory,) = run(train, [make_cell()], base, tmp_path)
-    with pytest.raises(UserError, match=r"damaged \(it is of cell 'full_.*'\).* lies in train\.damaged now"):
+    with pytest.raises(UserError, match=r"train: it is of cell 'full_.*'; move it to the directory of that cell"):
         evaluate_cell(directory, make_cell(seed=8), base, reference, SETTINGS)
-    assert (directory / "train.damaged" / "status.json").is_file()
+    assert (directory / "train" / "status.json").is_file()
 
 
 def test_lengths_are_not_judged_against_a_base_sampled_to_another_length(reference: Path) -> None:
