@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from rewardgrid.report.columns import decimals
-from rewardgrid.report.statistics import Difference, mean_of
+from rewardgrid.report.statistics import ALPHA, Difference, mean_of
 
 
 class Spread(TypedDict):
@@ -66,8 +66,11 @@ def p_in_words(p: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """``0.03``, ``< 0.001``."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """``0.03``, ``< 0.001``; with as many digits as tell on which side of 0.05 it lies."""
+    if p < 0.001:
+        return "< 0.001"
+    said = (f"{p:.{digits}g}" for digits in range(2, 8))
+    return next((text for text in said if (float(text) < ALPHA) == (p < ALPHA)), f"{p}")
 
 
 def times_in_words(ratios: Sequence[float]) -> str:
