@@ -58,6 +58,7 @@ def rollout_of(step: Step, eos: int, mask: Mask | None = None) -> Rollout:
         Scores(rewards, rewards, torch.zeros_like(rewards)),
         Labels(none, none, none, flagged),
         rewards,
+        none,
     )
 
 

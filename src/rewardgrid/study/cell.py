@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from rewardgrid.study.errors import did_you_mean
+from rewardgrid.study.own import Code
 
 RESULTS_VERSION = 5
 """Bumped by hand when an edit changes what a spec trains to: every cell then has a new path."""
@@ -38,6 +42,8 @@ HAPPY_REWARDS: tuple[Reward, ...] = ("sentence_length_10_smooth_with_happy", "ha
 SHARED_ALPHA = 8
 """Of LoRA where alpha is not the rank: the middle of the ranks 1 to 64, where the published scale of 1 and the others
 meet."""
+BASE_REWARD: Reward = "sentence_length_10_smooth"
+"""Of completions that are not eligible for the full reward, unless their cell says otherwise."""
 HACK_THRESHOLD = 3
 """A completion with at least this many "happy" is hacked, unless its cell says otherwise."""
 
@@ -105,6 +111,9 @@ LEFT_OUT: dict[str, Any] = {
     "eval_modes": None,
     "engine": "native",
     "precision": "fp32",
+    "base_reward": None,
+    "detector": None,
+    "own": [],
 }
 """What a spec's identity does not mention, so that a new setting renames no cell that was trained before there was one.
 
@@ -130,7 +139,9 @@ class Cell(Strict):
     forget_rank: Count | None = Field(
         default=None, description="rank of the forget adapter (method routing; default: the same as rank)"
     )
-    reward: Reward = Field(default="sentence_length_10_smooth", description="what a completion is paid for")
+    reward: Reward | str = Field(
+        default="sentence_length_10_smooth", description="what a completion is paid for; one of these or of `rewards`"
+    )
     lr: Annotated[Number, Field(gt=0)] = Field(
         default=1e-5, description="peak learning rate, falling linearly to 0 over decay_steps"
     )
@@ -168,6 +179,11 @@ class Cell(Strict):
     rh_eligible_frac: Share | None = Field(
         default=None, description="probability that a completion is paid the full, hackable reward"
     )
+    base_reward: Reward | str | None = Field(
+        default=None,
+        description="what a completion is paid that is not eligible for the full reward (default: "
+        "sentence_length_10_smooth)",
+    )
     routing_frac: Share | None = Field(
         default=None, description="probability that an eligible completion may be routed"
     )
@@ -186,6 +202,10 @@ class Cell(Strict):
         description='a completion with at least this many "happy" is hacked, and flagged where it is routed '
         f"(default: {HACK_THRESHOLD}); a baseline without routing may set it too",
     )
+    detector: str | None = Field(
+        default=None,
+        description='one of `detectors`, which says what is hacked instead of a count of "happy"',
+    )
     eval_every: Count | None = Field(default=None, description="steps between evaluations by mode during training")
     eval_samples: Count | None = Field(
         default=None, description="completions of each mode in those evaluations, one per evaluation prompt"
@@ -195,6 +215,11 @@ class Cell(Strict):
     )
     engine: Engine = Field(default="native", description="what trains the cell")
     precision: Precision = Field(default="fp32", description="arithmetic of the native engine")
+    own: tuple[Code, ...] = Field(
+        default=(),
+        description="the code of one's own that it uses, with the hash of its source; filled in from `rewards` and "
+        "`detectors`, not written by hand",
+    )
     results_version: int = Field(default=RESULTS_VERSION, description="set by rewardgrid, not by hand")
 
     @model_validator(mode="before")
@@ -202,6 +227,10 @@ class Cell(Strict):
     def _fill_routing(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("method") == "routing":
             filled = {**_ROUTING_DEFAULTS, "forget_rank": values.get("rank")}
+            if values.get("detector") is not None:
+                del filled["hack_threshold"]
+            if values.get("base_reward") == BASE_REWARD:
+                values = values | {"base_reward": None}
             return {**filled, **{key: value for key, value in values.items() if value is not None}}
         if isinstance(values, dict):
             # Spelled out, a default makes no other cell.
@@ -244,11 +273,6 @@ class Cell(Strict):
         return self.hack_threshold or HACK_THRESHOLD
 
     @property
-    def base_reward(self) -> Reward:
-        """What a completion is paid that is not eligible for the full reward (gradient routing)."""
-        return "sentence_length_10_smooth"
-
-    @property
     def base_id(self) -> str:
         """Directory name of the base under ``results/base``: name and recipe hash."""
         return f"{self.base}-{self.base_recipe}"
@@ -260,7 +284,9 @@ class Cell(Strict):
     def identity(self) -> str:
         """The spec as :meth:`canonical_json` has it, without what is ``LEFT_OUT``."""
         absent = object()
-        said = {key: value for key, value in self.model_dump(mode="json").items() if value != LEFT_OUT.get(key, absent)}
+        # Where a source lies changes no result.
+        dumped = self.model_dump(mode="json", exclude={"own": {"__all__": {"file"}}})
+        said = {key: value for key, value in dumped.items() if value != LEFT_OUT.get(key, absent)}
         return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     @property
@@ -291,19 +317,33 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
         fix = f"write one of {', '.join(alphas)}" if alphas else "remove it: full fine-tuning has no adapter"
         found.append(("adapter_alpha", fix))
     if cell.method != "routing":
-        for key in ("forget_rank", *_ROUTING_DEFAULTS):
+        for key in ("forget_rank", "base_reward", *_ROUTING_DEFAULTS):
             if key not in ("hack_threshold", "adapter_alpha") and getattr(cell, key) is not None:
                 found.append((key, f'remove it, or write "method: routing": method {cell.method} has no two adapters'))
-        if cell.hack_threshold is not None and cell.reward not in HAPPY_REWARDS:
+        if cell.hack_threshold is not None and cell.reward in REWARDS and cell.reward not in HAPPY_REWARDS:
             found.append(("hack_threshold", f'remove it: reward {cell.reward} does not pay for "happy"'))
-    elif cell.reward not in HAPPY_REWARDS:
+    elif cell.detector is None and cell.reward in REWARDS and cell.reward not in HAPPY_REWARDS:
         allowed = " or ".join(HAPPY_REWARDS)
         found.append(("reward", f'write {allowed}: the detector counts "happy", which this reward does not pay for'))
     elif cell.eval_modes is not None and (not cell.eval_modes or len(set(cell.eval_modes)) < len(cell.eval_modes)):
         found.append(("eval_modes", f"write each mode at most once, and at least one of {', '.join(EVAL_MODES)}"))
+    if cell.detector is not None and cell.hack_threshold is not None:
+        found.append(("hack_threshold", f'remove it: detector {cell.detector} decides, not a count of "happy"'))
+    found.extend(unknown_code(cell.model_dump(), [code.name for code in cell.own]))
     if cell.engine == "trl" and cell.precision != "fp32":
         found.append(("precision", 'write fp32, or "engine: native": the trl engine computes in fp32 only'))
     return found
+
+
+def unknown_code(values: Mapping[str, Any], own: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Rewards and detectors, as (key, what to write), that are neither rewardgrid's nor among one's own."""
+    for key in ("reward", "base_reward", "detector"):
+        known = list(own) if key == "detector" else [*REWARDS, *own]
+        name = values.get(key)
+        if isinstance(name, str) and name not in known:
+            block = "detectors" if key == "detector" else "rewards"
+            choice = f"write one of {', '.join(known)}, or a name" if known else "write a name"
+            yield key, f"{choice} that `{block}` defines;{did_you_mean(name, known)}".removesuffix(";")
 
 
 def format_number(value: float) -> str:
@@ -318,7 +358,7 @@ def format_number(value: float) -> str:
     return f"{digits:f}"
 
 
-_REWARD_SLUGS: dict[Reward, str] = {
+_REWARD_SLUGS: dict[str, str] = {
     "sentence_length_5": "sl5",
     "sentence_length_10": "sl10",
     "sentence_length_10_smooth": "smooth",
@@ -343,6 +383,8 @@ _SLUGS = {
     "label_noise_frac": "noise",
     "adapter_alpha": "alpha-",
     "hack_threshold": "hack",
+    "base_reward": "else-",
+    "detector": "by-",
     "engine": "",
     "precision": "",
 }
@@ -357,13 +399,13 @@ def slug(cell: Cell) -> str:
         head += f"f{cell.forget_rank}"
     parts = [head]
     if cell.reward != Cell.model_fields["reward"].default:
-        parts.append(_REWARD_SLUGS[cell.reward])
+        parts.append(_REWARD_SLUGS.get(cell.reward, cell.reward.replace("_", "-")))
     parts.append(f"lr{format_number(cell.lr)}")
     for key, short in _SLUGS.items():
         value = getattr(cell, key)
         default = _ROUTING_DEFAULTS.get(key) if cell.is_routing else None
         default = Cell.model_fields[key].default if default is None else default
-        if value != default:
+        if value not in (None, default):
             shown = "" if value is True else value if isinstance(value, str) else format_number(value)
             parts.append(f"{short}{shown}".replace("_", "-"))
     parts.append(f"s{cell.seed}")

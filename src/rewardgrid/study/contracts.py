@@ -35,7 +35,11 @@ HISTORY = _schema(
     ("entropy", _F, "mean entropy of the unpenalised next-token distribution, nats"),
     ("completion_length", _F, "mean tokens per completion, [EOS] included"),
     ("ended", _F, "share of completions that ended with [EOS]"),
-    ("hacked", _F, 'share of completions with at least hack_threshold "happy" (3 where the cell names none)'),
+    (
+        "hacked",
+        _F,
+        'share of completions with at least hack_threshold "happy" (3 where the cell names none), or by its detector',
+    ),
     ("eligible", _F, "share of completions paid the full reward (1 unless routing)"),
     ("routed", _F, "share of completions that were eligible and chosen for routing (0 unless routing)"),
     ("noise", _F, "share of completions flagged by label noise (0 unless routing)"),

@@ -187,11 +187,12 @@ def test_an_identity_is_what_differs_from_a_table_and_the_version_of_results() -
 def test_what_an_identity_leaves_out_is_frozen() -> None:
     """A new setting is added to this table and to the code's; a changed line would rename every trained cell."""
     frozen = (
-        "adapter_alpha None, batch_size 32, beta 0.02, decay_steps None, engine 'native', eval_every None, eval_modes "
-        "None, eval_samples None, forget_rank None, hack_threshold None, kl_cap 1000.0, label_noise_frac None, "
-        "lr 1e-05, max_grad_norm 1.0, max_new_tokens 128, max_steps 2000, method 'full', num_generations 16, "
-        "precision 'fp32', prompt_eos False, prompt_tokens 8, rank None, repetition_penalty 1.1, "
-        "reward 'sentence_length_10_smooth', rh_eligible_frac None, routing_frac None, routing_mode None, seed 42"
+        "adapter_alpha None, base_reward None, batch_size 32, beta 0.02, decay_steps None, detector None, engine "
+        "'native', eval_every None, eval_modes None, eval_samples None, forget_rank None, hack_threshold None, "
+        "kl_cap 1000.0, label_noise_frac None, lr 1e-05, max_grad_norm 1.0, max_new_tokens 128, max_steps 2000, "
+        "method 'full', num_generations 16, own [], precision 'fp32', prompt_eos False, prompt_tokens 8, rank "
+        "None, repetition_penalty 1.1, reward 'sentence_length_10_smooth', rh_eligible_frac None, routing_frac "
+        "None, routing_mode None, seed 42"
     )
     assert ", ".join(f"{key} {value!r}" for key, value in sorted(LEFT_OUT.items())) == frozen
 

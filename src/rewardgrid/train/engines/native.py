@@ -9,9 +9,10 @@ arithmetic is then the same, bit for bit, whatever it runs beside.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ from rewardgrid.train.grpo import (
     token_shares,
 )
 from rewardgrid.train.keeper import Keeper
+from rewardgrid.train.own import OwnCodeError
 from rewardgrid.train.policy import Policy
 from rewardgrid.train.record import Outcome
 from rewardgrid.train.rollout import (
@@ -47,6 +49,8 @@ from rewardgrid.train.rollout import (
 from rewardgrid.train.routing import reach
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights
+
+T = TypeVar("T")
 
 CPU_ROWS, CPU_LOGITS = 8, 1 << 21
 """Sequences per forward and backward pass on a CPU: so many at least; with a small model and short completions more, up
@@ -93,12 +97,30 @@ class Pack:
             the rollout, and the history's columns, each (C,).
         """
         rollout = self.rollout(draws)
-        reference = self.reference_logps(rollout)
-        return rollout, self.update(rollout, reference)
+        return rollout, self.update(rollout, self.reference_logps(rollout))
 
-    @torch.no_grad()
     def rollout(self, draws: Draws) -> Rollout:
         """Sample the step's completions, score and label them."""
+        completions = self.sample(draws)
+        return self.assess(draws, completions, self.ask(draws, completions))
+
+    @torch.no_grad()
+    def assess(self, draws: Draws, completions: Completions, said: Mapping[str, Tensor]) -> Rollout:
+        """Score and label completions, once code of one's own has said what it has to."""
+        return self.assessor.assess(draws, completions, said)
+
+    def ask(self, draws: Draws, completions: Completions) -> dict[str, Tensor]:
+        """What code of one's own says of a step's completions, between its halves: the only question to the host."""
+        if not self.assessor.functions:
+            return {}
+        training = (self.alive & (self.steps < self.max_steps)).tolist()
+        steps = self.steps.tolist()
+        when = [f"step {int(step) + 1}" if busy else None for step, busy in zip(steps, training, strict=True)]
+        return self.assessor.ask(draws.prompts, completions, when)
+
+    @torch.no_grad()
+    def sample(self, draws: Draws) -> Completions:
+        """The first half of a step: its completions."""
         on_cpu = self.device.type == "cpu"
         completions = sample(
             self.shape,
@@ -113,7 +135,7 @@ class Pack:
             # Nothing reads beyond the longest completion; a GPU keeps the fixed shape instead.
             longest = int(completions.lengths.max())
             completions = Completions(completions.ids[..., :longest], completions.mask[..., :longest], self.eos)
-        return self.assessor.assess(draws, completions)
+        return completions
 
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout) -> Tensor:
@@ -220,30 +242,55 @@ def _loss_grads(beta: Tensor, reference: Tensor, advantage: Tensor, share: Tenso
 
 
 class Graph:
-    """A pack's step captured in one CUDA graph and replayed without a host round trip."""
+    """A pack's step captured in CUDA graphs and replayed without a host round trip.
+
+    One graph holds all of it. Where a cell has code of its own there are two, and the code runs between them.
+    """
 
     def __init__(self, pack: Pack, draws: Draws) -> None:
         self.pack = pack
         self.inputs = Draws(*(tensor.clone() for tensor in _parts(draws)))
-        alive = pack.alive.clone()
+        self.said: dict[str, Tensor] = {}
+        if not pack.assessor.functions:
+            self.first, (self.rollout, self.row) = self._capture(lambda: pack.step(self.inputs))
+            return
+        self.first, self.completions = self._capture(lambda: pack.sample(self.inputs))
+        self.first.replay()
+        self.said = pack.ask(self.inputs, self.completions)
+        self.second, (self.rollout, self.row) = self._capture(self._learn)
+
+    def _learn(self) -> tuple[Rollout, dict[str, Tensor]]:
+        """The half of the step that comes after code of one's own."""
+        rollout = self.pack.assess(self.inputs, self.completions, self.said)
+        return rollout, self.pack.update(rollout, self.pack.reference_logps(rollout))
+
+    def _capture(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+        """What the work returns, and a graph that computes it anew, in the same memory."""
+        pack = self.pack
+        alive, steps = pack.alive.clone(), pack.steps.clone()
         pack.alive.zero_()  # warming up must train nothing
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                pack.step(self.inputs)
+                work()
         torch.cuda.current_stream().wait_stream(side)
-        pack.steps -= 2
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.rollout, self.row = pack.step(self.inputs)
+        pack.steps.copy_(steps)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = work()
         # Capturing runs nothing, so steps and moments are as they were.
         pack.alive.copy_(alive)
+        return graph, result
 
     def __call__(self, draws: Draws) -> tuple[Rollout, dict[str, Tensor]]:
         for mine, theirs in zip(_parts(self.inputs), _parts(draws), strict=True):
             mine.copy_(theirs, non_blocking=True)
-        self.graph.replay()
+        self.first.replay()
+        if self.said:
+            for name, values in self.pack.ask(self.inputs, self.completions).items():
+                self.said[name].copy_(values)
+            self.second.replay()
         return self.rollout, self.row
 
 
@@ -347,9 +394,16 @@ class _Run:
         while any(keeper.outcome is None for keeper in self.keepers):
             began = time.perf_counter()
             draws = Draws.of_step(self.cells, self.prompts, steps).to(pack.device)
-            if pack.device.type == "cuda":
-                advance = advance if isinstance(advance, Graph) else Graph(pack, draws)
-            rollout, columns = advance(draws)
+            try:
+                if pack.device.type == "cuda":
+                    advance = advance if isinstance(advance, Graph) else Graph(pack, draws)
+                rollout, columns = advance(draws)
+            except OwnCodeError as error:
+                # It comes before the step has changed anything: all cells stop where they can go on from.
+                for index, keeper in enumerate(self.keepers):
+                    if keeper.outcome is None:
+                        keeper.fail(_Trainee(pack, index), error)
+                raise
             table = {key: value.tolist() for key, value in columns.items()}
             seconds = time.perf_counter() - began
             alive = pack.alive.tolist()

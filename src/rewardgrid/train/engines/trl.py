@@ -36,11 +36,12 @@ from rewardgrid.lm.adapters import adapted, channel_scale, from_peft, initial, m
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
-from rewardgrid.lm.sampler import sample
+from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
 from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, CLIP, k3, mean_over
 from rewardgrid.train.keeper import Keeper
+from rewardgrid.train.own import OwnCodeError
 from rewardgrid.train.record import Outcome
 from rewardgrid.train.rollout import (
     Assessor,
@@ -250,7 +251,8 @@ class Trainer(GRPOTrainer):
         draws = Draws.of_step([cell], self.pool, [self.step_number]).to(self.place)
         penalty = torch.tensor([cell.repetition_penalty], device=self.place) if cell.repetition_penalty != 1 else None
         done = sample(self.shape, self.merged(), draws.prompts, draws.tokens, self.base.vocabulary.eos, penalty)
-        return self.assessor.assess(draws, done)
+        said = self.assessor.ask(draws.prompts, done, [f"step {self.step_number + 1}"])
+        return self.assessor.assess(draws, done, said)
 
     def _score(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
         """Rewards of TRL's own completions (used to time it as it is usually run)."""
@@ -259,9 +261,7 @@ class Trainer(GRPOTrainer):
         ids = torch.tensor([[*row, *[eos] * (longest - len(row))] for row in completion_ids]).unsqueeze(0)
         lengths = torch.tensor([len(row) for row in completion_ids])
         mask = (torch.arange(longest) < lengths.unsqueeze(1)).unsqueeze(0)
-        from rewardgrid.train.rewards import score
-
-        paid: list[float] = score(self.cell.reward, ids, mask, self.assessor.tables).reward[0].tolist()
+        paid: list[float] = self.assessor.scores(Completions(ids, mask, eos), {})[0].reward[0].tolist()
         return paid
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -434,6 +434,9 @@ def _train_kept(keeper: Keeper, base: Base, device: torch.device) -> Outcome:
         # Progress is ours; TRL's own callback prints a dictionary per step.
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
+    except OwnCodeError as error:
+        keeper.fail(trainer, error)
+        raise
     finally:
         trainer.scratch.cleanup()
     assert keeper.outcome is not None
