@@ -34,6 +34,10 @@ Precision = Literal["fp32", "tf32", "bf16"]
 RoutingMode = Literal["shared", "exclusive"]
 LoraAlpha = Literal["rank", "constant", "sqrt"]
 RoutingAlpha = Literal["retain_rank", "own_rank"]
+LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+ScaleRewards = Literal["group", "batch", "none"]
+KlEstimator = Literal["k1", "k2", "k3", "none"]
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 EvalMode = Literal["both", "retain_only", "forget_only"]
 
 REWARDS: tuple[Reward, ...] = get_args(Reward)
@@ -114,6 +118,14 @@ LEFT_OUT: dict[str, Any] = {
     "base_reward": None,
     "detector": None,
     "own": [],
+    "loss_type": "grpo",
+    "scale_rewards": "group",
+    "epsilon": 0.2,
+    "epsilon_high": None,
+    "num_iterations": 1,
+    "kl_estimator": "k3",
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
 }
 """What a spec's identity does not mention, so that a new setting renames no cell that was trained before there was one.
 
@@ -143,9 +155,33 @@ class Cell(Strict):
         default="sentence_length_10_smooth", description="what a completion is paid for; one of these or of `rewards`"
     )
     lr: Annotated[Number, Field(gt=0)] = Field(
-        default=1e-5, description="peak learning rate, falling linearly to 0 over decay_steps"
+        default=1e-5, description="peak learning rate, falling to 0 over decay_steps (linearly: lr_scheduler_type)"
     )
     beta: Annotated[Number, Field(ge=0)] = Field(default=0.02, description="weight of the KL to the base")
+    kl_estimator: KlEstimator = Field(
+        default="k3",
+        description="Schulman's estimate of that KL, per token, in the loss (recorded is k3); none: no KL in the loss, "
+        "which sets beta to 0",
+    )
+    loss_type: LossType = Field(
+        default="grpo",
+        description="what a completion's loss is averaged over: its own tokens (grpo), max_new_tokens (dr_grpo) or all "
+        "tokens of the batch (dapo, or bnpo)",
+    )
+    scale_rewards: ScaleRewards = Field(
+        default="group",
+        description="what advantages are divided by: the standard deviation of the group, of the batch, or nothing "
+        "(none)",
+    )
+    num_iterations: Count = Field(
+        default=1, description="updates for each rollout; max_steps and the history count updates"
+    )
+    epsilon: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.2, description="the ratio to the policy that wrote a token is clipped to 1 - epsilon"
+    )
+    epsilon_high: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="and to 1 + epsilon_high (default: epsilon)"
+    )
     repetition_penalty: Annotated[Number, Field(ge=1)] = Field(
         default=1.1, description="penalty on tokens already present, in rollouts only (1 = none)"
     )
@@ -158,6 +194,12 @@ class Cell(Strict):
         default=None,
         description="steps after which the learning rate would be 0 (default: max_steps); more of them make the cell "
         "the beginning of a longer one",
+    )
+    lr_scheduler_type: Schedule = Field(
+        default="linear", description="how the learning rate falls from its peak over decay_steps, as in transformers"
+    )
+    warmup_steps: Annotated[int, Field(strict=True, ge=0)] = Field(
+        default=0, description="of those, steps over which the learning rate first rises from 0 to its peak"
     )
     max_new_tokens: Count = Field(default=128, description="longest completion, in tokens")
     prompt_tokens: Count = Field(default=8, description="length of every prompt, in tokens")
@@ -225,6 +267,8 @@ class Cell(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_routing(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kl_estimator") == "none":
+            values = values | {"beta": 0.0}
         if isinstance(values, dict) and values.get("method") == "routing":
             filled = {**_ROUTING_DEFAULTS, "forget_rank": values.get("rank")}
             if values.get("detector") is not None:
@@ -308,6 +352,12 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
         )
     if cell.decay_steps is not None and cell.decay_steps < cell.max_steps:
         found.append(("decay_steps", f"write max_steps ({cell.max_steps}) or more: later steps would learn nothing"))
+    if cell.warmup_steps and cell.warmup_steps >= (cell.decay_steps or cell.max_steps):
+        found.append(
+            ("warmup_steps", f"write less than {cell.decay_steps or cell.max_steps}, the steps of the schedule")
+        )
+    if cell.warmup_steps and cell.lr_scheduler_type == "constant":
+        found.append(("lr_scheduler_type", "write constant_with_warmup, or no warmup_steps"))
     if cell.method == "full" and cell.rank is not None:
         found.append(("rank", 'remove it, or write "method: lora": full fine-tuning has no adapter'))
     if cell.method != "full" and cell.rank is None:
@@ -368,6 +418,14 @@ _REWARD_SLUGS: dict[str, str] = {
 }
 _SLUGS = {
     "beta": "beta",
+    "kl_estimator": "kl-",
+    "loss_type": "",
+    "scale_rewards": "scale-",
+    "num_iterations": "iter",
+    "epsilon": "eps",
+    "epsilon_high": "epshigh",
+    "lr_scheduler_type": "",
+    "warmup_steps": "warmup",
     "repetition_penalty": "rep",
     "batch_size": "bs",
     "num_generations": "gen",

@@ -111,7 +111,7 @@ class Keeper:
             self._end(diverged(self.cell, row, self.step), trainee, device)
         elif self.step == self.cell.max_steps:
             self._end(Outcome("done", self.step), trainee, device)
-        elif self.step % self.recording.checkpoint_every == 0:
+        elif self._checkpoint_due():
             self._checkpoint(trainee)
 
     def stop(self, trainee: Trainee) -> Stopped:
@@ -150,6 +150,11 @@ class Keeper:
             speed=self.progress.speed,
             left=self.progress.left,
         )
+
+    def _checkpoint_due(self) -> bool:
+        """Every so many steps, but not while a rollout is still to be learnt from: it could not be made again."""
+        every = self.recording.checkpoint_every
+        return self.step % self.cell.num_iterations == 0 and self.step // every > self.saved // every
 
     def _checkpoint(self, trainee: Trainee) -> None:
         self.lease.check()
