@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from rewardgrid.cli.run import evaluate_cells, train_cells
+from rewardgrid.cli.run import by_base, evaluate_cells, train_cells
 from rewardgrid.report.tables import check_columns, experiment_table
 from rewardgrid.study.study import Study, load_study
 
@@ -55,7 +55,12 @@ def test_the_example_runs_from_its_rewards_to_its_tables(
 def test_what_the_page_shows_is_a_configuration(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     shown = re.findall(r"```yaml\n(.*?)```", (root / "docs/own_study.md").read_text(), flags=re.DOTALL)
-    assert len(shown) == 4
+    assert len(shown) == 5
     study = example(tmp_path, *map(yaml.safe_load, shown))
     check_columns(study)
     assert len(study.grid["variants"]) == 6
+    (base, cells), *others = by_base(study, list(study.cells.values()))
+    assert not others
+    assert (base.name, len(cells)) == ("mine", len(study.cells))
+    assert sorted(base.train_prompts().text) == sorted(Path("examples/prompts.txt").read_text().splitlines())
+    assert sorted(base.eval_prompts().text) == sorted(Path("examples/eval_prompts.txt").read_text().splitlines())
