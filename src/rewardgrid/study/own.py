@@ -23,16 +23,14 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class OwnFunction(_Record):
-    """A function in a file on this machine."""
+class _Sourced(_Record):
+    """What may lie in a file; its hash is that of the moment at which the configuration was read."""
 
-    python: Place = Field(description="FILE.py:FUNCTION, the file as seen from where rewardgrid is run")
     sha256: str = Field(default="", description="of the file; filled in by rewardgrid, not by hand")
 
     @model_validator(mode="before")
     @classmethod
     def _hashed(cls, values: Any) -> Any:
-        """The source as it is now, unless the configuration was read before and says what it was then."""
         if isinstance(values, dict) and not values.get("sha256") and isinstance(values.get("python"), str):
             path = Path(values["python"].rpartition(":")[0])
             if path.suffix == ".py":
@@ -43,19 +41,22 @@ class OwnFunction(_Record):
         return values
 
 
-class OwnReward(_Record):
+class OwnFunction(_Sourced):
+    """A function in a file on this machine."""
+
+    python: Place = Field(description="FILE.py:FUNCTION, the file as seen from where rewardgrid is run")
+
+
+class OwnReward(_Sourced):
     """A reward: a function, or a weighted sum of other rewards."""
 
     python: Place | None = Field(
         default=None, description="FILE.py:FUNCTION, the file as seen from where rewardgrid is run"
     )
-    sha256: str = Field(default="", description="of the file; filled in by rewardgrid, not by hand")
     sum: tuple[str, ...] = Field(default=(), description="rewards that are added up, instead of a function")
     reward_weights: tuple[Weight, ...] = Field(
         default=(), description="what each of them is multiplied by (default: 1, as in TRL)"
     )
-
-    _hashed = model_validator(mode="before")(OwnFunction._hashed.__func__)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
