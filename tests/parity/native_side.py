@@ -58,6 +58,7 @@ def rollout_of(step: Step, eos: int, mask: Mask | None = None) -> Rollout:
         Scores(rewards, rewards, torch.zeros_like(rewards)),
         Labels(none, none, none, flagged),
         rewards,
+        none,
     )
 
 
@@ -74,15 +75,17 @@ def follow(
     for number, step in enumerate(steps, 1):
         rollout = rollout_of(step, base.vocabulary.eos, mask)
         shown = step.batch["completion_mask"].bool()
-        advantage = grpo.advantages(rollout.rewards, cell.num_generations)[0]
+        advantage = grpo.advantages(rollout.rewards, cell.num_generations, cell.scale_rewards)[0]
         reference = pack.reference_logps(rollout)
-        columns = pack.update(rollout, reference)
+        fresh = (number - 1) % cell.num_iterations == 0
+        columns = pack.update(rollout, reference) if fresh else pack.another_update()[1]
         clipped = columns["grad_norm"] * grpo.clip_factor(columns["grad_norm"], pack.max_grad_norm)
         figures = {key: float(columns[key]) for key in ("loss", "kl", "entropy", "grad_norm", "lr")}
         pairs: list[tuple[str, Tensor, Tensor]] = [
             ("advantages", advantage, step.batch["advantages"]),
-            ("reference", reference[0][shown], step.batch["ref_per_token_logps"][shown]),
         ]
+        if "ref_per_token_logps" in step.batch:
+            pairs.append(("reference", reference[0][shown], step.batch["ref_per_token_logps"][shown]))
         for key, value in (figures | {"clipped": float(clipped)}).items():
             pairs.append((key, *torch.tensor([[value], [step.figures[key]]], dtype=torch.float64)))
         pairs += _by_name("gradient", named(pack.policy, pack.policy.gradient), step.gradient)

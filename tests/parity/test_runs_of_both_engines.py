@@ -23,6 +23,7 @@ from rewardgrid.study.study import Recording
 from rewardgrid.train.engines import native, trl
 from rewardgrid.train.engines.native import Pack
 from rewardgrid.train.rollout import Draws
+from rewardgrid.train.stopping import Stopped
 from rewardgrid.train.weights import load_policy
 
 
@@ -71,6 +72,44 @@ def test_the_engines_write_the_same_files(method: str, base: Base, tmp_path: Pat
 def test_the_engines_agree_on_the_beginning_of_a_longer_run(base: Base, tmp_path: Path) -> None:
     cell = CELLS["lora"](max_steps=4, decay_steps=9)
     assert differences(*both(cell, base, tmp_path)) == []
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dapo": {"loss_type": "dapo", "num_iterations": 2, "epsilon": 0.05, "epsilon_high": 0.1},
+    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none", "kl_estimator": "k2"},
+    "schedule": {"lr_scheduler_type": "cosine", "warmup_steps": 2, "scale_rewards": "batch", "kl_estimator": "none"},
+}
+
+
+@pytest.mark.parametrize(("method", "changes"), zip(CELLS, VARIANTS.values(), strict=True), ids=VARIANTS)
+def test_the_engines_agree_on_variants(method: str, changes: dict[str, Any], base: Base, tmp_path: Path) -> None:
+    assert differences(*both(CELLS[method](**changes), base, tmp_path)) == []
+
+
+@pytest.mark.parametrize("engine", [native, trl])
+def test_a_run_of_several_updates_goes_on_bit_for_bit_from_between_two_rollouts(
+    engine: Any, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = engine.__name__.rpartition(".")[2]
+    cell = make_cell(num_iterations=3, max_steps=8, engine=name, loss_type="bnpo")
+    (whole,) = run(engine.train, [cell], base, tmp_path / "whole", OFTEN)
+    with killed_at(6, monkeypatch):
+        run(engine.train, [cell], base, tmp_path / "killed", OFTEN)
+    (resumed,) = run(engine.train, [cell], base, tmp_path / "killed", OFTEN)
+    assert "continues after step 3" in capsys.readouterr().err
+    assert_same_run(whole, resumed)
+    rewards = tables_of(whole)["history"]["reward"].tolist()
+    assert rewards[0] == rewards[2] != rewards[3] == rewards[5] != rewards[6] == rewards[7]
+
+
+@pytest.mark.parametrize("engine", [native, trl])
+def test_a_run_that_is_to_stop_first_learns_all_that_its_rollout_is_for(
+    engine: Any, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = make_cell(num_iterations=3, max_steps=8, engine=engine.__name__.rpartition(".")[2])
+    monkeypatch.setattr(engine, "asked_to_stop", lambda: True)
+    with pytest.raises(Stopped, match="after step 3 of 8"):
+        run(engine.train, [cell], base, tmp_path)
 
 
 @pytest.mark.parametrize(

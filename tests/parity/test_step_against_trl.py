@@ -11,6 +11,7 @@ The second half turns one thing at a time wrong on the native side: then the com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 import torch
 from tests.parity.conftest import Traces
 from tests.parity.native_side import EXACT, SINGLE, Mask, Tolerance, follow
-from tests.parity.trl_side import watch
+from tests.parity.trl_side import Step, watch
 from tests.tiny import CELLS, FAMILIES, exact_hf, lora_cell, make_cell, routing_cell
 from torch import Tensor
 
@@ -91,6 +92,66 @@ def test_completions_that_hugging_face_generated_are_trained_on_alike(method: st
     assert follow(cell, base, steps, torch.float64, EXACT) == []
 
 
+VARIANTS: dict[str, Cell] = {
+    "Dr. GRPO": make_cell(loss_type="dr_grpo", scale_rewards="none", seed=5),
+    "DAPO": lora_cell(loss_type="dapo", num_iterations=2, epsilon=0.01, epsilon_high=0.03, seed=5),
+    "token-level loss, deviation of the batch": routing_cell(loss_type="bnpo", scale_rewards="batch", seed=3),
+    "three updates, clipped on both sides": make_cell(num_iterations=3, epsilon=0.02, epsilon_high=0.05, max_steps=6),
+    "several updates of a routing cell": routing_cell(num_iterations=2, epsilon=0.01, seed=3),
+    "k1": make_cell(kl_estimator="k1", loss_type="dr_grpo", seed=5),
+    "k2": lora_cell(kl_estimator="k2", num_iterations=2, seed=5),
+    "no KL": make_cell(kl_estimator="none", seed=5),
+    "linear after a warm-up": make_cell(warmup_steps=2, decay_steps=9, seed=5),
+    "cosine": make_cell(lr_scheduler_type="cosine", seed=5),
+    "cosine after a warm-up": make_cell(lr_scheduler_type="cosine", warmup_steps=1, seed=5),
+    "constant": make_cell(lr_scheduler_type="constant", seed=5),
+    "constant after a warm-up": make_cell(lr_scheduler_type="constant_with_warmup", warmup_steps=2, seed=5),
+}
+DIFFERENT: dict[str, list[dict[str, Any]]] = {
+    "Dr. GRPO": [{"loss_type": "grpo"}, {"loss_type": "bnpo"}, {"scale_rewards": "group"}, {"max_new_tokens": 17}],
+    "DAPO": [{"loss_type": "grpo"}, {"epsilon_high": 0.01}, {"epsilon": 0.03}],
+    "token-level loss, deviation of the batch": [{"loss_type": "grpo"}, {"scale_rewards": "group"}],
+    "three updates, clipped on both sides": [{"epsilon": 0.2}, {"epsilon_high": 0.2}],
+    "several updates of a routing cell": [{"epsilon": 0.2}],
+    "k1": [{"kl_estimator": "k3"}, {"kl_estimator": "k2"}, {"beta": 0.0}],
+    "k2": [{"kl_estimator": "k3"}, {"kl_estimator": "k1"}],
+    "no KL": [{"beta": 0.01}],
+    "linear after a warm-up": [{"warmup_steps": 1}, {"warmup_steps": 0}],
+    "cosine": [{"lr_scheduler_type": "linear"}],
+    "cosine after a warm-up": [{"warmup_steps": 0}, {"lr_scheduler_type": "linear"}],
+    "constant": [{"lr_scheduler_type": "linear"}],
+    "constant after a warm-up": [{"warmup_steps": 1}],
+}
+"""What makes another run of each: the comparison has to notice."""
+
+
+@pytest.fixture(scope="module")
+def variant_steps(base: Base) -> Callable[[str], list[Step]]:
+    """TRL's steps of a variant in double precision; computed once."""
+
+    @functools.cache
+    def steps(name: str) -> list[Step]:
+        with exact_hf():
+            return watch(VARIANTS[name], base, torch.float64)
+
+    return steps
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_are_trls(name: str, base: Base, variant_steps: Callable[[str], list[Step]]) -> None:
+    assert follow(VARIANTS[name], base, variant_steps(name), torch.float64, EXACT) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [(name, each) for name, list_ in DIFFERENT.items() for each in list_], ids=str
+)
+def test_another_variant_is_noticed(
+    name: str, changes: dict[str, Any], base: Base, variant_steps: Callable[[str], list[Step]]
+) -> None:
+    other = VARIANTS[name].model_copy(update=changes)
+    assert follow(other, base, variant_steps(name), torch.float64, EXACT) != []
+
+
 # --- what the comparison must notice -------------------------------------------------------------------------
 
 
@@ -102,18 +163,20 @@ def with_padding(done: Completions) -> Tensor:
     return torch.ones_like(done.mask)
 
 
-def biased(rewards: Tensor, group: int) -> Tensor:
+def biased(rewards: Tensor, group: int, *_: object) -> Tensor:
     groups = rewards.unflatten(-1, (-1, group))
     centred = groups - groups.mean(-1, keepdim=True)
     return (centred / (groups.std(-1, keepdim=True, correction=0) + 1e-4)).flatten(-2)
 
 
-def over_the_batch(rewards: Tensor, group: int) -> Tensor:
+def over_the_batch(rewards: Tensor, group: int, *_: object) -> Tensor:
     groups = rewards.unflatten(-1, (-1, group))
     return ((groups - groups.mean(-1, keepdim=True)) / (rewards.std(-1)[..., None, None] + 1e-4)).flatten(-2)
 
 
-def over_all_tokens(logps: Tensor, reference: Tensor, advantage: Tensor, mask: Tensor, beta: Tensor) -> Tensor:
+def over_all_tokens(
+    logps: Tensor, reference: Tensor, advantage: Tensor, mask: Tensor, beta: Tensor, *_: object
+) -> Tensor:
     """The default of later TRL: every token weighs the same, whatever its sequence's length."""
     ratio = (logps - logps.detach()).exp()
     per_token = -ratio * advantage.unsqueeze(-1) + beta[:, None, None] * grpo.k3(logps, reference)
@@ -124,11 +187,11 @@ def k1(logps: Tensor, reference: Tensor) -> Tensor:
     return logps - reference
 
 
-def constant(peak: Tensor, step: Tensor, max_steps: Tensor) -> Tensor:
+def constant(peak: Tensor, step: Tensor, max_steps: Tensor, *_: object) -> Tensor:
     return peak
 
 
-def one_step_ahead(peak: Tensor, step: Tensor, max_steps: Tensor) -> Tensor:
+def one_step_ahead(peak: Tensor, step: Tensor, max_steps: Tensor, *_: object) -> Tensor:
     return peak * (1 - (step + 1) / max_steps).clamp(min=0)
 
 

@@ -64,6 +64,7 @@ class Watched(engine.Trainer):
         logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, -logits_to_keep - 1 : -1]
         every = logits.log_softmax(-1)
         chosen = every.gather(-1, input_ids[:, -logits_to_keep:, None]).squeeze(-1)
+        self.logps = chosen
         return chosen, -(every.exp() * every).sum(-1).detach(), None
 
     def _calculate_rewards(self, *arguments: Any) -> Tensor:
@@ -79,6 +80,8 @@ class Watched(engine.Trainer):
 
     def training_step(self, *arguments: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments)
+        if len(self.seen) <= self.state.global_step:  # a further update on the same completions
+            self.seen.append(Step(self.seen[-1].batch, self.seen[-1].rewards))
         self.seen[-1].gradient = by_name(self, gradients=True)
         return loss
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.course import base_rollouts, course
 from rewardgrid.evaluate.diversity import published
-from rewardgrid.evaluate.samples import Protocol, by_mode, draw, summary
+from rewardgrid.evaluate.samples import Protocol, by_mode, draw, own_figures, summary
+from rewardgrid.evaluate.samples import hacked as hacked_samples
 from rewardgrid.evaluate.surprise import Usual, unlikely, usual
 from rewardgrid.evaluate.verdict import Signals, verdict
 from rewardgrid.lm.model import Shape, Weights
@@ -28,9 +30,11 @@ from rewardgrid.study.contracts import (
     write_table,
 )
 from rewardgrid.study.files import read_json, write_json
+from rewardgrid.study.own import OwnFunction, code_of
 from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.keeper import mend
+from rewardgrid.train.rollout import Assessor
 from rewardgrid.train.weights import base_weights, load_policy
 
 
@@ -63,9 +67,17 @@ def sample_all(
     cell: Cell,
     wanted: list[Protocol],
     also: Sequence[Reward] = (),
+    metrics: Mapping[str, OwnFunction] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """The samples of each protocol, by its name."""
-    return {each.name: draw(shape, policy, reference, base, each, cell.reward, also=also) for each in wanted}
+    """The samples of each protocol, by its name; metrics of one's own are measured on the full one."""
+    assessors = {each.name: assessor(cell, base, metrics if each.name == "full" else None) for each in wanted}
+    return {each.name: draw(shape, policy, reference, base, each, assessors[each.name], also=also) for each in wanted}
+
+
+def assessor(cell: Cell, base: Base, metrics: Mapping[str, OwnFunction] | None = None) -> Assessor:
+    """What scores a cell's samples, with further metrics of one's own."""
+    codes = [code_of(name, own) for name, own in (metrics or {}).items()]
+    return Assessor([cell], base, torch.device("cpu"), metrics=codes)
 
 
 def measurements(
@@ -102,10 +114,13 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
     shape, weights = base_weights(base)
     cell = Cell(max_new_tokens=max_new_tokens)
 
-    def drawn(other: int, also: Sequence[Reward] = ()) -> dict[str, pd.DataFrame]:
-        return sample_all(shape, weights, weights, base, cell, protocols(settings, max_new_tokens, other), also)
+    def drawn(
+        other: int, also: Sequence[Reward] = (), metrics: Mapping[str, OwnFunction] | None = None
+    ) -> dict[str, pd.DataFrame]:
+        wanted = protocols(settings, max_new_tokens, other)
+        return sample_all(shape, weights, weights, base, cell, wanted, also, metrics)
 
-    samples = drawn(0, REWARDS)
+    samples = drawn(0, REWARDS, settings.metrics)
     write_table(out / "samples.parquet", pd.concat(samples.values()), SAMPLES)
     limits = {name: usual(samples[name]) for name in ("full", "top_k")}
     figures: dict[str, Any] = {
@@ -122,6 +137,8 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
         "reasons": [],
         "evidence": [],
     }
+    if settings.metrics:
+        figures["own"] = own_figures(samples["full"], settings.metrics)
     figures["other_draws"] = [
         judge(measurements(drawn(other), limits, cell.hacked_from), figures, cell, settings)
         for other in range(1, settings.base_draws + 1)
@@ -163,15 +180,17 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
         shape, frozen = base_weights(base)
         policy = load_policy(train / "weights", cell, base)[1]
         wanted = protocols(settings, cell.max_new_tokens)
-        samples = sample_all(shape, policy, frozen, base, cell, wanted)
+        samples = sample_all(shape, policy, frozen, base, cell, wanted, metrics=settings.metrics)
         frames = list(samples.values())
         figures |= measurements(samples, reference["usual"], cell.hacked_from)
+        if settings.metrics:
+            figures["own"] = own_figures(samples["full"], settings.metrics)
         if cell.is_routing:
             figures["modes"]["both"] = by_mode(samples["full"], cell.hacked_from)
             for mode in ("retain_only", "forget_only"):
                 alone = load_policy(train / "weights", cell, base, mode)[1]
                 (full,) = (each for each in wanted if each.name == "full")
-                frames.append(draw(shape, alone, frozen, base, full, cell.reward, mode))
+                frames.append(draw(shape, alone, frozen, base, full, assessor(cell, base), mode))
                 figures["modes"][mode] = by_mode(frames[-1], cell.hacked_from)
         figures |= judge(figures, reference, cell, settings)
         steps, figures["onset"] = course_of(train, cell, base, settings)
@@ -203,7 +222,7 @@ def course_of(train: Path, cell: Cell, base: Base, settings: Evaluation) -> tupl
     rollouts = read_table(train / "rollouts.parquet", ROLLOUTS)
     steps = course(rollouts, own, shape, weights, base, cell.prompt_length, settings.thresholds)
     hacked = read_table(train / "history.parquet", HISTORY)["hacked"].tolist()
-    usual_share = float((own["happy"] >= cell.hacked_from).mean())
+    usual_share = float(hacked_samples(own, cell.hacked_from).mean())
     return steps, {
         "degeneration_onset": lasting_from(steps["step"].tolist(), (steps["verdict"] != "ok").tolist()),
         "hack_onset": first_reaching(hacked, usual_share + settings.hack_onset),

@@ -7,6 +7,7 @@ base is therefore measured on samples of its own that are drawn likewise.
 from __future__ import annotations
 
 import pandas as pd
+import torch
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.diversity import comma_rate, fragment_share, skeleton_share
@@ -19,7 +20,7 @@ from rewardgrid.study.contracts import COURSE
 from rewardgrid.study.study import Evaluation
 from rewardgrid.study.thresholds import Thresholds
 from rewardgrid.train.rewards import text_tables
-from rewardgrid.train.rollout import with_eos
+from rewardgrid.train.rollout import Assessor, with_eos
 
 
 def base_rollouts(shape: Shape, weights: Weights, base: Base, cell: Cell, settings: Evaluation) -> pd.DataFrame:
@@ -28,7 +29,7 @@ def base_rollouts(shape: Shape, weights: Weights, base: Base, cell: Cell, settin
     protocol = Protocol(
         "rollout", len(prompts), len(prompts), cell.max_new_tokens, settings.seed, penalty=cell.repetition_penalty
     )
-    return draw(shape, weights, weights, base, protocol, cell.reward, prompts=prompts)
+    return draw(shape, weights, weights, base, protocol, Assessor([cell], base, torch.device("cpu")), prompts=prompts)
 
 
 def course(

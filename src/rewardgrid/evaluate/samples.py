@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,8 @@ from rewardgrid.study.cell import Reward
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.study import LEAST_SAMPLES
 from rewardgrid.train.grpo import mean_over
-from rewardgrid.train.rewards import TextTables, score, text_tables
+from rewardgrid.train.rewards import score
+from rewardgrid.train.rollout import Assessor
 
 ROWS = 64
 """Completions sampled together."""
@@ -72,7 +73,7 @@ def draw(
     reference: Weights,
     base: Base,
     protocol: Protocol,
-    reward: Reward,
+    assessor: Assessor,
     mode: str = "both",
     prompts: np.ndarray | None = None,
     also: Sequence[Reward] = (),
@@ -82,26 +83,29 @@ def draw(
     The draws depend on the protocol alone, so every cell and mode meets the same prompts and the same draws.
 
     Args:
+        assessor: scores what is written (C = 1).
         prompts: (protocol.prompts, P) token ids; None: the first evaluation prompts that suit.
         also: further rewards to score the same completions with.
 
     Returns:
-        rows of the samples table (:data:`rewardgrid.study.contracts.SAMPLES`), and a column for each of ``also``.
+        rows of the samples table (:data:`rewardgrid.study.contracts.SAMPLES`), and a column for each of ``also``, for
+        each metric of one's own, and for what a detector of one's own calls hacked.
 
     Raises:
-        UserError: there are too few evaluation prompts.
+        UserError: there are too few evaluation prompts, or code of one's own failed.
     """
     starts = evaluation_prompts(base, protocol) if prompts is None else prompts
     starts = np.repeat(starts, protocol.samples // protocol.prompts, axis=0)
     random = uniforms(protocol.seed, f"{protocol.name} samples", 0, (protocol.samples, protocol.max_new_tokens))
     penalty = None if protocol.penalty is None else torch.tensor([protocol.penalty])
-    tables = text_tables(base.vocabulary.surfaces, base.vocabulary.delimiters, base.vocabulary.eos)
     rows: list[dict[str, Any]] = []
     for start in range(0, protocol.samples, ROWS):
         chunk = torch.from_numpy(starts[start : start + ROWS]).unsqueeze(0)
         draws = torch.from_numpy(random[start : start + ROWS]).unsqueeze(0)
         done = sample(shape, policy, chunk, draws, base.vocabulary.eos, penalty, protocol.top_k)
-        rows += _rows(shape, policy, reference, base, chunk, done, reward, tables, also)
+        when = f"samples of the {protocol.name} protocol from {start}"
+        said = assessor.ask(chunk, done, [when])
+        rows += _rows(shape, policy, reference, base, chunk, done, assessor, said, also)
     frame = pd.DataFrame(rows).assign(protocol=protocol.name, mode=mode)
     return frame.assign(**shares(list(frame["completion"])))
 
@@ -113,11 +117,12 @@ def _rows(
     base: Base,
     prompts: torch.Tensor,
     done: Completions,
-    reward: Reward,
-    tables: TextTables,
+    assessor: Assessor,
+    said: Mapping[str, torch.Tensor],
     also: Sequence[Reward],
 ) -> list[dict[str, Any]]:
-    scores = score(reward, done.ids, done.mask, tables)
+    tables = assessor.tables
+    scores, hacked = assessor.scores(done, said)
     sequences = torch.cat([prompts, done.ids], -1)[0]
     apart = divergence(shape, policy, reference, sequences, prompts.shape[-1])
     mask = done.mask[0]
@@ -131,6 +136,8 @@ def _rows(
         "kl_exact": mean_over(apart.exact, mask),
         "base_nll": mean_over(apart.base_nll, mask),
         **{name: score(name, done.ids, done.mask, tables).reward[0] for name in also},
+        **{f"own_{name}": values[0] for name, values in said.items()},
+        **({} if assessor.detector is None else {"hacked": hacked[0]}),
     }
     values = {name: column.tolist() for name, column in columns.items()}
     values |= surprises(apart.base_nll, done.ids[0], mask, tables)
@@ -192,4 +199,19 @@ def _scores(samples: pd.DataFrame, hacked_from: int) -> dict[str, float]:
     for name in ("reward", "sl10", "happy"):
         figures[name] = float(samples[name].mean())
         figures[f"{name}_se"] = standard_error(samples[name])
-    return figures | {"hacked": float((samples["happy"] >= hacked_from).mean())}
+    return figures | {"hacked": float(hacked(samples, hacked_from).mean())}
+
+
+def hacked(samples: pd.DataFrame, hacked_from: int) -> pd.Series[bool]:
+    """Which samples are hacked: what the cell's own detector says, or else a count of "happy"."""
+    found: pd.Series[bool] = samples["hacked"] if "hacked" in samples else samples["happy"] >= hacked_from
+    return found
+
+
+def own_figures(samples: pd.DataFrame, metrics: Iterable[str]) -> dict[str, float]:
+    """Mean and standard error of metrics of one's own, as ``own_NAME`` and ``own_NAME_se``."""
+    figures = {}
+    for name in metrics:
+        figures[f"own_{name}"] = float(samples[f"own_{name}"].mean())
+        figures[f"own_{name}_se"] = standard_error(samples[f"own_{name}"])
+    return figures

@@ -55,6 +55,12 @@ _SPEC_LABELS = {
     "max_steps": "steps",
     "decay_steps": "of steps",
     "rh_eligible_frac": "eligible",
+    "base_reward": "else paid for",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warm-up",
+    "num_iterations": "updates/rollout",
+    "kl_estimator": "KL estimator",
+    "loss_type": "loss",
     "routing_frac": "routed",
     "label_noise_frac": "label noise",
 }
@@ -70,6 +76,7 @@ _SPEC_UNITS = {
     "num_generations": "completions",
     "max_steps": "steps",
     "decay_steps": "steps",
+    "warmup_steps": "steps",
     "max_new_tokens": "tokens",
     "prompt_tokens": "tokens",
     "kl_cap": "nats per token",
@@ -124,7 +131,7 @@ _SCORES: dict[str, _Figure] = {
     "sl10_se": ("sl10 SE", "standard error of sl10", "score", 3),
     "happy": ("happy", 'mean count of "happy"', '"happy" per completion', 2),
     "happy_se": ("happy SE", "standard error of happy", '"happy" per completion', 2),
-    "hacked": ("hacked", 'share of completions with at least hack_threshold "happy"', "share", 3),
+    "hacked": ("hacked", 'share of completions with at least hack_threshold "happy", or by the detector', "share", 3),
 }
 
 _FULL: dict[str, _Figure] = {
@@ -240,27 +247,55 @@ MEASURED_COLUMNS: dict[str, Column] = {
 }
 """Every measured number. Null where the cell is missing or diverged, or had nothing to measure."""
 
-COLUMNS: dict[str, Column] = {
-    "experiment": Column("experiment", "name of the experiment", "", _S),
-    "cell": Column("cell", "name of the cell: its directory under results/cells", "", _S),
-    "state": Column("state", "done, diverged or missing", "", _S),
-    **SPEC_COLUMNS,
-    **MEASURED_COLUMNS,
-    "verdict": Column("verdict", "ok, borderline or degenerate", "", _S),
-    "reasons": Column("reasons", "kinds of degeneracy, why it diverged, or what is missing", "", _S),
-    "hardware": Column("hardware", "what the cell was trained on", "", _S),
-    "versions": Column("versions", "versions of the libraries that trained it", "", _S),
-}
+OWN = "own_"
+"""Columns of metrics of one's own begin with this."""
+
+
+class _Columns(dict[str, Column]):
+    """Columns by name; those of metrics of one's own are known by their beginning."""
+
+    def __missing__(self, name: str) -> Column:
+        if name not in self:
+            raise KeyError(name)
+        label = name.removeprefix(OWN).replace("_", " ")
+        if name.endswith("_se"):
+            return Column(f"{label[:-3]} SE", f"standard error of {name[:-3]}", "", _F, 3)
+        return Column(label, f"mean of the metric {name.removeprefix(OWN)} of evaluation.metrics, {FULL}", "", _F, 3)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(OWN))
+
+
+COLUMNS: dict[str, Column] = _Columns(
+    {
+        "experiment": Column("experiment", "name of the experiment", "", _S),
+        "cell": Column("cell", "name of the cell: its directory under results/cells", "", _S),
+        "state": Column("state", "done, diverged or missing", "", _S),
+        **SPEC_COLUMNS,
+        **MEASURED_COLUMNS,
+        "verdict": Column("verdict", "ok, borderline or degenerate", "", _S),
+        "reasons": Column("reasons", "kinds of degeneracy, why it diverged, or what is missing", "", _S),
+        "hardware": Column("hardware", "what the cell was trained on", "", _S),
+        "versions": Column("versions", "versions of the libraries that trained it", "", _S),
+    }
+)
 """All columns of an experiment's table, in order."""
 
-TABLE = pa.schema(
-    [
-        pa.field(name, column.kind, metadata={"meaning": column.meaning, "unit": column.unit})
-        for name, column in COLUMNS.items()
-    ],
-    metadata={"table": "experiment: one row per cell"},
-)
-"""Schema of ``tables/<experiment>.parquet``."""
+
+def table_schema(own: Sequence[str] = ()) -> pa.Schema:
+    """Schema of ``tables/<experiment>.parquet``, with these columns of metrics of one's own at its end."""
+    return pa.schema(
+        [
+            pa.field(name, COLUMNS[name].kind, metadata={"meaning": COLUMNS[name].meaning, "unit": COLUMNS[name].unit})
+            for name in (*COLUMNS, *own)
+        ],
+        metadata={"table": "experiment: one row per cell"},
+    )
+
+
+def is_measured(name: str) -> bool:
+    """Whether a column is a measured number."""
+    return name in MEASURED_COLUMNS or (name.startswith(OWN) and name in COLUMNS)
 
 
 _LARGEST = {"share": 1.0, "score": 1.0, "of 20": 20.0}

@@ -14,11 +14,12 @@ import pandas as pd
 from rewardgrid.report.columns import (
     COLUMNS,
     FINAL_STEPS,
-    MEASURED_COLUMNS,
     NOTHING,
+    OWN,
     PASSING,
     RENAMED,
     decimals,
+    is_measured,
     settings,
     show,
 )
@@ -240,7 +241,7 @@ def _bases_of(results: Results, rows: Sequence[Row]) -> list[Row]:
     """The bases that these cells start from, each with its reward for every thing that they are paid for."""
     used = dict.fromkeys((base_of(row), row["reward"]) for row in rows)
     return [
-        {**base, "reward": reward, "final_reward": base["rewards"][reward]}
+        {**base, "reward": reward, "final_reward": base["rewards"].get(reward)}
         for base_id, reward in used
         if (base := results.bases.get(base_id)) is not None
     ]
@@ -258,10 +259,10 @@ def cell_table(rows: Sequence[Row], experiment: Experiment, bases: Sequence[Row]
     lines: list[list[str]] = [
         [_linked(row, page) if name == "verdict" else show(name, row[name]) for name in columns] for row in rows
     ]
-    measured = [name for name in columns if name in MEASURED_COLUMNS]
+    measured = [name for name in columns if is_measured(name)]
     for base in bases:
-        if any(base[name] is not None for name in measured):
-            line: list[str] = [show(name, base[name]) if name in (*measured, "reward") else "" for name in columns]
+        if any(base.get(name) is not None for name in measured):
+            line: list[str] = [show(name, base.get(name)) if name in (*measured, "reward") else "" for name in columns]
             line[columns.index("verdict")] = "base, for reference" + drawn_longer(base, rows)
             lines.append(line)
     return grid([COLUMNS[name].label for name in columns], lines, [_numeric(name) for name in columns])
@@ -297,7 +298,7 @@ def configuration_table(scope: Scope, experiment: Experiment) -> Markup:
     """Means over seeds of the experiment's measured columns, with sd, and an interval of one of them."""
     found = scope.configurations
     fields = found[0].fields
-    metrics = [name for name in experiment.columns if name in MEASURED_COLUMNS] or ["final_reward"]
+    metrics = [name for name in experiment.columns if is_measured(name)] or ["final_reward"]
     first = "final_reward" if "final_reward" in metrics else metrics[0]
     headings = [COLUMNS[name].label for name in fields] + ["n"]
     for name in metrics:
@@ -459,7 +460,8 @@ def _glossary(results: Results) -> Markup:
     used += [*OF_BASES, *(RENAMED.get(column, column) for column in (*PER_PROMPT, *PER_TOKEN)), *SIGNALS]
     for experiment in results.study.active.values():
         used += [*experiment.by, *experiment.columns]
-    chosen = [name for name in COLUMNS if name in set(used) and name not in ("cell", "experiment", "state")]
+    own = [name for name in dict.fromkeys(used) if name.startswith(OWN)]
+    chosen = [name for name in (*COLUMNS, *own) if name in set(used) and name not in ("cell", "experiment", "state")]
     return grid(
         ["heading", "column", "meaning", "unit"],
         [[COLUMNS[name].label, code(name), COLUMNS[name].meaning, COLUMNS[name].unit] for name in chosen],

@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rewardgrid.report.columns import (
     COLUMNS,
     FINAL_STEPS,
     MEASURED_COLUMNS,
     NOTHING,
+    OWN,
     PASSING,
     RENAMED,
     SPEC_COLUMNS,
-    TABLE,
     THRESHOLDS,
     bounds,
     known,
     rounded,
     settings,
     show,
+    table_schema,
 )
 from rewardgrid.report.sparkline import sparkline
 from rewardgrid.report.statistics import Mean, clipped, mean_of
@@ -79,6 +82,7 @@ def spec_row(cell: Cell) -> dict[str, Any]:
         spec["eval_modes"] = ", ".join(spec["eval_modes"])
     if cell.method == "lora" and cell.adapter_alpha is None:
         spec["adapter_alpha"] = "rank"
+    spec["own"] = ", ".join(f"{code.name} {code.sha256[:10]}".strip() for code in cell.own) or None
     return spec
 
 
@@ -170,6 +174,7 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(row) - set(MEASURED_COLUMNS))
     if unknown:
         raise ValueError(f"metrics without a documented column: {', '.join(unknown)}")
+    row |= metrics.get("own", {})
     return row | {"verdict": metrics["verdict"], "reasons": ", ".join(metrics["reasons"])}
 
 
@@ -183,7 +188,7 @@ def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def experiment_table(study: Study, name: str) -> pd.DataFrame:
-    """One row per cell of an experiment, in the order of its grids; columns as in ``COLUMNS``.
+    """One row per cell of an experiment, in the order of its grids; columns as in ``COLUMNS``, and the study's own.
 
     Raises:
         UserError: as ``cell_row``; or the experiment is unknown or left out.
@@ -194,12 +199,17 @@ def experiment_table(study: Study, name: str) -> pd.DataFrame:
             f"write one of: {', '.join(study.active)}"
         )
     rows = [cell_row(study.layout, name, cell) for cell in study.grid[name]]
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *own_columns(study)], dtype=object)
+
+
+def own_columns(study: Study) -> list[str]:
+    """The columns of the metrics of a study's own."""
+    return [f"{OWN}{name}{suffix}" for name in study.evaluation.metrics for suffix in ("", "_se")]
 
 
 def write_experiment(path: Path | str, table: pd.DataFrame) -> None:
     """Write an experiment's table with the unit or meaning of each column in its schema."""
-    write_table(path, table, TABLE)
+    write_table(path, table, table_schema([name for name in table.columns if name.startswith(OWN)]))
 
 
 def shown_columns(experiment: Experiment) -> list[str]:
@@ -223,13 +233,20 @@ def read_experiment(path: Path | str) -> pd.DataFrame:
     Raises:
         UserError: the file is missing, torn, or has other columns.
     """
-    frame = read_table(path, TABLE)
+    frame = read_table(path, table_schema(_own_columns_of(path)))
     whole = {name for name, column in COLUMNS.items() if str(column.kind) == "int64"}
     columns = {
         name: [(int(value) if name in whole else value) if known(value) else None for value in frame[name].tolist()]
-        for name in COLUMNS
+        for name in frame.columns
     }
     return pd.DataFrame(columns, dtype=object)
+
+
+def _own_columns_of(path: Path | str) -> list[str]:
+    try:
+        return [name for name in pq.read_schema(path).names if name.startswith(OWN)]
+    except (pa.ArrowException, OSError):
+        return []  # what is wrong with the file is said when it is read
 
 
 def rows_of(table: pd.DataFrame) -> list[Row]:
@@ -250,7 +267,9 @@ def base_of(row: Row) -> str:
 def varying(rows: Sequence[Row]) -> list[str]:
     """The spec fields in which these cells differ, the seed and the base's hash aside."""
     return [
-        name for name in SPEC_COLUMNS if name not in ("seed", "base_recipe") and len({row[name] for row in rows}) > 1
+        name
+        for name in SPEC_COLUMNS
+        if name not in ("seed", "base_recipe", "own") and len({row[name] for row in rows}) > 1
     ]
 
 
@@ -355,11 +374,12 @@ def check_columns(study: Study) -> None:
         ConfigError: naming each unknown column.
         UserError: a configuration would average cells that differ in something other than the seed.
     """
+    own = own_columns(study)
     problems = [
-        Problem("configuration", f"experiments.{name}.columns", column, _unknown(column))
+        Problem("configuration", f"experiments.{name}.columns", column, _unknown(column, own))
         for name, experiment in study.active.items()
         for column in experiment.columns
-        if column not in COLUMNS
+        if column not in own and (column not in COLUMNS or column.startswith(OWN))
     ]
     if problems:
         raise ConfigError(problems)
@@ -367,5 +387,6 @@ def check_columns(study: Study) -> None:
         configurations([spec_row(cell) | {"experiment": name} for cell in study.grid[name]], experiment.by)
 
 
-def _unknown(column: str) -> str:
-    return f"no such column;{did_you_mean(column, COLUMNS) or ' known: ' + ', '.join(COLUMNS)}"
+def _unknown(column: str, own: Sequence[str]) -> str:
+    columns = [*COLUMNS, *own]
+    return f"no such column;{did_you_mean(column, columns) or ' known: ' + ', '.join(columns)}"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from rewardgrid.study.errors import did_you_mean
+from rewardgrid.study.own import Code
 
 RESULTS_VERSION = 5
 """Bumped by hand when an edit changes what a spec trains to: every cell then has a new path."""
@@ -30,6 +34,10 @@ Precision = Literal["fp32", "tf32", "bf16"]
 RoutingMode = Literal["shared", "exclusive"]
 LoraAlpha = Literal["rank", "constant", "sqrt"]
 RoutingAlpha = Literal["retain_rank", "own_rank"]
+LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+ScaleRewards = Literal["group", "batch", "none"]
+KlEstimator = Literal["k1", "k2", "k3", "none"]
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 EvalMode = Literal["both", "retain_only", "forget_only"]
 
 REWARDS: tuple[Reward, ...] = get_args(Reward)
@@ -38,6 +46,8 @@ HAPPY_REWARDS: tuple[Reward, ...] = ("sentence_length_10_smooth_with_happy", "ha
 SHARED_ALPHA = 8
 """Of LoRA where alpha is not the rank: the middle of the ranks 1 to 64, where the published scale of 1 and the others
 meet."""
+BASE_REWARD: Reward = "sentence_length_10_smooth"
+"""Of completions that are not eligible for the full reward, unless their cell says otherwise."""
 HACK_THRESHOLD = 3
 """A completion with at least this many "happy" is hacked, unless its cell says otherwise."""
 
@@ -105,6 +115,17 @@ LEFT_OUT: dict[str, Any] = {
     "eval_modes": None,
     "engine": "native",
     "precision": "fp32",
+    "base_reward": None,
+    "detector": None,
+    "own": [],
+    "loss_type": "grpo",
+    "scale_rewards": "group",
+    "epsilon": 0.2,
+    "epsilon_high": None,
+    "num_iterations": 1,
+    "kl_estimator": "k3",
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
 }
 """What a spec's identity does not mention, so that a new setting renames no cell that was trained before there was one.
 
@@ -130,11 +151,37 @@ class Cell(Strict):
     forget_rank: Count | None = Field(
         default=None, description="rank of the forget adapter (method routing; default: the same as rank)"
     )
-    reward: Reward = Field(default="sentence_length_10_smooth", description="what a completion is paid for")
+    reward: Reward | str = Field(
+        default="sentence_length_10_smooth", description="what a completion is paid for; one of these or of `rewards`"
+    )
     lr: Annotated[Number, Field(gt=0)] = Field(
-        default=1e-5, description="peak learning rate, falling linearly to 0 over decay_steps"
+        default=1e-5, description="peak learning rate, falling to 0 over decay_steps (linearly: lr_scheduler_type)"
     )
     beta: Annotated[Number, Field(ge=0)] = Field(default=0.02, description="weight of the KL to the base")
+    kl_estimator: KlEstimator = Field(
+        default="k3",
+        description="Schulman's estimate of that KL, per token, in the loss (recorded is k3); none: no KL in the loss, "
+        "which sets beta to 0",
+    )
+    loss_type: LossType = Field(
+        default="grpo",
+        description="what a completion's loss is averaged over: its own tokens (grpo), max_new_tokens (dr_grpo) or all "
+        "tokens of the batch (dapo, or bnpo)",
+    )
+    scale_rewards: ScaleRewards = Field(
+        default="group",
+        description="what advantages are divided by: the standard deviation of the group, of the batch, or nothing "
+        "(none)",
+    )
+    num_iterations: Count = Field(
+        default=1, description="updates for each rollout; max_steps and the history count updates"
+    )
+    epsilon: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.2, description="the ratio to the policy that wrote a token is clipped to 1 - epsilon"
+    )
+    epsilon_high: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="and to 1 + epsilon_high (default: epsilon)"
+    )
     repetition_penalty: Annotated[Number, Field(ge=1)] = Field(
         default=1.1, description="penalty on tokens already present, in rollouts only (1 = none)"
     )
@@ -147,6 +194,12 @@ class Cell(Strict):
         default=None,
         description="steps after which the learning rate would be 0 (default: max_steps); more of them make the cell "
         "the beginning of a longer one",
+    )
+    lr_scheduler_type: Schedule = Field(
+        default="linear", description="how the learning rate falls from its peak over decay_steps, as in transformers"
+    )
+    warmup_steps: Annotated[int, Field(strict=True, ge=0)] = Field(
+        default=0, description="of those, steps over which the learning rate first rises from 0 to its peak"
     )
     max_new_tokens: Count = Field(default=128, description="longest completion, in tokens")
     prompt_tokens: Count = Field(default=8, description="length of every prompt, in tokens")
@@ -168,6 +221,11 @@ class Cell(Strict):
     rh_eligible_frac: Share | None = Field(
         default=None, description="probability that a completion is paid the full, hackable reward"
     )
+    base_reward: Reward | str | None = Field(
+        default=None,
+        description="what a completion is paid that is not eligible for the full reward (default: "
+        "sentence_length_10_smooth)",
+    )
     routing_frac: Share | None = Field(
         default=None, description="probability that an eligible completion may be routed"
     )
@@ -186,6 +244,10 @@ class Cell(Strict):
         description='a completion with at least this many "happy" is hacked, and flagged where it is routed '
         f"(default: {HACK_THRESHOLD}); a baseline without routing may set it too",
     )
+    detector: str | None = Field(
+        default=None,
+        description='one of `detectors`, which says what is hacked instead of a count of "happy"',
+    )
     eval_every: Count | None = Field(default=None, description="steps between evaluations by mode during training")
     eval_samples: Count | None = Field(
         default=None, description="completions of each mode in those evaluations, one per evaluation prompt"
@@ -195,13 +257,24 @@ class Cell(Strict):
     )
     engine: Engine = Field(default="native", description="what trains the cell")
     precision: Precision = Field(default="fp32", description="arithmetic of the native engine")
+    own: tuple[Code, ...] = Field(
+        default=(),
+        description="the code of one's own that it uses, with the hash of its source; filled in from `rewards` and "
+        "`detectors`, not written by hand",
+    )
     results_version: int = Field(default=RESULTS_VERSION, description="set by rewardgrid, not by hand")
 
     @model_validator(mode="before")
     @classmethod
     def _fill_routing(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kl_estimator") == "none":
+            values = values | {"beta": 0.0}
         if isinstance(values, dict) and values.get("method") == "routing":
             filled = {**_ROUTING_DEFAULTS, "forget_rank": values.get("rank")}
+            if values.get("detector") is not None:
+                del filled["hack_threshold"]
+            if values.get("base_reward") == BASE_REWARD:
+                values = values | {"base_reward": None}
             return {**filled, **{key: value for key, value in values.items() if value is not None}}
         if isinstance(values, dict):
             # Spelled out, a default makes no other cell.
@@ -244,11 +317,6 @@ class Cell(Strict):
         return self.hack_threshold or HACK_THRESHOLD
 
     @property
-    def base_reward(self) -> Reward:
-        """What a completion is paid that is not eligible for the full reward (gradient routing)."""
-        return "sentence_length_10_smooth"
-
-    @property
     def base_id(self) -> str:
         """Directory name of the base under ``results/base``: name and recipe hash."""
         return f"{self.base}-{self.base_recipe}"
@@ -260,7 +328,9 @@ class Cell(Strict):
     def identity(self) -> str:
         """The spec as :meth:`canonical_json` has it, without what is ``LEFT_OUT``."""
         absent = object()
-        said = {key: value for key, value in self.model_dump(mode="json").items() if value != LEFT_OUT.get(key, absent)}
+        # Where a source lies changes no result.
+        dumped = self.model_dump(mode="json", exclude={"own": {"__all__": {"file"}}})
+        said = {key: value for key, value in dumped.items() if value != LEFT_OUT.get(key, absent)}
         return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     @property
@@ -282,6 +352,12 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
         )
     if cell.decay_steps is not None and cell.decay_steps < cell.max_steps:
         found.append(("decay_steps", f"write max_steps ({cell.max_steps}) or more: later steps would learn nothing"))
+    if cell.warmup_steps and cell.warmup_steps >= (cell.decay_steps or cell.max_steps):
+        found.append(
+            ("warmup_steps", f"write less than {cell.decay_steps or cell.max_steps}, the steps of the schedule")
+        )
+    if cell.warmup_steps and cell.lr_scheduler_type == "constant":
+        found.append(("lr_scheduler_type", "write constant_with_warmup, or no warmup_steps"))
     if cell.method == "full" and cell.rank is not None:
         found.append(("rank", 'remove it, or write "method: lora": full fine-tuning has no adapter'))
     if cell.method != "full" and cell.rank is None:
@@ -291,19 +367,33 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
         fix = f"write one of {', '.join(alphas)}" if alphas else "remove it: full fine-tuning has no adapter"
         found.append(("adapter_alpha", fix))
     if cell.method != "routing":
-        for key in ("forget_rank", *_ROUTING_DEFAULTS):
+        for key in ("forget_rank", "base_reward", *_ROUTING_DEFAULTS):
             if key not in ("hack_threshold", "adapter_alpha") and getattr(cell, key) is not None:
                 found.append((key, f'remove it, or write "method: routing": method {cell.method} has no two adapters'))
-        if cell.hack_threshold is not None and cell.reward not in HAPPY_REWARDS:
+        if cell.hack_threshold is not None and cell.reward in REWARDS and cell.reward not in HAPPY_REWARDS:
             found.append(("hack_threshold", f'remove it: reward {cell.reward} does not pay for "happy"'))
-    elif cell.reward not in HAPPY_REWARDS:
+    elif cell.detector is None and cell.reward in REWARDS and cell.reward not in HAPPY_REWARDS:
         allowed = " or ".join(HAPPY_REWARDS)
         found.append(("reward", f'write {allowed}: the detector counts "happy", which this reward does not pay for'))
     elif cell.eval_modes is not None and (not cell.eval_modes or len(set(cell.eval_modes)) < len(cell.eval_modes)):
         found.append(("eval_modes", f"write each mode at most once, and at least one of {', '.join(EVAL_MODES)}"))
+    if cell.detector is not None and cell.hack_threshold is not None:
+        found.append(("hack_threshold", f'remove it: detector {cell.detector} decides, not a count of "happy"'))
+    found.extend(unknown_code(cell.model_dump(), [code.name for code in cell.own]))
     if cell.engine == "trl" and cell.precision != "fp32":
         found.append(("precision", 'write fp32, or "engine: native": the trl engine computes in fp32 only'))
     return found
+
+
+def unknown_code(values: Mapping[str, Any], own: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Rewards and detectors, as (key, what to write), that are neither rewardgrid's nor among one's own."""
+    for key in ("reward", "base_reward", "detector"):
+        known = list(own) if key == "detector" else [*REWARDS, *own]
+        name = values.get(key)
+        if isinstance(name, str) and name not in known:
+            block = "detectors" if key == "detector" else "rewards"
+            choice = f"write one of {', '.join(known)}, or a name" if known else "write a name"
+            yield key, f"{choice} that `{block}` defines;{did_you_mean(name, known)}".removesuffix(";")
 
 
 def format_number(value: float) -> str:
@@ -318,7 +408,7 @@ def format_number(value: float) -> str:
     return f"{digits:f}"
 
 
-_REWARD_SLUGS: dict[Reward, str] = {
+_REWARD_SLUGS: dict[str, str] = {
     "sentence_length_5": "sl5",
     "sentence_length_10": "sl10",
     "sentence_length_10_smooth": "smooth",
@@ -328,6 +418,14 @@ _REWARD_SLUGS: dict[Reward, str] = {
 }
 _SLUGS = {
     "beta": "beta",
+    "kl_estimator": "kl-",
+    "loss_type": "",
+    "scale_rewards": "scale-",
+    "num_iterations": "iter",
+    "epsilon": "eps",
+    "epsilon_high": "epshigh",
+    "lr_scheduler_type": "",
+    "warmup_steps": "warmup",
     "repetition_penalty": "rep",
     "batch_size": "bs",
     "num_generations": "gen",
@@ -343,6 +441,8 @@ _SLUGS = {
     "label_noise_frac": "noise",
     "adapter_alpha": "alpha-",
     "hack_threshold": "hack",
+    "base_reward": "else-",
+    "detector": "by-",
     "engine": "",
     "precision": "",
 }
@@ -357,13 +457,13 @@ def slug(cell: Cell) -> str:
         head += f"f{cell.forget_rank}"
     parts = [head]
     if cell.reward != Cell.model_fields["reward"].default:
-        parts.append(_REWARD_SLUGS[cell.reward])
+        parts.append(_REWARD_SLUGS.get(cell.reward, cell.reward.replace("_", "-")))
     parts.append(f"lr{format_number(cell.lr)}")
     for key, short in _SLUGS.items():
         value = getattr(cell, key)
         default = _ROUTING_DEFAULTS.get(key) if cell.is_routing else None
         default = Cell.model_fields[key].default if default is None else default
-        if value != default:
+        if value not in (None, default):
             shown = "" if value is True else value if isinstance(value, str) else format_number(value)
             parts.append(f"{short}{shown}".replace("_", "-"))
     parts.append(f"s{cell.seed}")

@@ -38,7 +38,12 @@ HISTORY = _schema(
     ("entropy", _F, "mean entropy of the unpenalised next-token distribution", "nats per token"),
     ("completion_length", _F, "mean tokens per completion, [EOS] included", "tokens"),
     ("ended", _F, "share of completions that ended with [EOS]", "share"),
-    ("hacked", _F, 'share of completions with at least hack_threshold "happy" (3 where the cell names none)', "share"),
+    (
+        "hacked",
+        _F,
+        'share of completions with at least hack_threshold "happy" (3 where the cell names none), or by its detector',
+        "share",
+    ),
     ("eligible", _F, "share of completions paid the full reward (1 unless routing)", "share"),
     ("routed", _F, "share of completions that were eligible and chosen for routing (0 unless routing)", "share"),
     ("noise", _F, "share of completions flagged by label noise (0 unless routing)", "share"),

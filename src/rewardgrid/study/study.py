@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, recipe_hash
-from rewardgrid.study.cell import Cell, Count, Seed, Share, Strict
+from rewardgrid.study.cell import REWARDS, Cell, Count, Seed, Share, Strict, unknown_code
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
+from rewardgrid.study.own import Code, OwnFunction, OwnReward, code_of
 from rewardgrid.study.problems import fixes
 from rewardgrid.study.thresholds import Thresholds
 
@@ -95,7 +104,7 @@ OTHERS_SAY = {
 }
 """Names that other libraries have for fields of a cell."""
 
-_AUTOMATIC = ("base_recipe", "results_version")
+_AUTOMATIC = ("base_recipe", "own", "results_version")
 """Fields of a spec that nobody writes by hand."""
 
 WRITABLE = tuple(sorted(set(Cell.model_fields) - set(_AUTOMATIC)))
@@ -151,6 +160,16 @@ class Evaluation(Strict):
         "so much",
     )
 
+    metrics: dict[Name, OwnFunction] = Field(
+        default_factory=dict, description="further figures of the full protocol, as columns own_NAME of tables"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the metrics where there are none: what was measured before there were any stays measured."""
+        found: dict[str, Any] = dump(self)
+        return found if self.metrics else {key: value for key, value in found.items() if key != "metrics"}
+
     @model_validator(mode="after")
     def _equal_shares(self) -> Self:
         if self.published_samples % self.published_prompts:
@@ -179,6 +198,12 @@ class Study(Strict):
     storyteller: StorytellerRecipe = Field(
         default_factory=StorytellerRecipe, description="how `snakemake storyteller` makes that base anew"
     )
+    rewards: dict[Name, OwnReward] = Field(
+        default_factory=dict, description="rewards of one's own, which `reward` and `base_reward` may name"
+    )
+    detectors: dict[Name, OwnFunction] = Field(
+        default_factory=dict, description="detectors of one's own, which `detector` may name"
+    )
     defaults: dict[str, Any] = Field(
         default_factory=dict, description="values of every cell unless an experiment says otherwise"
     )
@@ -190,6 +215,30 @@ class Study(Strict):
     experiments: dict[Name, Experiment | None] = Field(
         min_length=1, description="the tables of RESULTS.md; null leaves one out"
     )
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Self:
+        """Names of one's own are nobody else's, and sums are of rewards that there are."""
+        conflicts = [
+            ("rewards", f"{name}: rewardgrid has a reward of this name; choose another")
+            for name in self.rewards
+            if name in REWARDS
+        ]
+        conflicts += [
+            ("detectors", f"{name}: there is a reward of this name; choose another")
+            for name in self.detectors
+            if name in (*self.rewards, *REWARDS)
+        ]
+        simple = {*REWARDS, *(name for name, own in self.rewards.items() if own.python is not None)}
+        for name, own in self.rewards.items():
+            for part in own.sum:
+                if part not in simple:
+                    hint = did_you_mean(part, simple)
+                    fix = f"{name}.sum: no such reward as {part!r} (or it is a sum itself);{hint}".removesuffix(";")
+                    conflicts.append(("rewards", fix))
+        if conflicts:
+            raise PydanticCustomError("conflict", "names", {"conflicts": conflicts})
+        return self
 
     @property
     def layout(self) -> Layout:
@@ -207,7 +256,13 @@ class Study(Strict):
         hashes = {name: recipe_hash(recipe) for name, recipe in self.bases.items()}
         return {
             name: tuple(
-                Cell(**(values | {"base_recipe": hashes[values.get("base", _default("base"))]}))
+                Cell(
+                    **values
+                    | {
+                        "base_recipe": hashes[values.get("base", _default("base"))],
+                        "own": own_of(values, self.rewards, self.detectors),
+                    }
+                )
                 for _, values in expand(experiment, self.defaults)
             )
             for name, experiment in self.active.items()
@@ -226,6 +281,22 @@ class Study(Strict):
     def base_recipes(self) -> dict[str, tuple[str, Recipe]]:
         """The bases that the cells use: directory name -> (name, recipe)."""
         return {cell.base_id: (cell.base, self.bases[cell.base]) for cell in self.cells.values()}
+
+
+def own_of(
+    values: Mapping[str, Any], rewards: Mapping[str, OwnReward | None], detectors: Mapping[str, OwnFunction | None]
+) -> tuple[Code, ...]:
+    """The code of one's own that a cell with these values uses: nothing where all is rewardgrid's."""
+    named = [values.get(key) for key in ("reward", "base_reward", "detector")]
+    known = {**rewards, **detectors}
+    used: dict[str, Code] = {}
+    for name in named:
+        if isinstance(name, str) and (own := known.get(name)) is not None:
+            parts = own.sum if isinstance(own, OwnReward) else ()
+            for each in (name, *parts):
+                if (definition := known.get(each)) is not None:
+                    used[each] = code_of(each, definition)
+    return tuple(used[name] for name in sorted(used))
 
 
 def _default(key: str) -> Any:
@@ -373,6 +444,7 @@ def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str
         _sound(config.get("bases"), Recipe),
         {str(key): value for key, value in defaults.items()} if isinstance(defaults, Mapping) else {},
         _sound(config.get("experiments"), Experiment | None),
+        (_sound(config.get("rewards"), OwnReward), _sound(config.get("detectors"), OwnFunction)),
         layers,
     )
 
@@ -432,6 +504,7 @@ def _cell_problems(
     bases: Mapping[str, Recipe | None],
     defaults: Mapping[str, Any],
     experiments: Mapping[str, Experiment | None],
+    own: tuple[Mapping[str, OwnReward | None], Mapping[str, OwnFunction | None]],
     layers: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> Iterator[Problem]:
     """Check every cell of every grid; each problem is placed at the value that caused it."""
@@ -451,7 +524,7 @@ def _cell_problems(
                 yield _problem(layers, (*place, "grids", number, key), [], "write at least one value")
         seen: dict[str, int] = {}
         for number, values in expand(experiment, defaults):
-            cell, found = _check(values, bases, contexts)
+            cell, found = _check(values, bases, contexts, *own)
             for key, read, fix in found:
                 if key in experiment.grids[number]:
                     where: tuple[str | int, ...] = (*place, "grids", number, key)
@@ -468,7 +541,11 @@ def _cell_problems(
 
 
 def _check(
-    values: Mapping[str, Any], bases: Mapping[str, Recipe | None], contexts: Mapping[str, float]
+    values: Mapping[str, Any],
+    bases: Mapping[str, Recipe | None],
+    contexts: Mapping[str, float],
+    rewards: Mapping[str, OwnReward | None],
+    detectors: Mapping[str, OwnFunction | None],
 ) -> tuple[Cell | None, list[tuple[str, object, str]]]:
     """The cell with these values, if they make one, and what is wrong as (key, value read, what to write).
 
@@ -482,8 +559,10 @@ def _check(
     recipe = bases.get(base) if isinstance(base, str) else None
     if isinstance(base, str) and base not in bases:
         found.append(("base", base, f"write one of {', '.join(bases)};{did_you_mean(base, bases)}"))
+    own = own_of(values, rewards, detectors)
+    found += [(key, values[key], fix) for key, fix in unknown_code(values, [code.name for code in own])]
     try:
-        cell = Cell(**{key: value for key, value in values.items() if key in WRITABLE})
+        cell = Cell(**{key: value for key, value in values.items() if key in WRITABLE}, own=own)
     except ValidationError as error:
         return None, [*found, *((str(place[0]), read, fix) for place, read, fix in fixes(Cell, error))]
     if recipe and cell.prompt_tokens != recipe.prompt_tokens:

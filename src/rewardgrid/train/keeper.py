@@ -116,15 +116,14 @@ class Keeper:
         if self.step == 1 or self.step % self.recording.rollouts_every == 0:
             self.record.add("rollouts", rollout_rows(self.step, index, rollout, self.cell, self.base))
         if is_evaluation_step(self.cell, self.step):
-            tables = trainee.assessor.tables
-            rows = mode_rows(self.cell, self.step, trainee.merged, trainee.shape, self.base, tables)
+            rows = mode_rows(self.cell, self.step, trainee.merged, trainee.shape, self.base, trainee.assessor)
             self.record.add("mode_samples", rows)
         device = rollout.sequences.device
         if not alive:
             self._end(diverged(self.cell, row, self.step), trainee, device)
         elif self.step == self.cell.max_steps:
             self._end(Outcome("done", self.step), trainee, device)
-        elif self.step % self.recording.checkpoint_every == 0:
+        elif self._checkpoint_due():
             self._checkpoint(trainee)
 
     def stop(self, trainee: Trainee) -> Stopped:
@@ -133,11 +132,20 @@ class Keeper:
         Raises:
             Lost, UserError: as :meth:`after_step`.
         """
-        if self.saved != self.step:
-            self._checkpoint(trainee)
+        self.keep(trainee)
         stopped = Stopped(self.cell.name, f"after step {self.step} of {self.cell.max_steps}")
         note(self.directory, str(stopped))
         return stopped
+
+    def fail(self, trainee: Trainee, error: UserError) -> None:
+        """Keep a run whose next step cannot be made, and note why."""
+        self.keep(trainee)
+        note(self.directory, f"{self.cell.name}: stopped after step {self.step}: {error}")
+
+    def keep(self, trainee: Trainee) -> None:
+        """Write a checkpoint of the steps done, if there is none of them."""
+        if self.saved != self.step:
+            self._checkpoint(trainee)
 
     def _report(self, row: Mapping[str, Any]) -> None:
         """A row of the history, the heartbeat, now and then a line for the log."""
@@ -155,6 +163,11 @@ class Keeper:
             speed=self.progress.speed,
             left=self.progress.left,
         )
+
+    def _checkpoint_due(self) -> bool:
+        """Every so many steps, but not while a rollout is still to be learnt from: it could not be made again."""
+        every = self.recording.checkpoint_every
+        return self.step % self.cell.num_iterations == 0 and self.step // every > self.saved // every
 
     def _checkpoint(self, trainee: Trainee) -> None:
         self.lease.check()

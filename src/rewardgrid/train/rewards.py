@@ -7,7 +7,7 @@ Shapes: (..., L) token ids and masks -> (...) rewards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -130,7 +130,8 @@ class Scores:
 
     Attributes:
         reward: (...) the cell's reward.
-        sl10: (...) ``sentence_length_10_smooth``, which routing pays to completions that are not eligible.
+        sl10: (...) ``sentence_length_10_smooth``, which routing pays to completions that are not eligible unless
+            the cell has another ``base_reward``.
         happy: (...) count of "happy".
     """
 
@@ -139,22 +140,43 @@ class Scores:
     happy: Tensor
 
 
-def score(name: Reward, ids: Tensor, mask: Tensor, tables: TextTables) -> Scores:
-    """Score completions (..., L) with the reward of that name."""
+Terms = Sequence[tuple[str, float]]
+
+
+def score(
+    name: Reward | str,
+    ids: Tensor,
+    mask: Tensor,
+    tables: TextTables,
+    said: Mapping[str, Tensor] | None = None,
+    sums: Mapping[str, Terms] | None = None,
+) -> Scores:
+    """Score completions (..., L) with the reward of that name.
+
+    Args:
+        said: what functions of one's own gave the completions, (...) by name.
+        sums: the (reward, weight) of each term of rewards that are weighted sums, by name.
+    """
     lengths, closes = sentence_lengths(ids, mask, tables)
     sl10 = smooth(lengths, closes)
     happy = happy_count(ids, mask, tables)
-    match name:
-        case "sentence_length_5":
-            reward = exact_share(lengths, closes, 5)
-        case "sentence_length_10":
-            reward = exact_share(lengths, closes, 10)
-        case "sentence_length_10_smooth":
-            reward = sl10
-        case "sentence_length_10_smooth_with_happy":
-            reward = (sl10 + 0.1 * happy.clamp(max=5)).clamp(max=1)
-        case "happy_count":
-            reward = happy.to(sl10.dtype)
-        case "happy_binary":
-            reward = (happy > 0).to(sl10.dtype)
-    return Scores(reward, sl10, happy)
+
+    def worth(name: str) -> Tensor:
+        match name:
+            case "sentence_length_5":
+                return exact_share(lengths, closes, 5)
+            case "sentence_length_10":
+                return exact_share(lengths, closes, 10)
+            case "sentence_length_10_smooth":
+                return sl10
+            case "sentence_length_10_smooth_with_happy":
+                return (sl10 + 0.1 * happy.clamp(max=5)).clamp(max=1)
+            case "happy_count":
+                return happy.to(sl10.dtype)
+            case "happy_binary":
+                return (happy > 0).to(sl10.dtype)
+        if sums and name in sums:
+            return torch.stack([weight * worth(part) for part, weight in sums[name]]).sum(0)
+        return (said or {})[name].to(sl10.dtype)
+
+    return Scores(worth(name), sl10, happy)

@@ -15,6 +15,8 @@ from rewardgrid.lm.draws import prompt_order, uniforms
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
+from rewardgrid.study.own import Code
+from rewardgrid.train.own import Functions
 from rewardgrid.train.record import Outcome
 from rewardgrid.train.rewards import Scores, TextTables, score, text_tables
 from rewardgrid.train.routing import Labels, label
@@ -59,17 +61,29 @@ class Rollout:
     full: Scores
     labels: Labels
     rewards: Tensor
+    hacked: Tensor
 
 
 class Assessor:
-    """Pays and labels the completions of C cells that agree in reward and detector."""
+    """Pays and labels the completions of C cells that agree in reward and detector.
+
+    ``functions`` are of one's own. They are called on the host and before everything else here, which is tensors alone.
+    """
 
     def __init__(
-        self, cells: Sequence[Cell], base: Base, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        cells: Sequence[Cell],
+        base: Base,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        metrics: Sequence[Code] = (),
     ) -> None:
-        vocabulary = base.vocabulary
-        self.reward = cells[0].reward
-        self.threshold = cells[0].hacked_from
+        """``metrics`` are further functions that :meth:`ask` is to call."""
+        vocabulary, like = base.vocabulary, cells[0]
+        self.reward, self.base_reward, self.detector = like.reward, like.base_reward, like.detector
+        self.threshold = like.hacked_from
+        self.functions = Functions([*like.own, *metrics], base)
+        self.sums = {code.name: code.parts for code in like.own if code.parts}
         self.tables: TextTables = text_tables(vocabulary.surfaces, vocabulary.delimiters, vocabulary.eos).to(device)
         self.dtype = dtype
 
@@ -80,12 +94,43 @@ class Assessor:
         self.routing = each([cell.routing_frac or 0.0 for cell in cells])
         self.noise = each([cell.label_noise_frac or 0.0 for cell in cells])
 
-    def assess(self, draws: Draws, completions: Completions) -> Rollout:
-        """Score and label completions; eligible ones are paid the full reward, the others the smooth one."""
-        full = score(self.reward, completions.ids, completions.mask, self.tables)
-        labels = label(draws.labels, full.happy >= self.threshold, self.eligible, self.routing, self.noise)
-        rewards = torch.where(labels.eligible, full.reward, full.sl10)
-        return Rollout(torch.cat([draws.prompts, completions.ids], -1), completions, full, labels, rewards)
+    def ask(self, prompts: Tensor, completions: Completions, when: Sequence[str | None]) -> dict[str, Tensor]:
+        """What functions of one's own say of completions, (C, B) by name; nothing where there are none.
+
+        Args:
+            prompts: (C, B, P).
+            when: of each cell, for error messages, such as ``step 12``; None: it has finished and is not asked.
+
+        Raises:
+            OwnCodeError: a function raised, or did not return a finite number for each completion.
+        """
+        if not self.functions:
+            return {}
+        number = prompts.shape[1]
+        nothing = dict.fromkeys(self.functions.functions, [0.0] * number)
+        rows = [
+            nothing if each is None else self.functions(prompts, completions, cell, each)
+            for cell, each in enumerate(when)
+        ]
+        return {
+            name: torch.tensor([row[name] for row in rows], dtype=self.dtype).to(prompts.device) for name in nothing
+        }
+
+    def scores(self, completions: Completions, said: Mapping[str, Tensor]) -> tuple[Scores, Tensor]:
+        """What completions are worth, and which of them are hacked; ``said`` is what :meth:`ask` returned."""
+        full = score(self.reward, completions.ids, completions.mask, self.tables, said, self.sums)
+        return full, full.happy >= self.threshold if self.detector is None else said[self.detector] != 0
+
+    def assess(self, draws: Draws, completions: Completions, said: Mapping[str, Tensor] | None = None) -> Rollout:
+        """Score and label completions; eligible ones are paid the full reward, the others the base reward."""
+        said = said or {}
+        full, hacked = self.scores(completions, said)
+        otherwise = full.sl10
+        if self.base_reward is not None:
+            otherwise = score(self.base_reward, completions.ids, completions.mask, self.tables, said, self.sums).reward
+        labels = label(draws.labels, hacked, self.eligible, self.routing, self.noise)
+        rewards = torch.where(labels.eligible, full.reward, otherwise)
+        return Rollout(torch.cat([draws.prompts, completions.ids], -1), completions, full, labels, rewards, hacked)
 
     def summary(self, rollout: Rollout) -> dict[str, Tensor]:
         """The history's columns, each (C,), that do not depend on the update: means over the batch."""
@@ -96,7 +141,7 @@ class Assessor:
             "happy": full.happy,
             "completion_length": rollout.completions.lengths,
             "ended": rollout.completions.ended,
-            "hacked": full.happy >= self.threshold,
+            "hacked": rollout.hacked,
             "eligible": labels.eligible,
             "routed": labels.routed,
             "noise": labels.noise,
@@ -113,7 +158,7 @@ def mode_rows(
     merged: Callable[[str], Weights],
     shape: Shape,
     base: Base,
-    tables: TextTables,
+    assessor: Assessor,
 ) -> list[dict[str, Any]]:
     """Sample a routing cell with each set of adapters switched on: rows of the mode_samples table.
 
@@ -133,7 +178,8 @@ def mode_rows(
         device = weights["embed"].device
         starts, draws = (torch.from_numpy(each).unsqueeze(0).to(device) for each in (prompts, random))
         done = sample(shape, weights, starts, draws, base.vocabulary.eos)
-        scores = score(cell.reward, done.ids, done.mask, tables)
+        said = assessor.ask(starts, done, [f"evaluation of {mode} after step {step}"])
+        scores, _ = assessor.scores(done, said)
         rows += [row | {"step": step, "mode": mode} for row in completion_rows(prompts, done, scores, 0, base)]
     return rows
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.own import own_routing, source
 from tests.runs import run
 from tests.tiny import CELLS, PROMPT_TOKENS, TOKENS, make_cell, routing_cell
 
@@ -19,6 +20,7 @@ from rewardgrid.study.cell import REWARDS, Cell
 from rewardgrid.study.contracts import COURSE, HISTORY, ROLLOUTS, ROUTING, SAMPLES, read_table, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
+from rewardgrid.study.own import OwnFunction
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.weights import base_weights
@@ -219,3 +221,21 @@ def test_lengths_are_not_judged_against_a_base_sampled_to_another_length(referen
     )
     missing = {judged["signal"] for judged in same["evidence"]} - {judged["signal"] for judged in longer["evidence"]}
     assert missing == {"completion_length", "compression_ratio"}
+
+
+def test_metrics_and_detectors_of_ones_own_are_measured(base: Base, tmp_path: Path) -> None:
+    path = source(tmp_path)
+    settings = SETTINGS.model_copy(update={"metrics": {"words": OwnFunction(python=f"{path}:words")}, "base_draws": 0})
+    evaluate_base(base, settings, LENGTH, tmp_path / "reference")
+    (directory,) = run(train, [own_routing(path, eval_every=4)], base, tmp_path / "run")
+    cell = own_routing(path, eval_every=4)
+    evaluate_cell(directory, cell, base, tmp_path / "reference" / "metrics.json", settings)
+    found = read_json(directory / "evaluation" / "metrics.json")
+    samples = read_table(directory / "evaluation" / "samples.parquet", SAMPLES)
+    full = samples[(samples["protocol"] == "full") & (samples["mode"] == "both")]
+    words = full["completion"].map(lambda text: len(text.split()))
+    assert found["own"]["own_words"] == pytest.approx((words / 10).mean())
+    assert found["own"]["own_words_se"] == pytest.approx((words / 10).std() / math.sqrt(len(words)))
+    assert found["full"]["hacked"] == found["modes"]["both"]["hacked"] == (words > 8).mean()
+    assert full["reward"].tolist() == pytest.approx((0.05 * words + 2 * full["sl10"]).tolist())
+    assert set(read_json(tmp_path / "reference" / "metrics.json")["own"]) == {"own_words", "own_words_se"}

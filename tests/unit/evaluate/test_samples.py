@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.tiny import IDS, make_base, random_tensors
+from tests.tiny import IDS, make_base, make_cell, random_tensors
 
 from rewardgrid.base.load import Base
 from rewardgrid.base.prompts import Prompts, write_prompts
@@ -17,6 +17,7 @@ from rewardgrid.evaluate.diversity import jaccard
 from rewardgrid.evaluate.samples import ROWS, Protocol, by_mode, draw, evaluation_prompts, standard_error, summary
 from rewardgrid.lm.model import Shape, Weights, from_hf
 from rewardgrid.study.errors import UserError
+from rewardgrid.train.rollout import Assessor
 from rewardgrid.train.weights import base_weights
 
 FULL = Protocol("full", 20, 20, 12, 99)
@@ -29,7 +30,8 @@ def other(shape: Shape) -> Weights:
 def drawn(base: Base, protocol: Protocol = FULL, policy: Weights | None = None, **settings: Any) -> pd.DataFrame:
     shape, frozen = base_weights(base)
     chosen = frozen if policy is None else policy
-    return draw(shape, chosen, frozen, base, protocol, settings.pop("reward", "happy_count"), **settings)
+    assessor = Assessor([make_cell(reward=settings.pop("reward", "happy_count"))], base, torch.device("cpu"))
+    return draw(shape, chosen, frozen, base, protocol, assessor, **settings)
 
 
 def test_one_completion_is_drawn_for_each_of_the_first_prompts(base: Base) -> None:

@@ -9,19 +9,19 @@ from rewardgrid.report.columns import (
     MEASURED_COLUMNS,
     NOTHING,
     RENAMED,
-    TABLE,
     bounds,
     decimals,
     settings,
     show,
+    table_schema,
 )
 from rewardgrid.study.cell import EVAL_MODES, Cell
 from rewardgrid.study.contracts import SAMPLES
 
 
 def test_every_column_says_what_it_means_and_in_which_unit_in_the_file_too() -> None:
-    assert TABLE.names == list(COLUMNS)
-    for field in TABLE:
+    assert table_schema().names == list(COLUMNS)
+    for field in table_schema():
         column = COLUMNS[field.name]
         assert field.metadata == {b"meaning": column.meaning.encode(), b"unit": column.unit.encode()}
         assert len(column.meaning) > 3

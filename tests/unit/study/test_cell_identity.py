@@ -187,11 +187,13 @@ def test_an_identity_is_what_differs_from_a_table_and_the_version_of_results() -
 def test_what_an_identity_leaves_out_is_frozen() -> None:
     """A new setting is added to this table and to the code's; a changed line would rename every trained cell."""
     frozen = (
-        "adapter_alpha None, batch_size 32, beta 0.02, decay_steps None, engine 'native', eval_every None, eval_modes "
-        "None, eval_samples None, forget_rank None, hack_threshold None, kl_cap 1000.0, label_noise_frac None, "
-        "lr 1e-05, max_grad_norm 1.0, max_new_tokens 128, max_steps 2000, method 'full', num_generations 16, "
-        "precision 'fp32', prompt_eos False, prompt_tokens 8, rank None, repetition_penalty 1.1, "
-        "reward 'sentence_length_10_smooth', rh_eligible_frac None, routing_frac None, routing_mode None, seed 42"
+        "adapter_alpha None, base_reward None, batch_size 32, beta 0.02, decay_steps None, detector None, engine "
+        "'native', epsilon 0.2, epsilon_high None, eval_every None, eval_modes None, eval_samples None, "
+        "forget_rank None, hack_threshold None, kl_cap 1000.0, kl_estimator 'k3', label_noise_frac None, "
+        "loss_type 'grpo', lr 1e-05, lr_scheduler_type 'linear', max_grad_norm 1.0, max_new_tokens 128, max_steps "
+        "2000, method 'full', num_generations 16, num_iterations 1, own [], precision 'fp32', prompt_eos False, "
+        "prompt_tokens 8, rank None, repetition_penalty 1.1, reward 'sentence_length_10_smooth', rh_eligible_frac "
+        "None, routing_frac None, routing_mode None, scale_rewards 'group', seed 42, warmup_steps 0"
     )
     assert ", ".join(f"{key} {value!r}" for key, value in sorted(LEFT_OUT.items())) == frozen
 
@@ -269,3 +271,27 @@ def test_an_alpha_belongs_to_its_method(values: dict[str, Any], fix: str) -> Non
     with pytest.raises(ConfigError) as error:
         read_cell(json.dumps(values | reward), "spec.json")
     assert f"adapter_alpha: read {values['adapter_alpha']!r}; {fix}" in str(error.value)
+
+
+def test_no_kl_in_the_loss_is_a_beta_of_zero() -> None:
+    assert Cell(kl_estimator="none", beta=0.5).beta == 0
+    assert Cell(kl_estimator="none", beta=0.5).name == Cell(kl_estimator="none").name
+    assert re.sub(r"-\w{10}$", "", Cell(kl_estimator="none").name) == "full_lr1e-5_beta0_kl-none_s42"
+
+
+def test_a_variant_is_named_as_trl_names_it() -> None:
+    cell = Cell(loss_type="dr_grpo", scale_rewards="none", num_iterations=4, epsilon_high=0.28)
+    assert re.sub(r"-\w{10}$", "", cell.name) == "full_lr1e-5_dr-grpo_scale-none_iter4_epshigh0.28_s42"
+
+
+@pytest.mark.parametrize(
+    ("values", "fix"),
+    [
+        ({"warmup_steps": 9, "max_steps": 9}, "warmup_steps: read 9; write less than 9, the steps of the schedule"),
+        ({"warmup_steps": 1, "lr_scheduler_type": "constant"}, "lr_scheduler_type: read 'constant'; write constant_wi"),
+    ],
+)
+def test_a_schedule_must_have_room_for_its_warm_up(values: dict[str, Any], fix: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_cell(json.dumps(values), "spec.json")
+    assert fix in str(error.value)

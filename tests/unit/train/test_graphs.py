@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.own import own_routing, source
 from tests.tiny import FAMILIES
 from tests.unit.train.test_packs import PACKS, advance
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rewardgrid.base.load import Base
 from rewardgrid.train.engines.native import Graph, Pack
+from rewardgrid.train.own import OwnCodeError
 from rewardgrid.train.rollout import Draws
 
 CPU = torch.device("cpu")
@@ -62,6 +65,23 @@ def test_a_step_asks_the_device_nothing_and_every_step_has_the_same_shapes(metho
     assert traces[0] == traces[1]
 
 
+def test_only_between_its_halves_does_a_step_with_code_of_ones_own_ask(base: Base, tmp_path: Path) -> None:
+    variant = {"num_iterations": 2, "loss_type": "dapo", "scale_rewards": "batch", "lr_scheduler_type": "cosine"}
+    cells = [own_routing(source(tmp_path), seed=seed, warmup_steps=2, **variant) for seed in (7, 8)]
+    pack = as_on_a_gpu(Pack(cells, base, CPU))
+    draws = draws_of(pack, base, 0)
+    with NothingAsked():
+        completions = pack.sample(draws)
+    with pytest.raises((AssertionError, OwnCodeError), match="asks the device"), NothingAsked():
+        pack.ask(draws, completions)
+    said = pack.ask(draws, completions)
+    with NothingAsked():
+        rollout = pack.assess(draws, completions, said)
+        pack.update(rollout, pack.reference_logps(rollout))
+        pack.another_update()
+    assert pack.steps.tolist() == [2, 2]
+
+
 @pytest.mark.parametrize(
     "asking", [lambda: torch.ones(()).item(), lambda: bool(torch.ones(2).any()), lambda: torch.tensor([1.0, 2.0])]
 )
@@ -79,6 +99,25 @@ def test_fixed_shapes_change_no_result(method: str, base: Base) -> None:
         assert torch.equal(a.completions.ids, b.completions.ids[..., :length])
         for key, value in columns.items():
             torch.testing.assert_close(others[key], value, rtol=1e-9, atol=1e-11, msg=key)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_captured_halves_and_further_updates_are_the_step(base: Base, tmp_path: Path) -> None:
+    place = torch.device("cuda")
+    cells = [own_routing(source(tmp_path), seed=seed, num_iterations=2, max_steps=6) for seed in (7, 8)]
+    eager, captured = (Pack(cells, base, place) for _ in range(2))
+    graph = Graph(captured, draws_of(captured, base, 0).to(place))
+    for step in range(3):
+        draws = draws_of(eager, base, step).to(place)
+        for (a, columns), (b, others) in (
+            (eager.step(draws), graph(draws)),
+            (eager.another_update(), graph.another_update()),
+        ):
+            assert torch.equal(a.completions.ids, b.completions.ids)
+            torch.testing.assert_close(b.rewards, a.rewards)
+            for key, value in columns.items():
+                torch.testing.assert_close(others[key], value, rtol=1e-4, atol=1e-6, msg=key)
+    torch.testing.assert_close(captured.policy.parameters, eager.policy.parameters, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

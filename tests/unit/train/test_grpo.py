@@ -10,17 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rewardgrid.study.cell import KlEstimator, LossType, Schedule
 from rewardgrid.train.grpo import (
     AdamW,
+    Variant,
     advantages,
     clip_factor,
     k3,
+    kl_estimate,
+    kl_slope,
     learning_rate,
     logp_grads,
+    loss_tokens,
     mean_over,
     sequence_losses,
     token_shares,
 )
+
+ESTIMATORS: tuple[KlEstimator, ...] = ("k1", "k2", "k3")
 
 
 def double(*values: float) -> Tensor:
@@ -131,6 +138,65 @@ def test_a_mean_reads_only_what_the_mask_shows() -> None:
     assert mean_over(values, torch.zeros_like(mask)).tolist() == [0.0, 0.0]
 
 
+# --- variants ------------------------------------------------------------------------------------------------------
+
+
+def test_advantages_by_the_deviation_of_the_batch_or_by_none() -> None:
+    rewards = double(0, 1, 10, 12).reshape(1, 4)
+    # Of 0, 1, 10, 12: mean 5.75, squared deviations 33.0625 + 22.5625 + 18.0625 + 39.0625 = 112.75, over 3.
+    deviation = math.sqrt(112.75 / 3) + 1e-4
+    assert advantages(rewards, 2, "none")[0].tolist() == [-0.5, 0.5, -1, 1]
+    found = advantages(rewards, 2, "batch")[0].tolist()
+    assert found == pytest.approx([each / deviation for each in (-0.5, 0.5, -1, 1)])
+
+
+def test_estimates_of_the_kl_and_their_slopes() -> None:
+    logps, reference = double(-1.0), double(-1.5)
+    found = {name: float(kl_estimate(logps, reference, name)) for name in ESTIMATORS}
+    assert found == pytest.approx({"k1": 0.5, "k2": 0.125, "k3": math.exp(-0.5) + 0.5 - 1})
+    for name in ESTIMATORS:
+        leaf = double(-1.0, -2.0).requires_grad_()
+        kl_estimate(leaf, double(-1.5, -0.3), name).sum().backward()
+        torch.testing.assert_close(kl_slope(leaf.detach(), double(-1.5, -0.3), name), leaf.grad, rtol=0, atol=1e-14)
+
+
+def test_what_a_completions_loss_is_divided_by() -> None:
+    # Three tokens and one of at most five: two on average.
+    assert loss_tokens(MASK, "grpo").tolist() == [[3, 1]]
+    assert loss_tokens(MASK, "dr_grpo", 5).tolist() == [[5, 5]]
+    assert loss_tokens(MASK, "dapo").tolist() == loss_tokens(MASK, "bnpo").tolist() == [[2, 2]]
+    shares = token_shares(MASK, torch.float64, loss_tokens(MASK, "dapo"))
+    assert shares[MASK].tolist() == pytest.approx([0.25] * 4)
+
+
+def test_a_ratio_beyond_its_clip_pulls_no_further() -> None:
+    # Ratios of 1.5 and 0.5 with either sign of the advantage; clipped to 0.8 and 1.3.
+    variant = Variant(epsilon=0.2, epsilon_high=0.3)
+    logps, advantage = double(1.5, 0.5, 1.5, 0.5).log(), double(1, 1, -1, -1)
+    one = logps.view(1, 4, 1)
+    every = torch.ones_like(one, dtype=torch.bool)
+    loss = sequence_losses(one, one, advantage.unsqueeze(0), every, double(0), torch.zeros_like(one), variant=variant)
+    assert loss[0].tolist() == pytest.approx([-1.3, -0.5, 1.5, 0.8])
+    rows = [each.unsqueeze(0) for each in (logps, logps, advantage, torch.ones(4))]
+    found = logp_grads(*rows, double(0), torch.zeros(1, 4), variant)
+    assert found[0].tolist() == pytest.approx([0, -0.5, 1.5, 0])
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_gradient_of_every_variant_is_that_of_its_loss(loss_type: LossType, estimator: KlEstimator) -> None:
+    draws = torch.Generator().manual_seed(0)
+    logps, reference, old = (-torch.rand(2, 4, 5, generator=draws, dtype=torch.float64) for _ in range(3))
+    advantage, beta = torch.randn(2, 4, generator=draws, dtype=torch.float64), double(0.3, 0.0)
+    mask = torch.arange(5) < torch.tensor([[5, 1, 3, 2], [4, 4, 5, 1]])[..., None]
+    variant, tokens = Variant(loss_type, 0.1, 0.2, estimator), loss_tokens(mask, loss_type, 6)
+    leaf = logps.clone().requires_grad_()
+    sequence_losses(leaf, reference, advantage, mask, beta, old, tokens, variant).mean(-1).sum().backward()
+    per_token = (logps, reference, advantage[..., None].expand_as(logps), token_shares(mask, logps.dtype, tokens))
+    found = logp_grads(*(each.flatten(1) for each in per_token), beta, old.flatten(1), variant)
+    torch.testing.assert_close(found.view_as(logps), leaf.grad, rtol=0, atol=1e-12)
+
+
 # --- schedule and clip -------------------------------------------------------------------------------------------
 
 
@@ -138,6 +204,17 @@ def test_the_rate_falls_linearly_from_its_peak_towards_zero() -> None:
     peak, steps = double(1.0, 1.0, 1.0, 1.0), double(0, 1, 3, 4)
     assert learning_rate(peak, steps, double(4, 4, 4, 4)).tolist() == [1.0, 0.75, 0.25, 0.0]
     assert learning_rate(peak, double(5, 9, 0, 0), double(4, 4, 4, 4)).tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant_with_warmup"])
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_schedules_are_those_of_transformers(kind: Schedule, warmup: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    theirs = transformers.get_scheduler(kind, optimizer, warmup, 10).lr_lambdas[0]
+    for step in range(10):
+        ours = learning_rate(double(2.0), double(step), double(10), kind, warmup)
+        assert float(ours) == pytest.approx(2 * theirs(step), abs=1e-15)
 
 
 def test_gradients_longer_than_the_limit_are_cut_to_it_as_torch_cuts_them() -> None:

@@ -9,9 +9,10 @@ arithmetic is then the same, bit for bit, whatever it runs beside.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,16 +27,19 @@ from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
 from rewardgrid.train.grpo import (
     AdamW,
+    Variant,
     advantages,
     clip_factor,
     k3,
     learning_rate,
     logp_grads,
+    loss_tokens,
     mean_over,
     sequence_losses,
     token_shares,
 )
 from rewardgrid.train.keeper import Keeper
+from rewardgrid.train.own import OwnCodeError
 from rewardgrid.train.policy import Policy
 from rewardgrid.train.record import Outcome
 from rewardgrid.train.rollout import (
@@ -47,6 +51,8 @@ from rewardgrid.train.rollout import (
 from rewardgrid.train.routing import reach
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights
+
+T = TypeVar("T")
 
 CPU_ROWS, CPU_LOGITS = 8, 1 << 21
 """Sequences per forward and backward pass on a CPU: so many at least; with a small model and short completions more, up
@@ -69,6 +75,8 @@ class Pack:
         self.reference = self.policy.frozen()
         self.reference_output = OutputLayer(head(self.reference).expand(len(cells), -1, -1).to(compute or dtype))
         self.optimizer = AdamW.fresh(self.policy.parameters)
+        self.variant = Variant.of(like)
+        self.again: tuple[Rollout, Tensor, Tensor] | None = None
         self.assessor = Assessor(cells, base, device, dtype)
 
         def each(values: Sequence[float]) -> Tensor:
@@ -93,12 +101,36 @@ class Pack:
             the rollout, and the history's columns, each (C,).
         """
         rollout = self.rollout(draws)
-        reference = self.reference_logps(rollout)
-        return rollout, self.update(rollout, reference)
+        return rollout, self.update(rollout, self.reference_logps(rollout))
 
-    @torch.no_grad()
+    def another_update(self) -> tuple[Rollout, dict[str, Tensor]]:
+        """One more optimizer step on the completions of the last (num_iterations)."""
+        assert self.again is not None
+        rollout, reference, old = self.again
+        return rollout, self.update(rollout, reference, old)
+
     def rollout(self, draws: Draws) -> Rollout:
         """Sample the step's completions, score and label them."""
+        completions = self.sample(draws)
+        return self.assess(draws, completions, self.ask(draws, completions))
+
+    @torch.no_grad()
+    def assess(self, draws: Draws, completions: Completions, said: Mapping[str, Tensor]) -> Rollout:
+        """Score and label completions, once code of one's own has said what it has to."""
+        return self.assessor.assess(draws, completions, said)
+
+    def ask(self, draws: Draws, completions: Completions) -> dict[str, Tensor]:
+        """What code of one's own says of a step's completions, between its halves: the only question to the host."""
+        if not self.assessor.functions:
+            return {}
+        training = (self.alive & (self.steps < self.max_steps)).tolist()
+        steps = self.steps.tolist()
+        when = [f"step {int(step) + 1}" if busy else None for step, busy in zip(steps, training, strict=True)]
+        return self.assessor.ask(draws.prompts, completions, when)
+
+    @torch.no_grad()
+    def sample(self, draws: Draws) -> Completions:
+        """The first half of a step: its completions."""
         on_cpu = self.device.type == "cpu"
         completions = sample(
             self.shape,
@@ -113,7 +145,7 @@ class Pack:
             # Nothing reads beyond the longest completion; a GPU keeps the fixed shape instead.
             longest = int(completions.lengths.max())
             completions = Completions(completions.ids[..., :longest], completions.mask[..., :longest], self.eos)
-        return self.assessor.assess(draws, completions)
+        return completions
 
     @torch.no_grad()
     def reference_logps(self, rollout: Rollout) -> Tensor:
@@ -127,11 +159,16 @@ class Pack:
             logps[:, rows, :length] = found.unflatten(1, (-1, length))
         return logps
 
-    def update(self, rollout: Rollout, reference: Tensor) -> dict[str, Tensor]:
-        """Loss, gradient and AdamW; returns the history's columns, each (C,)."""
+    def update(self, rollout: Rollout, reference: Tensor, old: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss, gradient and AdamW; returns the history's columns, each (C,).
+
+        Args:
+            old: (C, B, L) log-probabilities under the policy that wrote the completions; None: it is this one.
+        """
         cell, policy = self.like, self.policy
         mask = rollout.completions.mask
-        advantage = advantages(rollout.rewards, cell.num_generations)
+        advantage = advantages(rollout.rewards, cell.num_generations, cell.scale_rewards)
+        tokens = loss_tokens(mask, cell.loss_type, cell.max_new_tokens)
         reaches = None
         if cell.is_routing:
             assert policy.is_forget is not None
@@ -140,13 +177,15 @@ class Pack:
         output = self.reference_output
         if policy.head is not None:
             output = OutputLayer(policy.head.to(output.weight.dtype))
-        per_token = reference, advantage.unsqueeze(-1).expand_as(reference), token_shares(mask, reference.dtype)
-        kls, entropies = torch.zeros_like(reference), torch.zeros_like(reference)
+        shares = token_shares(mask, reference.dtype, tokens)
+        per_token = reference, advantage.unsqueeze(-1).expand_as(reference), shares
+        kls, entropies, written = (torch.zeros_like(reference) for _ in range(3))
         losses = reference.new_zeros(advantage.shape)
         for rows, length in self._portions(rollout.completions):
             ids, part = rollout.sequences[:, rows, : cell.prompt_length + length], (slice(None), rows, slice(length))
             weights, project = policy.trainable(None if reaches is None else reaches[:, rows])
-            grads = _loss_grads(self.beta, *(each[part].flatten(1) for each in per_token))
+            before = None if old is None else old[part].flatten(1)
+            grads = _loss_grads(self.beta, self.variant, before, *(each[part].flatten(1) for each in per_token))
             with large_products(self.device):
                 hidden, targets = completion_states(self.shape, weights, ids, cell.prompt_length, project)
                 found = output.backward(
@@ -154,11 +193,23 @@ class Pack:
                 )
                 hidden.backward(found[2])
             logps, entropies[part] = (each.unflatten(1, (-1, length)) for each in found[:2])
-            losses[:, rows] = sequence_losses(logps, reference[part], advantage[:, rows], mask[part], self.beta)
+            written[part] = logps
+            losses[:, rows] = sequence_losses(
+                logps,
+                reference[part],
+                advantage[:, rows],
+                mask[part],
+                self.beta,
+                None if old is None else old[part],
+                tokens[:, rows],
+                self.variant,
+            )
             kls[part] = k3(logps, reference[part])
+        if old is None and cell.num_iterations > 1:
+            self.again = rollout, reference, written
         kl = mean_over(kls.flatten(1), mask.flatten(1))
         norm = torch.linalg.vector_norm(policy.gradient, dim=-1)
-        lr = learning_rate(self.lr, self.steps, self.decay_steps)
+        lr = learning_rate(self.lr, self.steps, self.decay_steps, cell.lr_scheduler_type, cell.warmup_steps)
         # A cell that diverges keeps the weights it had before, and its slot is frozen from here on.
         self.alive &= torch.isfinite(norm) & torch.isfinite(kl) & (kl <= self.kl_cap)
         active = self.alive & (self.steps < self.max_steps)
@@ -214,37 +265,77 @@ class Pack:
         }
 
 
-def _loss_grads(beta: Tensor, reference: Tensor, advantage: Tensor, share: Tensor) -> LogpGrads:
+def _loss_grads(
+    beta: Tensor, variant: Variant, old: Tensor | None, reference: Tensor, advantage: Tensor, share: Tensor
+) -> LogpGrads:
     """The loss's gradient as a function of the log-probabilities of some tokens; beta (C,), the rest (C, N)."""
-    return lambda logps, rows: logp_grads(logps, reference[:, rows], advantage[:, rows], share[:, rows], beta)
+
+    def grads(logps: Tensor, rows: slice) -> Tensor:
+        before = None if old is None else old[:, rows]
+        return logp_grads(logps, reference[:, rows], advantage[:, rows], share[:, rows], beta, before, variant)
+
+    return grads
 
 
 class Graph:
-    """A pack's step captured in one CUDA graph and replayed without a host round trip."""
+    """A pack's step captured in CUDA graphs and replayed without a host round trip.
+
+    One graph holds all of it. Where a cell has code of its own there are two, and the code runs between them.
+    """
 
     def __init__(self, pack: Pack, draws: Draws) -> None:
         self.pack = pack
         self.inputs = Draws(*(tensor.clone() for tensor in _parts(draws)))
-        alive = pack.alive.clone()
+        self.said: dict[str, Tensor] = {}
+        self.further: tuple[torch.cuda.CUDAGraph, tuple[Rollout, dict[str, Tensor]]] | None = None
+        if not pack.assessor.functions:
+            self.first, (self.rollout, self.row) = self._capture(lambda: pack.step(self.inputs))
+            return
+        self.first, self.completions = self._capture(lambda: pack.sample(self.inputs))
+        self.first.replay()
+        self.said = pack.ask(self.inputs, self.completions)
+        self.second, (self.rollout, self.row) = self._capture(self._learn)
+
+    def _learn(self) -> tuple[Rollout, dict[str, Tensor]]:
+        """The half of the step that comes after code of one's own."""
+        rollout = self.pack.assess(self.inputs, self.completions, self.said)
+        return rollout, self.pack.update(rollout, self.pack.reference_logps(rollout))
+
+    def _capture(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+        """What the work returns, and a graph that computes it anew, in the same memory."""
+        pack = self.pack
+        alive, steps = pack.alive.clone(), pack.steps.clone()
         pack.alive.zero_()  # warming up must train nothing
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                pack.step(self.inputs)
+                work()
         torch.cuda.current_stream().wait_stream(side)
-        pack.steps -= 2
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.rollout, self.row = pack.step(self.inputs)
+        pack.steps.copy_(steps)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = work()
         # Capturing runs nothing, so steps and moments are as they were.
         pack.alive.copy_(alive)
+        return graph, result
 
     def __call__(self, draws: Draws) -> tuple[Rollout, dict[str, Tensor]]:
         for mine, theirs in zip(_parts(self.inputs), _parts(draws), strict=True):
             mine.copy_(theirs, non_blocking=True)
-        self.graph.replay()
+        self.first.replay()
+        if self.said:
+            for name, values in self.pack.ask(self.inputs, self.completions).items():
+                self.said[name].copy_(values)
+            self.second.replay()
         return self.rollout, self.row
+
+    def another_update(self) -> tuple[Rollout, dict[str, Tensor]]:
+        """See :meth:`Pack.another_update`; captured when there are completions for it to warm up on."""
+        self.further = self.further or self._capture(self.pack.another_update)
+        graph, result = self.further
+        graph.replay()
+        return result
 
 
 def _parts(draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -343,13 +434,28 @@ class _Run:
 
     def _train(self) -> None:
         pack, steps = self.pack, [keeper.step for keeper in self.keepers]
-        advance = pack.step
+        iterations, advance = self.cells[0].num_iterations, pack.step
+        further = pack.another_update
         while any(keeper.outcome is None for keeper in self.keepers):
             began = time.perf_counter()
-            draws = Draws.of_step(self.cells, self.prompts, steps).to(pack.device)
-            if pack.device.type == "cuda":
-                advance = advance if isinstance(advance, Graph) else Graph(pack, draws)
-            rollout, columns = advance(draws)
+            # Checkpoints lie between rollouts (see Keeper), so all cells that still train are equally far in one.
+            place = next(keeper.step for keeper in self.keepers if keeper.outcome is None) % iterations
+            if place:
+                rollout, columns = further()
+            else:
+                draws = Draws.of_step(self.cells, self.prompts, [step // iterations for step in steps])
+                draws = draws.to(pack.device)
+                try:
+                    if pack.device.type == "cuda" and not isinstance(advance, Graph):
+                        advance = Graph(pack, draws)
+                        further = advance.another_update
+                    rollout, columns = advance(draws)
+                except OwnCodeError as error:
+                    # It comes before the step has changed anything: all cells stop where they can go on from.
+                    for index, keeper in enumerate(self.keepers):
+                        if keeper.outcome is None:
+                            keeper.fail(_Trainee(pack, index), error)
+                    raise
             table = {key: value.tolist() for key, value in columns.items()}
             seconds = time.perf_counter() - began
             alive = pack.alive.tolist()
@@ -361,7 +467,7 @@ class _Run:
                 row |= {"step": steps[index], "seconds": seconds}
                 keeper.after_step(row, rollout, index, _Trainee(pack, index), alive[index])
             unfinished = [index for index, keeper in enumerate(self.keepers) if keeper.outcome is None]
-            if unfinished and asked_to_stop():
+            if unfinished and place == iterations - 1 and asked_to_stop():
                 stops = [self.keepers[index].stop(_Trainee(pack, index)) for index in unfinished]
                 raise stops[0]
 

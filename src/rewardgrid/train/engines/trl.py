@@ -36,11 +36,12 @@ from rewardgrid.lm.adapters import adapted, channel_scale, from_peft, initial, m
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
-from rewardgrid.lm.sampler import sample
+from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Recording
-from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, CLIP, k3, mean_over
+from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, k3, kl_estimate, loss_tokens, mean_over, token_shares
 from rewardgrid.train.keeper import Keeper
+from rewardgrid.train.own import OwnCodeError
 from rewardgrid.train.record import Outcome
 from rewardgrid.train.rollout import (
     Assessor,
@@ -64,21 +65,23 @@ def settings(cell: Cell, directory: str, steps: int, device: torch.device) -> GR
         num_generations=cell.num_generations,
         max_completion_length=cell.max_new_tokens,
         steps_per_generation=1,
-        num_iterations=1,
+        num_iterations=cell.num_iterations,
         gradient_accumulation_steps=1,
         temperature=1.0,
         top_p=1.0,
         top_k=0,
         repetition_penalty=cell.repetition_penalty,
-        beta=cell.beta,
-        loss_type="grpo",
-        scale_rewards="group",
-        epsilon=CLIP,
+        # TRL has k3 alone: the others are added to its loss (see _compute_loss).
+        beta=cell.beta if cell.kl_estimator == "k3" else 0.0,
+        loss_type=cell.loss_type,
+        scale_rewards=cell.scale_rewards,
+        epsilon=cell.epsilon,
+        epsilon_high=cell.epsilon_high,
         importance_sampling_level="token",
         use_bias_correction_kl=False,
         learning_rate=cell.lr,
-        lr_scheduler_type="linear",
-        warmup_steps=0,
+        lr_scheduler_type=cell.lr_scheduler_type,
+        warmup_steps=cell.warmup_steps,
         weight_decay=0.0,
         max_grad_norm=cell.max_grad_norm,
         bf16=False,
@@ -148,6 +151,7 @@ class Trainer(GRPOTrainer):
         self.place = device
         self.scratch = tempfile.TemporaryDirectory(prefix="rewardgrid-trl-")
         self.rollout: Rollout | None = None
+        self.schedule: Any = None
         self.row: dict[str, float] = {}
         path = str(base.model_dir)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -247,10 +251,11 @@ class Trainer(GRPOTrainer):
     def make_rollout(self) -> Rollout:
         """The completions of this step, from the cell's own draws."""
         cell = self.cell
-        draws = Draws.of_step([cell], self.pool, [self.step_number]).to(self.place)
+        draws = Draws.of_step([cell], self.pool, [self.step_number // cell.num_iterations]).to(self.place)
         penalty = torch.tensor([cell.repetition_penalty], device=self.place) if cell.repetition_penalty != 1 else None
         done = sample(self.shape, self.merged(), draws.prompts, draws.tokens, self.base.vocabulary.eos, penalty)
-        return self.assessor.assess(draws, done)
+        said = self.assessor.ask(draws.prompts, done, [f"step {self.step_number + 1}"])
+        return self.assessor.assess(draws, done, said)
 
     def _score(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
         """Rewards of TRL's own completions (used to time it as it is usually run)."""
@@ -259,9 +264,7 @@ class Trainer(GRPOTrainer):
         ids = torch.tensor([[*row, *[eos] * (longest - len(row))] for row in completion_ids]).unsqueeze(0)
         lengths = torch.tensor([len(row) for row in completion_ids])
         mask = (torch.arange(longest) < lengths.unsqueeze(1)).unsqueeze(0)
-        from rewardgrid.train.rewards import score
-
-        paid: list[float] = score(self.cell.reward, ids, mask, self.assessor.tables).reward[0].tolist()
+        paid: list[float] = self.assessor.scores(Completions(ids, mask, eos), {})[0].reward[0].tolist()
         return paid
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -279,12 +282,30 @@ class Trainer(GRPOTrainer):
             channels = torch.tensor(is_forget, device=self.place)
             self.shared_reach["rows"] = reach(inputs["flagged"].unsqueeze(0), channels, exclusive)
         loss: Tensor = super()._compute_loss(model, inputs)
+        if self.cell.beta and self.cell.kl_estimator != "k3":
+            loss = loss + self._other_kl(inputs)
         self.row = {
             "loss": float(loss.detach()),
             "kl": self._metrics["train"]["kl"][-1] if self.beta else self._divergence(),
             "entropy": self._metrics["train"]["entropy"][-1],
         }
         return loss
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
+        """TRL's, which the loss is made of; the last ones are kept for :meth:`_other_kl`."""
+        found = super()._get_per_token_logps_and_entropies(*arguments, **options)
+        self.logps = found[0]
+        return found
+
+    def _other_kl(self, inputs: dict[str, Any]) -> Tensor:
+        """What k1 or k2 adds to the loss, averaged as its other part is."""
+        cell, mask = self.cell, inputs["completion_mask"].bool().unsqueeze(0)
+        sequences = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1).unsqueeze(0)
+        with torch.no_grad():
+            reference = token_logps(self.shape, self.frozen, sequences, inputs["prompt_ids"].shape[1])
+        logps = self.logps.unsqueeze(0)
+        shares = token_shares(mask, logps.dtype, loss_tokens(mask, cell.loss_type, cell.max_new_tokens))
+        return cell.beta * (shares * kl_estimate(logps, reference, cell.kl_estimator)).sum()
 
     @torch.no_grad()
     def _divergence(self) -> float:
@@ -309,13 +330,23 @@ class Trainer(GRPOTrainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The rate falls linearly over the whole run, also after a resume."""
-        decay_steps = self.cell.decay_steps or self.cell.max_steps
+        """The schedule of the whole run, also after a resume."""
         if self.lr_scheduler is None:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: max(0.0, 1 - (self.steps_done + step) / decay_steps)
+                optimizer or self.optimizer, lambda step: self.rate(self.steps_done + step)
             )
         return self.lr_scheduler
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at a step of the whole run, from 0."""
+        cell, decay_steps = self.cell, self.cell.decay_steps or self.cell.max_steps
+        if cell.lr_scheduler_type == "linear" and not cell.warmup_steps:
+            return max(0.0, 1 - step / decay_steps)  # transformers' but for the last bit
+        if self.schedule is None:
+            nothing = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+            made = transformers.get_scheduler(cell.lr_scheduler_type, nothing, cell.warmup_steps, decay_steps)
+            self.schedule = getattr(made, "lr_lambdas")[0]  # noqa: B009 - `constant` and others are all LambdaLR
+        return float(self.schedule(step))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Trained parameters and their moments, to continue from."""
@@ -392,13 +423,13 @@ class Recorder(TrainerCallback):
         row |= trainer.row | {
             "step": step,
             "grad_norm": float(logs["grad_norm"]),
-            "lr": cell.lr * (1 - (step - 1) / (cell.decay_steps or cell.max_steps)),
+            "lr": cell.lr * trainer.rate(step - 1),
             "seconds": time.perf_counter() - self.began,
         }
         keeper.after_step(row, rollout, 0, trainer, self.alive)
         if keeper.outcome is not None:
             control.should_training_stop = True
-        elif asked_to_stop():
+        elif step % cell.num_iterations == 0 and asked_to_stop():
             raise keeper.stop(trainer)
 
 
@@ -434,6 +465,9 @@ def _train_kept(keeper: Keeper, base: Base, device: torch.device) -> Outcome:
         # Progress is ours; TRL's own callback prints a dictionary per step.
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
+    except OwnCodeError as error:
+        keeper.fail(trainer, error)
+        raise
     finally:
         trainer.scratch.cleanup()
     assert keeper.outcome is not None

@@ -1,0 +1,114 @@
+"""Code of one's own in a configuration: which cells it names, what is part of them, and mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.own import source
+
+from rewardgrid.report.tables import check_columns
+from rewardgrid.study.cell import Cell, read_cell
+from rewardgrid.study.errors import ConfigError
+from rewardgrid.study.problems import validated
+from rewardgrid.study.study import Evaluation, Study, load_study
+
+STORYTELLER = {"kind": "packaged", "path": str(Path(__file__).parents[3] / "resources/bases/storyteller")}
+
+
+def load(directory: Path, rewards: Any = None, grid: Any = None, **blocks: Any) -> Study:
+    config = {
+        "bases": {"storyteller": STORYTELLER},
+        "rewards": rewards or {},
+        "experiments": {"one": {"title": "One", "grids": [grid or {"reward": ["happy_count", *(rewards or {})]}]}},
+    } | blocks
+    path = directory / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return load_study([path])
+
+
+def test_the_source_is_part_of_the_cells_that_use_it_and_its_place_is_not(tmp_path: Path) -> None:
+    path = source(tmp_path)
+    first = load(tmp_path, {"words": {"python": f"{path}:words"}}).grid["one"]
+    elsewhere = path.rename(tmp_path / "moved.py")
+    moved = load(tmp_path, {"words": {"python": f"{elsewhere}:words"}}).grid["one"]
+    elsewhere.write_text(elsewhere.read_text() + "# edited\n")
+    edited = load(tmp_path, {"words": {"python": f"{elsewhere}:words"}}).grid["one"]
+    other = load(tmp_path, {"words": {"python": f"{elsewhere}:tokens"}}).grid["one"]
+    assert (
+        first[0].name
+        == moved[0].name
+        == edited[0].name
+        == Cell(reward="happy_count", base_recipe=first[0].base_recipe).name
+    )
+    assert first[1].name == moved[1].name
+    assert len({cells[1].name for cells in (first, edited, other)}) == 3
+    assert first[1].name.startswith("full_words_")
+    assert read_cell(first[1].canonical_json(), "spec.json") == first[1]
+
+
+def test_a_sum_is_part_of_its_cells_with_its_weights_and_all_sources(tmp_path: Path) -> None:
+    path = source(tmp_path)
+
+    def name(**total: Any) -> str:
+        rewards = {"total": total, "words": {"python": f"{path}:words"}}
+        return load(tmp_path, rewards, {"reward": "total"}).grid["one"][0].name
+
+    names = [name(sum=["words", "happy_count"], reward_weights=weights) for weights in ([1, 2], [2, 1])]
+    assert name(sum=["words", "happy_count"]) == name(sum=["words", "happy_count"], reward_weights=[1.0, 1])
+    path.write_text(path.read_text() + "\n")
+    assert len({*names, name(sum=["words", "happy_count"], reward_weights=[1, 2])}) == 3
+
+
+def test_a_study_that_was_read_keeps_the_source_that_it_was_read_with(tmp_path: Path) -> None:
+    path = source(tmp_path)
+    study = load(tmp_path, {"words": {"python": f"{path}:words"}})
+    path.unlink()
+    assert list(validated(Study, study.model_dump_json(), "study.json").cells) == list(study.cells)
+
+
+def test_metrics_are_columns_and_a_study_without_any_is_measured_as_before(tmp_path: Path) -> None:
+    path = source(tmp_path)
+    assert "metrics" not in Evaluation().model_dump_json()
+    block = {"title": "One", "grids": [{"seed": 1}], "columns": ["own_words", "own_words_se"]}
+    metrics = {"metrics": {"words": {"python": f"{path}:words"}}}
+    study = load(tmp_path, evaluation=metrics, experiments={"one": block})
+    check_columns(study)
+    assert "words" in validated(Study, study.model_dump_json(), "study.json").evaluation.metrics
+    with pytest.raises(ConfigError, match=r'own_word.*did you mean "own_words"'):
+        check_columns(load(tmp_path, evaluation=metrics, experiments={"one": block | {"columns": ["own_word"]}}))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "grid", "message"),
+    [
+        ({"dogs": {"python": "absent.py:score"}}, None, r"rewards.dogs.python: read 'absent.py:score'; no such file"),
+        ({"dogs": {"python": "dogs.py"}}, None, r"rewards.dogs.python: read 'dogs.py'; "),
+        ({"dogs": {}}, None, r"rewards.dogs.python: read None; write either python: FILE.py:FUNCTION or sum"),
+        ({"dogs": {"sum": ["happy_count"], "reward_weights": [1, 2]}}, None, r"reward_weights: .*one number for each"),
+        ({"dogs": {"sum": ["happy_counts"]}}, None, r'no such reward as .happy_counts.*did you mean "happy_count"'),
+        ({"happy_count": {"sum": ["happy_binary"]}}, None, r"happy_count: rewardgrid has a reward of this name"),
+        (None, {"reward": "dogs"}, r"grids\[0\].reward: read 'dogs'; write one of .* or a name that `rewards` defines"),
+        (
+            None,
+            {"reward": "happy_count", "method": "routing", "rank": 2, "detector": "crowd"},
+            r"detector: read 'crowd'; write a name that `detectors` defines",
+        ),
+        (None, {"base_reward": "happy_count"}, r"base_reward: .*remove it, or write \"method: routing\""),
+    ],
+)
+def test_mistakes_say_what_to_write(rewards: Any, grid: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, rewards, grid)
+
+
+def test_a_detector_takes_the_place_of_the_count_of_happy(tmp_path: Path) -> None:
+    path = source(tmp_path)
+    grid = {"method": "routing", "rank": 2, "reward": "sentence_length_10", "detector": "long"}
+    detectors = {"long": {"python": f"{path}:long"}}
+    (cell,) = load(tmp_path, None, grid, detectors=detectors).grid["one"]
+    assert (cell.hack_threshold, cell.detector, [code.name for code in cell.own]) == (None, "long", ["long"])
+    with pytest.raises(ConfigError, match="hack_threshold: read 2; remove it: detector long decides"):
+        load(tmp_path, None, grid | {"hack_threshold": 2}, detectors=detectors)
