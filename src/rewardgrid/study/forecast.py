@@ -46,7 +46,7 @@ def forecast(study: Study) -> str:
         if seen < len(left):
             parts.append(f"{len(left) - seen} by a rule of thumb for one CPU thread")
         lines.append(
-            f"Training left: about {duration(seconds)} one cell after another ({'; '.join(parts)}); "
+            f"Training left: about {duration(seconds)} one after another (cells: {', '.join(parts)}); "
             "divide by the number of cells at a time."
         )
     return "\n".join(lines)

@@ -51,7 +51,7 @@ def test_time_left_is_measured_on_finished_cells_of_the_same_shape(tmp_path: Pat
     text = forecast(some)
     assert "Small: 3 cells (2 trained, 1 waiting)." in text
     # 100 steps at the mean of 0.5 and 1.5 seconds
-    assert "about 2 min one cell after another (1 by the mean seconds per step of finished cells" in text
+    assert "about 2 min one after another (cells: 1 by the mean seconds per step of finished cells" in text
 
 
 def test_a_diverged_cell_counts_the_steps_it_made(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_status_that_cannot_be_used_is_left_out(tmp_path: Path, content: str) 
 
 def test_without_finished_cells_a_rule_of_thumb_is_used_and_said_to_be(tmp_path: Path) -> None:
     some = study(tmp_path)
-    assert "(3 by a rule of thumb for one CPU thread)" in forecast(some)
+    assert "(cells: 3 by a rule of thumb for one CPU thread)" in forecast(some)
     cell = some.grid["one"][0]
     twice = study(tmp_path, max_new_tokens=256).grid["one"][0]
     assert rule_of_thumb(some, twice) == pytest.approx(2 * rule_of_thumb(some, cell))
