@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.own import own_routing, source
 from tests.parity.trl_side import CPU
 from tests.runs import OFTEN, assert_same_run, killed_at, run, tables_of
 from tests.tiny import CELLS, FAMILIES, make_cell, named, routing_cell
@@ -84,6 +85,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(("method", "changes"), zip(CELLS, VARIANTS.values(), strict=True), ids=VARIANTS)
 def test_the_engines_agree_on_variants(method: str, changes: dict[str, Any], base: Base, tmp_path: Path) -> None:
     assert differences(*both(CELLS[method](**changes), base, tmp_path)) == []
+
+
+def test_the_engines_agree_on_code_of_ones_own(base: Base, tmp_path: Path) -> None:
+    ours, theirs = both(own_routing(source(tmp_path)), base, tmp_path)
+    assert differences(ours, theirs) == []
+    rollouts = tables_of(theirs)["rollouts"]
+    assert 0 < rollouts["flagged"].mean() < 1
+    assert rollouts["reward"].tolist() == pytest.approx(tables_of(ours)["rollouts"]["reward"].tolist())
 
 
 @pytest.mark.parametrize("engine", [native, trl])
