@@ -1,4 +1,7 @@
-"""Evaluation: what a base's stories are like, and then what each cell has made of them."""
+"""Evaluation: what a base's stories are like, and then what each cell has made of them.
+
+It goes before training that waits, so that a study that is interrupted has measured what it has trained.
+"""
 
 
 rule evaluate_base:
@@ -17,6 +20,7 @@ rule evaluate_base:
     conda:
         "../envs/evaluate.yaml"
     threads: 1
+    priority: 1
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 15 * attempt,
@@ -51,6 +55,7 @@ rule evaluate:
     conda:
         "../envs/evaluate.yaml"
     threads: 1
+    priority: 1
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 15 * attempt,
