@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     track.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells`")
     track.add_argument("--to", required=True, choices=("trackio", "wandb", "tensorboard"), help="the tracker")
     track.add_argument("--project", default="rewardgrid", help="its name there (default: %(default)s)")
-    track.add_argument("--out", type=Path, help="directory of tensorboard and wandb (default: track/ in the results)")
+    track.add_argument("--out", type=Path, help="directory that it is written to (default: track/ in the results)")
     track.set_defaults(run=_track)
     check = commands.add_parser("check", parents=[configured], help="check the configuration")
     check.set_defaults(run=_check)

@@ -1,7 +1,7 @@
 """``python -m rewardgrid track``: histories, measurements and samples of cells as runs of an experiment tracker.
 
-Everything stays on this machine: TensorBoard's files and wandb's offline runs in a directory, trackio's in its own
-place. A cell that is written again replaces what was written of it before.
+Everything stays in one directory of this machine: TensorBoard's files, wandb's offline runs, trackio's database. A cell
+that is written again replaces what was written of it before.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +56,10 @@ def track(layout: Layout, cells: Sequence[Cell], to: str, project: str, out: Pat
     """Write the cells that have a history, finished or running, as runs.
 
     Raises:
-        UserError: the tracker is not installed, or no cell has begun.
+        UserError: the tracker is not installed, the project's name is no name for a directory, or no cell has begun.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", project, re.ASCII):
+        raise UserError(f"track: --project {project!r}: use a name of letters, digits, dashes, dots and underscores")
     if find_spec(to) is None:
         raise UserError(
             f"track: --to {to}: its package is not installed; "
@@ -120,7 +125,7 @@ def _to_tensorboard(runs: Sequence[Run], project: str, out: Path) -> str:
         words = {key: value for key, value in run.summary.items() if isinstance(value, str)}
         writer.add_hparams(spec | words, numbers, run_name=".", global_step=last)
         writer.close()
-    return f"tensorboard --logdir {out / 'tensorboard'}"
+    return f"tensorboard --logdir {shlex.quote(str(out / 'tensorboard'))}"
 
 
 def _to_wandb(runs: Sequence[Run], project: str, out: Path) -> str:
@@ -149,10 +154,14 @@ def _to_wandb(runs: Sequence[Run], project: str, out: Path) -> str:
                 live.log({key: wandb.Table(dataframe=frame)}, step=run.history[-1][0])
         live.summary.update(dict(run.summary))
         live.finish()
-    return f"wandb sync {out / 'wandb'}/offline-run-*"
+    return f"wandb sync {shlex.quote(str(out / 'wandb'))}/offline-run-*"
 
 
 def _to_trackio(runs: Sequence[Run], project: str, out: Path) -> str:
+    # It reads these once, as it is imported: its place, and where else it would send runs.
+    os.environ["TRACKIO_DIR"] = str((out / "trackio").resolve())
+    for elsewhere in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID"):
+        os.environ.pop(elsewhere, None)
     import trackio
 
     known: dict[str, Any] = {}
@@ -179,7 +188,7 @@ def _to_trackio(runs: Sequence[Run], project: str, out: Path) -> str:
         if numbers:
             live.log(numbers, step=run.history[-1][0])
         trackio.finish()
-    return f"trackio show --project {project}"
+    return f"TRACKIO_DIR={shlex.quote(str(out / 'trackio'))} trackio show --project {project}"
 
 
 WRITERS: dict[str, Callable[[Sequence[Run], str, Path], str]] = {

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,14 @@ def test_a_tracker_that_is_missing_is_named_with_how_to_install_it(
     monkeypatch.setattr("rewardgrid.cli.track.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"--editable '\.\[track-wandb\]'"):
         write(tree, "wandb", tmp_path)
+
+
+@pytest.mark.parametrize("project", ["../up", "", "a/b", "-x", "a b", "x\n"])
+def test_a_project_is_a_name_and_no_path(tree: Tree, tmp_path: Path, project: str) -> None:
+    installed("tensorboard")
+    with pytest.raises(UserError, match=r"track: --project .*use a name of letters"):
+        track(tree.study.layout, tree.study.grid["sweep"], "tensorboard", project, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_cells_that_have_not_begun_are_no_runs(tree: Tree, tmp_path: Path) -> None:
@@ -158,17 +169,32 @@ def wandb_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def test_trackio_has_runs_with_config_history_and_tables(
+def test_trackio_has_runs_with_config_history_and_tables_where_it_was_told_to_write(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed("trackio")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://127.0.0.1:9")
+    study = tree.study
+    command = (
+        "import pickle, sys; from pathlib import Path; from rewardgrid.cli.track import track\n"
+        "layout, cells = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "track(layout, cells, 'trackio', 'a-project', Path(sys.argv[2]))"
+    )
+    (tmp_path / "cells").write_bytes(pickle.dumps((study.layout, study.grid["sweep"])))
+    for _ in range(2):  # in programs of their own: trackio reads its place once
+        run = [sys.executable, "-c", command, str(tmp_path / "cells"), str(tmp_path / "out")]
+        said = subprocess.run(run, check=True, timeout=120, capture_output=True, text=True).stderr
+    assert f"TRACKIO_DIR={tmp_path / 'out/trackio'} trackio show --project a-project" in said
+    assert not (tmp_path / "home").exists()
+    assert not (tmp_path / "elsewhere").exists()
+
     import trackio
     from trackio import sqlite_storage, utils
 
     for module in (trackio, utils, sqlite_storage):
-        monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
-    for _ in range(2):
-        write(tree, "trackio", tmp_path)
+        monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "out/trackio")
     runs = {run.name: run for run in trackio.Api().runs("a-project")}
     assert set(runs) == {cell.name for cell in tree.study.grid["sweep"][:2]}
     run = runs[first(tree).name]
