@@ -58,16 +58,17 @@ def end_within(project: Project, rule: str, delay: float, seconds: float = 300) 
     return text if begun.search(text) else ""
 
 
-def end_in_every_stage(project: Project, delays: dict[str, float]) -> int:
-    """End the driver in a rule of each stage, and let the same command go on; returns how often it was ended.
+def end_in_every_stage(project: Project, delays: dict[str, float]) -> list[str]:
+    """End the driver in a rule of each stage, and let the same command go on; returns the rules in which it was ended.
 
     No cell may be trained twice, and at the end everything is there.
     """
-    ended = 0
+    ended: list[str] = []
     kept: dict[Path, int] = {}
     for rule in RULES:
         text = end_within(project, rule, delays[rule])
-        ended += "Will exit after finishing currently running jobs" in text
+        if "Will exit after finishing currently running jobs" in text:
+            ended.append(rule)
         found = {path: path.stat().st_ino for path in project.directory.glob("results/cells/*/kept/status.json")}
         assert {path: found.get(path) for path in kept} == kept, f"trained again after {rule}"
         kept = found

@@ -15,4 +15,4 @@ def test_a_driver_that_is_ended_in_every_stage_leaves_and_the_same_command_goes_
     del config["experiments"]["shared"]
     config["experiments"]["sweep"]["grids"] = [{"beta": [0.1, 0.2]}]
     project.configure(config)
-    assert end_in_every_stage(project, dict.fromkeys(RULES, 0.3)) >= 3
+    assert len(end_in_every_stage(project, dict.fromkeys(RULES, 0.3))) >= 3
