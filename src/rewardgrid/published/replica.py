@@ -91,16 +91,16 @@ def replica(evidence: Evidence, base: str) -> Evidence:
     return replace(evidence, tables=tables)
 
 
+_KEYS = {"reward_sweep": ("beta", "repetition_penalty", "seed"), "lora_rank": ("rank", "lr", "seed")}
+"""What a line of a published table and a cell of ours have in common."""
+
+
 def references(tables: Tables, experiment: str, rows: Sequence[Row]) -> tuple[Reference, ...]:
-    """The published points that have a finished cell of ours beside them, for pictures of reward against KL."""
-    if experiment != "reward_sweep":
-        return ()
-    keys = ("beta", "repetition_penalty", "seed")
-    ours = {
-        tuple(row[key] for key in keys): row for row in rows if row["state"] == "done" and is_published(row, experiment)
-    }
+    """The published figures of an experiment beside our cells of the same settings, finished or not, for pictures."""
+    keys = _KEYS.get(experiment, ())
+    ours = {tuple(row[key] for key in keys): row for row in rows if keys and is_published(row, experiment)}
     return tuple(
-        Reference(cell, line["kl"], line["reward"], line["verdict"], "published")
-        for line in tables["reward_sweep.csv"]
+        Reference(cell, line.get("kl"), line["reward"], line["verdict"], "published")
+        for line in (tables[f"{experiment}.csv"] if keys else ())
         if (cell := ours.get(tuple(line[key] for key in keys))) is not None
     )

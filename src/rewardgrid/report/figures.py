@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rewardgrid.report.columns import FINAL_STEPS, settings
+from rewardgrid.report.columns import FINAL_STEPS, SPEC_COLUMNS, settings
 from rewardgrid.report.curves import mode_curve, smoothed
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
@@ -36,6 +36,7 @@ MODE_COLOURS = {"both": "#000000", "retain_only": "#0072B2", "forget_only": "#D5
 ONSETS = {"degeneration_onset": "X", "hack_onset": "*"}
 """Where a run turns, on its learning curve."""
 MARKERS = {"ok": "o", "borderline": "^", "degenerate": "X"}
+VERDICT_COLOURS = {"ok": "#009E73", "borderline": "#E69F00", "degenerate": "#D55E00", "diverged": "#666666"}
 
 MOST_LINES = 6
 """Configurations in one panel; with more, each value of the first field has a panel of its own."""
@@ -245,16 +246,19 @@ def reward_kl(scope: Scope) -> Figure:
             alpha=0.9,
         )
         _bars(axes, scope.evidence, row, colours[settings(shown, row)])
-    for point in scope.references:
+    references = [
+        (point, point.kl) for point in scope.references if point.kl is not None and point.cell["state"] == "done"
+    ]
+    for point, kl in references:
         colour = colours[settings(shown, point.cell)]
-        axes.scatter(point.kl, point.reward, s=42, marker=MARKERS[point.verdict], facecolors="none", edgecolors=colour)
-    every = [row["final_kl"] for row in rows] + [point.kl for point in scope.references]
+        axes.scatter(kl, point.reward, s=42, marker=MARKERS[point.verdict], facecolors="none", edgecolors=colour)
+    every = [row["final_kl"] for row in rows] + [kl for _, kl in references]
     if max(every) > 30 * min(every) > 0:
         _logarithmic(axes)
     axes.set_xlabel(f"KL to the base, k3 (nats per token, mean of the last {FINAL_STEPS} steps)")
     axes.set_ylabel(f"reward (mean of the last {FINAL_STEPS} steps)")
-    verdicts = {row["verdict"] for row in rows} | {point.verdict for point in scope.references}
-    _legend(axes, colours, verdicts, dict.fromkeys(point.study for point in scope.references))
+    verdicts = {row["verdict"] for row in rows} | {point.verdict for point, _ in references}
+    _legend(axes, colours, verdicts, dict.fromkeys(point.study for point, _ in references))
     return figure
 
 
@@ -298,6 +302,81 @@ def _legend(axes: Axes, colours: Mapping[str, str], verdicts: set[str], others: 
         fontsize=8,
         borderaxespad=0,
     )
+
+
+# --- verdicts over two settings ------------------------------------------------------------------------
+
+
+def verdict_map(scope: Scope) -> Figure:
+    """Verdict and reward over two settings: a field for each configuration, cut into its seeds.
+
+    The first field of a configuration goes down and the last one along; what lies between has a panel for each value.
+    Another study's figures are panels of their own, under the same settings.
+    """
+    if not scope.finished:
+        return _nothing("no finished cell yet")
+    fields = scope.configurations[0].fields
+    if len(fields) < 2:
+        return _nothing("needs two settings that differ")
+    down, *between, along = fields
+    rows = [row for row in scope.rows if row["state"] != "missing"]
+    seen = [(row, row["final_reward"], row["verdict"] or row["state"]) for row in rows]
+    panels = {
+        settings(between, level): [one for one in seen if settings(between, one[0]) == settings(between, level)]
+        for level in scope.rows
+    }
+    for point in scope.references:
+        panels.setdefault(point.study, []).append((point.cell, point.reward, point.verdict))
+    levels = [
+        sorted({row[name] for row in scope.rows}, key=lambda value: (isinstance(value, str), value))
+        for name in (down, along)
+    ]
+    size = (1.1 + 0.75 * len(levels[1]), 0.7 + 0.42 * len(levels[0]))
+    figure, (line,) = _panels(1, len(panels), *size, sharey=True)
+    for axes, (title, cells) in zip(line, panels.items(), strict=True):
+        fields_of: dict[tuple[int, int], list[tuple[int, float | None, str]]] = {}
+        for row, reward, verdict in cells:
+            place = (levels[0].index(row[down]), levels[1].index(row[along]))
+            fields_of.setdefault(place, []).append((row["seed"], reward, verdict))
+        for (y, x), seeds in fields_of.items():
+            _field(axes, x, y, sorted(seeds, key=lambda one: one[0]))
+        axes.set_title(title or "this study", loc="left")
+        axes.set_xticks(range(len(levels[1])), [_value(value) for value in levels[1]])
+        axes.set_yticks(range(len(levels[0])), [_value(value) for value in levels[0]])
+        axes.set_xlim(-0.5, len(levels[1]) - 0.5)
+        axes.set_ylim(len(levels[0]) - 0.5, -0.5)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+    figure.supxlabel(SPEC_COLUMNS[along].label, fontsize=9)
+    figure.supylabel(SPEC_COLUMNS[down].label, fontsize=9)
+    _verdict_legend(figure, {verdict for cells in panels.values() for _, _, verdict in cells})
+    return figure
+
+
+def _value(value: Any) -> str:
+    return format_number(value) if isinstance(value, int | float) else str(value)
+
+
+def _field(axes: Axes, x: int, y: int, seeds: Sequence[tuple[int, float | None, str]]) -> None:
+    """One configuration: a stripe for each seed in the colour of its verdict, its mean reward written over them."""
+    from matplotlib.patches import Rectangle
+
+    width = 0.92 / len(seeds)
+    for number, (_, _, verdict) in enumerate(seeds):
+        corner = (x - 0.46 + number * width, y - 0.42)
+        axes.add_patch(Rectangle(corner, width, 0.84, color=VERDICT_COLOURS[verdict], alpha=0.75, linewidth=0))
+    rewards = [reward for _, reward, _ in seeds if reward is not None]
+    if rewards:
+        axes.text(x, y, f"{np.mean(rewards):.2f}", ha="center", va="center", fontsize=8)
+
+
+def _verdict_legend(figure: Figure, verdicts: set[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=colour, alpha=0.75, label=name) for name, colour in VERDICT_COLOURS.items() if name in verdicts
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=8.5)
 
 
 # --- routing -------------------------------------------------------------------------------------------
@@ -361,6 +440,7 @@ def _mode_legend(figure: Figure) -> None:
 FIGURES: dict[study.FigureName, Callable[[Scope], Figure]] = {
     "learning_curves": learning_curves,
     "reward_kl": reward_kl,
+    "verdict_map": verdict_map,
     "routing_curves": routing_curves,
 }
 """Every figure that a configuration can ask for."""
@@ -371,6 +451,8 @@ CAPTIONS: dict[study.FigureName, str] = {
     "hacks.",
     "reward_kl": f"Reward against KL, one point per finished cell, means of the last {FINAL_STEPS} steps; "
     f"the marker is the verdict. Bars are 95 % intervals, from means of {SMOOTHING_STEPS} steps.",
+    "verdict_map": "Verdict (colour, a stripe for each seed) and reward (mean of the last "
+    f"{FINAL_STEPS} steps, over seeds) by two settings; a place without a field has no finished cell.",
     "routing_curves": "Evaluations by active adapters during training; seeds thin, their mean thick.",
 }
 """What each figure shows."""

@@ -53,7 +53,7 @@ class Reference(NamedTuple):
     """A figure of another study beside a cell of ours, for pictures."""
 
     cell: Row
-    kl: float
+    kl: float | None
     reward: float
     verdict: str
     study: str

@@ -45,7 +45,7 @@ FindingName = Literal[
     "collapse",
     "asymmetric_table",
 ]
-FigureName = Literal["learning_curves", "reward_kl", "routing_curves"]
+FigureName = Literal["learning_curves", "reward_kl", "verdict_map", "routing_curves"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 """A name that is part of paths and of Snakemake targets."""

@@ -137,3 +137,7 @@ def test_points_for_pictures_stand_beside_cells_of_the_published_settings_only(p
     (point,) = references(published.tables, "reward_sweep", [ours, short])
     assert (point.cell, point.kl, point.reward, point.verdict) == (ours, 2.94, 0.998, "degenerate")
     assert references(published.tables, "lora_rank", [ours]) == ()
+    missing = row("lora_rank", method="lora", rank=32, lr=3e-5, seed=42, state="missing")
+    (point,) = references(published.tables, "lora_rank", [missing])
+    assert (point.cell, point.kl, point.reward, point.verdict) == (missing, None, 0.892, "borderline")
+    assert references(published.tables, "exact_match", [ours]) == ()

@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_hex
 from tests.trees import history, routing, row
 
 from rewardgrid.report.evidence import Evidence
-from rewardgrid.report.figures import CAPTIONS, FIGURES, draw, learning_curves, reward_kl, routing_curves, spaced
+from rewardgrid.report.figures import (
+    CAPTIONS,
+    FIGURES,
+    VERDICT_COLOURS,
+    draw,
+    learning_curves,
+    reward_kl,
+    routing_curves,
+    spaced,
+    verdict_map,
+)
 from rewardgrid.report.finding import Reference, Scope
 from rewardgrid.report.tables import Row
 from rewardgrid.study import study
@@ -40,9 +51,21 @@ def routed(*ranks: int) -> Scope:
     return scope(rows, routing={r["cell"]: routing(curves) for r in rows})
 
 
+def ranks() -> Scope:
+    """Ranks by rates: one of two seeds degenerate at 8 and 3e-4, nothing yet at 8 and 1e-4."""
+    cells = [(1, 3e-4, 42, "ok"), (8, 3e-4, 42, "ok"), (8, 3e-4, 8, "degenerate"), (1, 1e-4, 42, "borderline")]
+    rows = [
+        row("reward_sweep", method="lora", rank=rank, lr=lr, seed=seed, final_reward=0.01 * seed, verdict=verdict)
+        for rank, lr, seed, verdict in cells
+    ]
+    rows.append(row("reward_sweep", method="lora", rank=8, lr=1e-4, seed=42, state="missing"))
+    return replace(scope(rows), by=("rank", "lr"))
+
+
 DRAWN: dict[str, Callable[[], Scope]] = {
     "learning_curves": sweep,
     "reward_kl": sweep,
+    "verdict_map": lambda: ranks(),
     "routing_curves": lambda: routed(4),
 }
 
@@ -123,6 +146,51 @@ def test_points_of_another_study_are_hollow_and_have_the_colour_of_our_cell() ->
     assert [text.get_text() for text in legend.get_texts()][-1] == "published"
     (axes,) = reward_kl(ours).axes
     assert len(axes.collections) == 4
+
+
+def test_a_map_has_a_stripe_for_each_seed_and_the_mean_reward_of_a_configuration() -> None:
+    (axes,) = verdict_map(ranks()).axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["1", "8"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1e-4", "3e-4"]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (1, 0): "0.42",
+        (1, 1): "0.25",  # of 0.42 and 0.08
+        (0, 0): "0.42",
+    }
+    stripes = {
+        (round(box.get_x() + box.get_width() / 2, 2), round(box.get_y() + 0.42)): to_hex(box.get_facecolor())
+        for box in axes.patches
+    }
+    assert stripes == {
+        (1.0, 0): VERDICT_COLOURS["ok"].lower(),
+        (0.0, 0): VERDICT_COLOURS["borderline"].lower(),
+        (0.77, 1): VERDICT_COLOURS["degenerate"].lower(),  # seed 8 before seed 42
+        (1.23, 1): VERDICT_COLOURS["ok"].lower(),
+    }
+
+
+def test_a_map_has_a_panel_of_the_published_verdicts_beside_ours_even_where_ours_are_missing() -> None:
+    ours = ranks()
+    points = tuple(Reference(cell, None, 0.97, "degenerate", "published") for cell in ours.rows[-1:])
+    first, second = verdict_map(replace(ours, references=points)).axes
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["this study", "published"]
+    assert [(text.get_position(), text.get_text()) for text in second.texts] == [((0, 1), "0.97")]
+    (axes,) = reward_kl(replace(ours, references=points)).axes  # these have no KL, and a cell that is not there
+    assert len(axes.collections) == 4
+
+
+def test_a_map_of_three_settings_has_a_panel_for_each_value_of_the_one_between() -> None:
+    rows = [
+        row("reward_sweep", method="lora", rank=rank, adapter_alpha=alpha, lr=3e-4)
+        for rank in (1, 8)
+        for alpha in ("rank", "sqrt")
+    ]
+    rows.append(row("reward_sweep", method="lora", rank=1, adapter_alpha="rank", lr=1e-4))
+    figure = verdict_map(replace(scope(rows), by=("rank", "adapter_alpha", "lr")))
+    assert [(axes.get_title(loc="left"), len(axes.texts)) for axes in figure.axes] == [
+        ("alpha = rank", 3),
+        ("alpha = sqrt", 2),
+    ]
 
 
 def test_a_logarithmic_axis_is_labelled_with_plain_numbers(tmp_path: Path) -> None:
