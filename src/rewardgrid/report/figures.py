@@ -331,7 +331,7 @@ def verdict_map(scope: Scope) -> Figure:
         sorted({row[name] for row in scope.rows}, key=lambda value: (isinstance(value, str), value))
         for name in (down, along)
     ]
-    size = (1.1 + 0.75 * len(levels[1]), 0.7 + 0.42 * len(levels[0]))
+    size = (max(1.1 + 0.75 * len(levels[1]), 4.0 / len(panels)), 0.9 + 0.42 * len(levels[0]))
     figure, (line,) = _panels(1, len(panels), *size, sharey=True)
     for axes, (title, cells) in zip(line, panels.items(), strict=True):
         fields_of: dict[tuple[int, int], list[tuple[int, float | None, str]]] = {}
