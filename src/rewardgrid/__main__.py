@@ -16,6 +16,7 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_text
 from rewardgrid.study.schema import schema_text
 from rewardgrid.study.study import Study, load_study
+from rewardgrid.study.text import count
 
 CONFIG = "config/config.yaml"
 ARCHIVE = Path("study")
@@ -255,7 +256,7 @@ def _check(arguments: argparse.Namespace) -> None:
     check_writable(study.layout.root)
     check_bases(study)
     files = ", ".join([CONFIG, *arguments.configfile])
-    print(f"{files}: {len(study.active)} experiments, {len(study.cells)} cells, no problems")
+    print(f"{files}: {count(len(study.active), 'experiment')}, {count(len(study.cells), 'cell')}, no problems")
 
 
 def _schema(arguments: argparse.Namespace) -> None:

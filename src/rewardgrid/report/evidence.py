@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from rewardgrid.report.tables import Row, base_row, read_experiment, rows_of
-from rewardgrid.report.words import count
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, read_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 from rewardgrid.study.problems import validated
 from rewardgrid.study.study import Study
+from rewardgrid.study.text import count
 
 
 @dataclass(frozen=True)
