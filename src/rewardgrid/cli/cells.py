@@ -103,7 +103,7 @@ def short_names(cells: Iterable[Cell]) -> dict[str, str]:
 
 def shown(value: object) -> str:
     """A value of a spec as people write it."""
-    if value is None:
+    if value is None or value == ():
         return "-"
     if isinstance(value, tuple | list):
         return ",".join(map(str, value))

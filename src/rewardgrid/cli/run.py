@@ -9,6 +9,7 @@ import fcntl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from tempfile import TemporaryDirectory
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.study.cell import Cell, read_cell
-from rewardgrid.study.errors import UserError
+from rewardgrid.study.errors import UserError, all_of
 from rewardgrid.study.layout import Layout, measured
 from rewardgrid.study.study import Study
 from rewardgrid.study.text import count, printable_lines
@@ -53,10 +54,13 @@ def check_bases(study: Study) -> None:
     Raises:
         UserError: a base cannot be built, or a cell or the evaluation does not fit it.
     """
-    here = [cell for cell in study.cells.values() if study.bases[cell.base].kind != "hub"]
+    here: dict[str, list[Cell]] = {}
+    for cell in study.cells.values():
+        if study.bases[cell.base].kind != "hub":
+            here.setdefault(cell.base_id, []).append(cell)
     with TemporaryDirectory() as place:
-        for _ in by_base(study.model_copy(update={"results": place}), here):
-            pass
+        elsewhere = study.model_copy(update={"results": place})
+        all_of(*(partial(list, by_base(elsewhere, cells)) for cells in here.values()))
 
 
 @contextmanager

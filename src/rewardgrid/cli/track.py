@@ -72,7 +72,13 @@ def track(layout: Layout, cells: Sequence[Cell], to: str, project: str, out: Pat
             f"track: none of {count(len(cells), 'cell')} below {layout.root} has begun to train; nothing is written"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # they have much to say of every run
-        where = WRITERS[to](runs, project, out)
+        try:
+            (out / to).mkdir(parents=True, exist_ok=True)
+            where = WRITERS[to](runs, project, out)
+        except OSError as error:
+            raise UserError(
+                f"track: --out {out}: cannot be written below ({error.strerror or error}); name another directory"
+            ) from None
     say(f"{len(runs)} of {count(len(cells), 'cell')} written for {to}; look at them with: {where}")
 
 
