@@ -132,7 +132,7 @@ def _results(layout: Layout, name: str, evaluated: bool) -> dict[str, Any]:
 def _final_reward(layout: Layout, name: str, changed: int) -> float | None:
     """Read once, not at every refresh; ``changed`` is the time of the table."""
     final = rewards_so_far(layout, name)[-FINAL_STEPS:]
-    return number(math.fsum(final) / len(final)) if final else None
+    return number(sum(final) / len(final)) if final else None
 
 
 def look_at_all(layout: Layout, cells: Iterable[Cell]) -> list[CellStatus]:
