@@ -33,7 +33,8 @@ try:
     if workflow.is_main_process:
         check_study(study, os.environ)
         check_request(study, asked_for(sys.argv), write=not workflow.dryrun)
-        logger.info(forecast(study), extra={"ready": ready(study, asked_for(sys.argv))})
+        found = forecast(study)
+        logger.info(found.text, extra={"ready": ready(study, asked_for(sys.argv)), "rests": found.rests})
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

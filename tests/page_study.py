@@ -52,7 +52,7 @@ def make_page_study(directory: Path) -> Study:
     for cell in tree.study.grid["sweep"]:
         finish(tree, base, cell, verdict="degenerate" if cell.beta < 0.01 else "ok", hostile=cell.seed == 2)
     finish(tree, base, tree.study.grid["routed"][0], "borderline")
-    tree.diverge(tree.study.grid["broken"][0], 5, "KL 2000 <img src=x onerror=\"document.title='owned'\">")
+    tree.diverge(tree.study.grid["broken"][0], 5, "KL 2000 &amp; <img src=x onerror=\"document.title='owned'\">")
     base_id = next(iter(tree.study.base_recipes))
     draws = [{"verdict": "ok", "evidence": [{"signal": "comma_rate", "value": 0.05 + i / 100}]} for i in range(3)]
     path = tree.study.layout.base_metrics(base_id)

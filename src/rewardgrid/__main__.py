@@ -8,14 +8,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rewardgrid.cli.cells import print_paths, print_table, select
 from rewardgrid.cli.program import run_program
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.errors import UserError
+from rewardgrid.study.errors import ConfigError, UserError, all_of
 from rewardgrid.study.files import read_json, write_text
 from rewardgrid.study.schema import schema_text
-from rewardgrid.study.study import Study, load_study
+from rewardgrid.study.study import Study, load_study, sound_part
+from rewardgrid.study.text import count
 
 CONFIG = "config/config.yaml"
 ARCHIVE = Path("study")
@@ -248,14 +250,28 @@ def _track(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from rewardgrid.cli.check import check_study
     from rewardgrid.cli.run import check_bases
+    from rewardgrid.cli.slurm import check_gres
     from rewardgrid.study.targets import check_writable
 
-    study = _study(arguments)
-    check_study(study, os.environ)
-    check_writable(study.layout.root)
-    check_bases(study)
+    def check(study: Study) -> None:
+        all_of(
+            lambda: check_study(study, os.environ),
+            lambda: check_writable(study.layout.root),
+            lambda: check_bases(study),
+        )
+
+    def report() -> NoReturn:
+        raise wrong
+
+    try:
+        study = _study(arguments)
+    except ConfigError as error:
+        wrong = error
+        sound = sound_part([CONFIG, *arguments.configfile], error)
+        all_of(report, lambda: check_gres(os.environ) if sound is None else check(sound))
+    check(study)
     files = ", ".join([CONFIG, *arguments.configfile])
-    print(f"{files}: {len(study.active)} experiments, {len(study.cells)} cells, no problems")
+    print(f"{files}: {count(len(study.active), 'experiment')}, {count(len(study.cells), 'cell')}, no problems")
 
 
 def _schema(arguments: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
 """Snakemake's lines as rewardgrid shows them: progress of cells, what went wrong, and last what is ready.
 
 Snakemake finds loggers by the name of their package; ``profiles/default`` asks for this one. On a terminal the running
-cells are shown in place; elsewhere there is a line for each event. ``--verbose`` gives Snakemake's own lines, and its
-log file below ``.snakemake/log`` always has them.
+cells are shown in place; elsewhere there is a line for each event, and one every minute on what goes on. ``--verbose``
+gives Snakemake's own lines, and its log file below ``.snakemake/log`` always has them.
 
 Snakemake loads this before it reads the Snakefile, which decides where the library comes from: the checkout that it
 lies in, whatever else is installed. So nothing of the library is imported here before the Snakefile has done so.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import TYPE_CHECKING, TextIO
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rewardgrid.cli.board import Board
 
 REFRESH_SECONDS = 2.0
+REPORT_SECONDS = 60.0
+"""Between lines on what goes on, where it cannot be shown in place."""
 NOISE = (
     "Assuming unrestricted shared filesystem",
     "Building DAG of jobs",
@@ -60,7 +63,8 @@ class LogHandler(LogHandlerBase):
             file=stream, highlight=False, emoji=False, markup=False, no_color=settings.nocolor or None, soft_wrap=True
         )
         self.live: Live | None = None
-        self.closed = False
+        self.reporting: threading.Thread | None = None
+        self.over = threading.Event()
         self.own = _own_lines(settings, stream) if settings.verbose or settings.debug_dag else None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -71,8 +75,8 @@ class LogHandler(LogHandlerBase):
 
     def close(self) -> None:
         """All is over: take the display away, and say what is ready."""
-        if not self.closed:
-            self.closed = True
+        if not self.over.is_set():
+            self.over.set()
             self._catch_up()
             if self.live:
                 self.live.stop()
@@ -113,6 +117,7 @@ class LogHandler(LogHandlerBase):
                 self._say(self.board.summary() if first else [])
             else:
                 self._say([self.board.counts()] if not self._show() else [])
+                self._report()
         elif event == LogEvent.JOB_INFO and not dry:
             job = job_of(said["rule_name"], said["wildcards"] or {}, said["output"], said["log"])
             self.board.start(said["jobid"], job)
@@ -125,8 +130,11 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.SHELLCMD:  # passed on only if asked for
             self._say([said.get("cmd") or said.get("shellcmd") or ""], "dim")
         elif event in (None, LogEvent.ERROR, LogEvent.GROUP_ERROR):
+            if TOLD_BY_ITS_LOG in record.getMessage():
+                self.board.endings.append(record.getMessage())
             self._tell(record, record.getMessage())
         self.board.ready = said.get("ready", self.board.ready)
+        self.board.outlook.rests = said.get("rests", self.board.outlook.rests)
 
     def _tell(self, record: logging.LogRecord, text: str) -> None:
         self.board.nothing_to_do |= text.startswith("Nothing to be done")
@@ -164,6 +172,22 @@ class LogHandler(LogHandlerBase):
         self.live.start()
         console.show_cursor(True)  # a Snakemake that is killed leaves the terminal as it was
         return True
+
+    def _report(self) -> None:
+        """Begin to say from time to time what goes on, where it is not shown in place."""
+        if not self.live and not self.reporting and not self.common_settings.quiet:
+            self.reporting = threading.Thread(target=self._go_on_reporting, daemon=True)
+            self.reporting.start()
+
+    def _go_on_reporting(self) -> None:
+        while not self.over.wait(REPORT_SECONDS):
+            self.acquire()
+            try:
+                self._say([self.board.report()])
+            except Exception:  # as above
+                self.handleError(logging.makeLogRecord({}))
+            finally:
+                self.release()
 
     @property
     def writes_to_stream(self) -> bool:

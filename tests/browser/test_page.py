@@ -121,7 +121,19 @@ def test_the_table_filters_by_settings_figures_and_verdicts(reader: Reader) -> N
     reader.filter("reward", "<= 0.9")
     reader.filter("verdict", "!border")
     assert reader.cells() == ["beta 0.02, seed 1", "beta 0.02, seed 2"]
-    for column in ("beta", "reward", "verdict"):
+    reader.filter("verdict", "")
+    reader.filter("beta", "!0.02")
+    reader.filter("reward", reader.run("return document.querySelector('#table tbody tr td:nth-child(9)').textContent"))
+    assert reader.cells() == ["beta 0.003, seed 1"]  # 0.6015 is 0.602 in the table
+    for half in ("> ", "!", "!>", "-"):
+        reader.filter("reward", half)
+        assert len(reader.cells()) == 3
+    for word in ("(", "[a-", "\\", "*", "$&"):
+        reader.filter("cell", word)
+        assert reader.cells() == []
+        reader.filter("cell", "!" + word)
+        assert len(reader.cells()) == 3
+    for column in ("beta", "reward", "verdict", "cell"):
         reader.filter(column, "x")
         reader.one(f"#table input[aria-label='filter {column}']").send_keys("\b")
     button = next(each for each in reader.all("#verdicts button") if "degenerate" in each.text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rewardgrid.cli.program import run_program
 from rewardgrid.published.data import load_tables
 from rewardgrid.published.replica import references
-from rewardgrid.report.evidence import load_evidence, read_study
+from rewardgrid.report.evidence import load_evidence, load_unfinished, read_study
 from rewardgrid.report.figures import draw
 from rewardgrid.report.finding import Scope
 from rewardgrid.study.errors import UserError, did_you_mean
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"experiment {name}: unknown or left out;{did_you_mean(name, study.active)}")
         experiment = study.active[name]
         evidence = load_evidence(study, study.layout.table(name).parent, [name])
+        evidence = replace(evidence, unfinished=load_unfinished(study, evidence.tables[name]))
         points = references(load_tables(study.published), name, evidence.tables[name]) if study.published else ()
         out.mkdir(parents=True, exist_ok=True)
         scope = Scope(evidence, name, tuple(experiment.by), references=points)

@@ -39,6 +39,7 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import atomic_write, read_json, sha256, write_json, write_text
 from rewardgrid.study.layout import Layout, done, measured
 from rewardgrid.study.study import Study
+from rewardgrid.study.text import count
 from rewardgrid.train.lease import gone, read_lease
 
 FORMAT = "rewardgrid archive 1"
@@ -114,7 +115,7 @@ def pack(study: Study, cells: Sequence[Cell], directory: Path) -> None:
     if new:
         _write(directory, new, {name: digests[name] for name in new})
     say(
-        f"{directory}: {packed} cells packed, {len(finished) - packed} there already, "
+        f"{directory}: {count(packed, 'cell')} packed, {len(finished) - packed} there already, "
         f"{len(cells) - len(finished)} not finished"
     )
 
@@ -324,7 +325,7 @@ def restore(layout: Layout, directories: Sequence[Path]) -> None:
         _put(layout, member)
     there = sum(member.is_cell for member in members.values())
     put = sum(member.is_cell for member in missing)
-    say(f"{layout.root}: {put} cells restored (without weights), {there - put} there already")
+    say(f"{layout.root}: {count(put, 'cell')} restored (without weights), {there - put} there already")
 
 
 def _is_there(layout: Layout, member: Member) -> bool:

@@ -6,13 +6,18 @@ cell is, it reads from the cell's files. Its texts come from anywhere, and are f
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from rewardgrid.study.text import printable
+from rewardgrid.cli.outlook import Outlook, Progress, progress_of
+from rewardgrid.study.forecast import duration
+from rewardgrid.study.text import count, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,6 +35,8 @@ LOG_LINES = 10
 CURVE_WIDTH = 16
 WIDE = 100
 """Columns of a terminal that has room for curves."""
+ENDING = re.compile(r"returned non-zero exit status (\d+)|died with <Signals\.\w+: (\d+)>")
+"""What Snakemake says of a command that failed, after the command."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class Board:
     """Whether all that was asked for was there already."""
     wrong: bool = False
     """Whether anything has been told as an error."""
+    endings: list[str] = field(default_factory=list)
+    """What Snakemake has said of commands that failed."""
+    outlook: Outlook = field(default_factory=Outlook)
+    begun: dict[int, float] = field(default_factory=dict)
+    """When each running job began."""
 
     def plan(self, jobs: Mapping[str, int]) -> None:
         """What is to be done: jobs by rule; ``all`` and sums are not among them."""
@@ -77,6 +89,9 @@ class Board:
     def start(self, number: int, job: Job) -> None:
         """A job begins, or is handed to the cluster."""
         self.running[number] = job
+        self.begun[number] = time.monotonic()
+        if job.rule == "train":
+            self.outlook.begun.add(job.subject)
         self.failed.discard(job.subject or job.rule)
 
     def finish(self, number: int) -> list[str]:
@@ -85,6 +100,8 @@ class Board:
         if job is None:
             return []
         self.finished[job.rule] += 1
+        if job.rule == "evaluate":
+            self.outlook.measuring.append(time.monotonic() - self.begun[number])
         if job.rule == "evaluate" or (job.rule == "train" and not self.planned["evaluate"]):
             return [f"{self._share(job.rule)}  {printable(job.subject)}{_result(job)}"]
         return [f"{printable(job.subject)} is ready"] if job.rule == "evaluate_base" else []
@@ -95,9 +112,10 @@ class Board:
         self.failed.add(job.subject or job.rule)
         from rewardgrid.cli.status import last_error, tail
 
-        found = next((error for path in job.logs if (error := last_error(path))), "")
+        found = next((error for path in job.logs if (error := last_error(path, job.subject))), "")
+        ended = next((end for text in self.endings if (end := ending(text, job.logs))), "the job failed")
         lines = [f"error: {printable(job.rule)}{f' {printable(job.subject)}' if job.subject else ''}: "]
-        lines[0] += printable(found or message.split("\n")[0] or "the job failed", 2000)
+        lines[0] += printable(found or message.split("\n")[0] or ended, 2000)
         for path in job.logs:
             lines.append(f"  log: {printable(path)}" + ("" if path.exists() else " (not there)"))
             lines += [] if found else [f"    {printable(line)}" for line in tail(path)[-LOG_LINES:]]
@@ -118,20 +136,45 @@ class Board:
             ("waiting", cells - done - len(busy) - failed),
             ("failed", failed),
         )
-        return f"{cells} cells: " + ", ".join(f"{number} {what}" for what, number in parts if number > 0)
+        return f"{count(cells, 'cell')}: " + ", ".join(f"{number} {what}" for what, number in parts if number > 0)
+
+    def report(self) -> str:
+        """What goes on now, on one line: counts, time left, and of the running cells the one that has most left."""
+        jobs = list(self.running.values())
+        training = _training(jobs)
+        parts = [self.counts(), self._left(jobs, training)]
+        if known := {name: each.left for name, each in training.items() if each.left is not None}:
+            last = max(known, key=lambda name: known[name])
+            parts.append(f"last of those running: {printable(last)}  {_figures(training[last])}")
+        return "; ".join(filter(None, parts))
+
+    def _left(self, jobs: Sequence[Job], training: Mapping[str, Progress]) -> str:
+        """The time until all is done, in words; empty where nothing tells."""
+        measured_now = sum(job.rule == "evaluate" for job in jobs)
+        to_measure = self.planned["evaluate"] - self.finished["evaluate"]
+        seconds = self.outlook.left(training, measured_now, self.planned["train"], to_measure)
+        return f"about {duration(seconds)} left" if seconds else ""
 
     def display(self, width: int, height: int) -> Text:
         """What goes on now: a line for each job that takes long, as many as there is room for, and the counts."""
         from rich.text import Text
 
         text = Text(no_wrap=True, overflow="ellipsis")
-        lines = [line for job in list(self.running.values()) if (line := _line(job, width))]
+        jobs = list(self.running.values())
+        training = _training(jobs)
+        lines = [line for job in jobs if (line := _line(job, training.get(job.subject), width))]
+        # Where both do not stand on one line, the counts are cut off and not the time.
+        left, counts = self._left(jobs, training), self.counts()
+        if left and len(counts) + len(left) + 2 > width:
+            lines, counts = [*lines, counts], left
+        elif left:
+            counts += f"; {left}"
         room = max(height - 3, 1)
         for line in lines[:room]:
             text.append(line + "\n", style="dim")
         if len(lines) > room:
             text.append(f"and {len(lines) - room} more\n", style="dim")
-        return text.append(self.counts(), style="bold")
+        return text.append(counts, style="bold")
 
     def last(self) -> list[str]:
         """The paths of what is ready, if all went well."""
@@ -149,11 +192,29 @@ def job_of(rule: str, wildcards: Mapping[str, str], outputs: Iterable[str] | Non
     return Job(rule, str(subject), tuple(map(Path, outputs or ())), tuple(map(Path, logs or ())))
 
 
-def _line(job: Job, width: int) -> str:
+def ending(text: str, logs: Iterable[Path]) -> str:
+    """How a command ended, from what Snakemake says of it; empty if it is not that of the job with these logs."""
+    found = list(ENDING.finditer(text))
+    if not found or not any(str(log) in text for log in logs):
+        return ""
+    status, killed = found[-1].groups()
+    number = int(killed) if killed else int(status) - 128
+    try:
+        return f"stopped by {Signals(number).name}"
+    except ValueError:
+        return f"ended with exit status {status}"
+
+
+def _training(jobs: Iterable[Job]) -> dict[str, Progress]:
+    """How far each cell is that trains, by name."""
+    return {job.subject: progress_of(job.place) for job in jobs if job.rule == "train" and job.place}
+
+
+def _line(job: Job, progress: Progress | None, width: int) -> str:
     """A running job; of a training its step, reward and time left."""
     if job.rule not in NAMED:
         return ""
-    state = _progress(job.place, width >= WIDE) if job.rule == "train" and job.place else ""
+    state = _progress(job.place, progress, width >= WIDE) if job.place and progress else ""
     room = max(width - len(state) - len(NAMED[job.rule]) - 3, 20)
     return f"{NAMED[job.rule]} {_short(printable(job.subject), room)}  {state}".rstrip()
 
@@ -165,23 +226,24 @@ def _short(name: str, room: int) -> str:
     return slug if len(slug) <= room else f"{slug[: room - kept - 1]}…{slug[-kept:]}"
 
 
-def _progress(directory: Path, wide: bool) -> str:
+def _progress(directory: Path, progress: Progress, wide: bool) -> str:
     from rewardgrid.report.sparkline import sparkline
-    from rewardgrid.study.files import number
     from rewardgrid.study.history import rewards_so_far
     from rewardgrid.study.layout import Layout
-    from rewardgrid.train.lease import read_lease
-    from rewardgrid.train.record import clock
 
-    holder = read_lease(directory) or {}
-    step, steps, reward, left = (number(holder.get(key)) for key in ("step", "max_steps", "reward", "left"))
-    if step is None or steps is None:
+    if progress.step is None or progress.steps is None:
         return "starts"
     rewards = rewards_so_far(Layout(directory.parent.parent), directory.name) if wide else []
+    return "  ".join([*([sparkline(rewards, CURVE_WIDTH)] if rewards else []), _figures(progress)])
+
+
+def _figures(progress: Progress) -> str:
+    from rewardgrid.train.record import clock
+
+    step, steps, reward, _, left = progress
     return "  ".join(
         [
-            *([sparkline(rewards, CURVE_WIDTH)] if rewards else []),
-            f"{step:.0f}/{steps:.0f}",
+            *([] if step is None or steps is None else [f"{step:.0f}/{steps:.0f}"]),
             *([] if reward is None else [f"reward {reward:.3f}"]),
             *([] if left is None else [f"{clock(left)} left"]),
         ]

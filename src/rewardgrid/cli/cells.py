@@ -13,6 +13,7 @@ from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.forecast import STATES
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.study import OTHERS_SAY, WRITABLE, Study
+from rewardgrid.study.text import count
 
 GAP = 2
 SLUG_WIDTH = 46
@@ -35,7 +36,7 @@ def select(study: Study, words: Iterable[str]) -> list[Cell]:
     cells = {cell.name: cell for name in names or study.active for cell in study.grid[name]}
     found = [cell for cell in cells.values() if _matches(cell, wanted)]
     if not found:
-        raise UserError(f"no cell has {' '.join(words)}; the study has {len(study.cells)} cells in all")
+        raise UserError(f"no cell has {' '.join(words)}; the study has {count(len(study.cells), 'cell')} in all")
     return found
 
 
@@ -87,7 +88,8 @@ def print_table(layout: Layout, cells: Sequence[Cell]) -> None:
     if kept != differing:
         console.print(f"They differ too in {', '.join(differing[len(kept) :])}, where the name says so.", style="dim")
     console.print(
-        f"{len(cells)} cells below {layout.cell('')}. The beginning of a name is enough for `show`; --paths has paths.",
+        f"{count(len(cells), 'cell')} below {layout.cell('')}. "
+        "The beginning of a name is enough for `show`; --paths has paths.",
         style="dim",
     )
 
@@ -101,7 +103,7 @@ def short_names(cells: Iterable[Cell]) -> dict[str, str]:
 
 def shown(value: object) -> str:
     """A value of a spec as people write it."""
-    if value is None:
+    if value is None or value == ():
         return "-"
     if isinstance(value, tuple | list):
         return ",".join(map(str, value))

@@ -9,6 +9,7 @@ import fcntl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +17,10 @@ from tempfile import TemporaryDirectory
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.study.cell import Cell, read_cell
-from rewardgrid.study.errors import UserError
+from rewardgrid.study.errors import UserError, all_of
 from rewardgrid.study.layout import Layout, measured
 from rewardgrid.study.study import Study
-from rewardgrid.study.text import printable_lines
+from rewardgrid.study.text import count, printable_lines
 
 
 def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Cell]]]:
@@ -53,10 +54,13 @@ def check_bases(study: Study) -> None:
     Raises:
         UserError: a base cannot be built, or a cell or the evaluation does not fit it.
     """
-    here = [cell for cell in study.cells.values() if study.bases[cell.base].kind != "hub"]
+    here: dict[str, list[Cell]] = {}
+    for cell in study.cells.values():
+        if study.bases[cell.base].kind != "hub":
+            here.setdefault(cell.base_id, []).append(cell)
     with TemporaryDirectory() as place:
-        for _ in by_base(study.model_copy(update={"results": place}), here):
-            pass
+        elsewhere = study.model_copy(update={"results": place})
+        all_of(*(partial(list, by_base(elsewhere, cells)) for cells in here.values()))
 
 
 @contextmanager
@@ -83,7 +87,7 @@ def train_cells(study: Study, cells: Sequence[Cell], device: str | None = None) 
 
     layout = study.layout
     unfinished = [cell for cell in cells if not _is_trained(layout, cell)]
-    say(f"{len(cells)} cells, {len(cells) - len(unfinished)} already trained")
+    say(f"{count(len(cells), 'cell')}, {len(cells) - len(unfinished)} already trained")
     holders = {cell.name: read_lease(layout.cell(cell.name)) for cell in unfinished}
     busy = [cell for cell in unfinished if (holder := holders[cell.name]) is not None and not gone(holder)]
     with stoppable():
@@ -110,7 +114,10 @@ def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:
     layout = study.layout
     trained = [cell for cell in cells if (layout.train(cell.name) / "status.json").exists()]
     waiting = [cell for cell in trained if not measured(layout.metrics(cell.name))]
-    say(f"{len(cells)} cells, {len(cells) - len(trained)} not trained, {len(trained) - len(waiting)} already evaluated")
+    say(
+        f"{count(len(cells), 'cell')}, {len(cells) - len(trained)} not trained, "
+        f"{len(trained) - len(waiting)} already evaluated"
+    )
     for base, group in by_base(study, waiting):
         base_id = base.directory.name
         reference = layout.base_metrics(base_id)

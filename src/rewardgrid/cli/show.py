@@ -35,7 +35,13 @@ CURVES = ("reward", "sl10", "happy", "hacked", "kl", "entropy", "completion_leng
 """Of the history, those that tell of gaming first."""
 CURVE_WIDTHS = {1: 40, 2: 14}
 """By how many cells stand side by side: a terminal of 80 columns has room for them."""
+LEAST_CURVE = 6
+NARROW = 64
+"""Columns of a terminal below which the figures that say least are left out."""
 TEXT_LENGTH = 2000
+GAP = 2
+FIGURE_WIDTH = 6
+"""Of a figure with three digits, mostly."""
 
 
 @dataclass(frozen=True)
@@ -139,19 +145,19 @@ def show(study: Study, word: str, samples: int) -> None:
     layout, cell = find(study, word)
     one = see(layout, cell)
     console = _console()
-    console.print(_heading(one))
-    console.print(clean(layout.cell(cell.name)), style="dim")
+    console.print(_heading(one), soft_wrap=True)
+    console.print(clean(layout.cell(cell.name)), style="dim", soft_wrap=True)  # to be copied
     _section(console, "Spec", "what differs from the defaults, then the rest")
     own, rest = _spec(cell)
     console.print("  ".join(own) or "nothing differs")
     console.print("  ".join(rest), style="dim")
     _section(console, "Curves", _steps(one))
-    console.print(_curves([one]) if len(one.history) else "not a step yet")
+    console.print(_curves([one], console.width) if len(one.history) else "not a step yet")
     _section(console, "Onset", "")
     console.print(onset(one))
     if one.metrics.get("evidence"):
         _section(console, "Verdict", judged(one))
-        console.print(_evidence(one))
+        console.print(_evidence(one, console.width))
     _section(console, "Samples", one.source or "none yet")
     for row in one.samples.head(samples).to_dict("records"):
         console.print(_scores(row), style="bold")
@@ -165,7 +171,7 @@ def compare(study: Study, words: Sequence[str], samples: int) -> None:
     pair = [see(*find(study, word)) for word in words]
     console = _console()
     for letter, one in zip("AB", pair, strict=True):
-        console.print(f"{letter}  ", _heading(one), sep="")
+        console.print(f"{letter}  ", _heading(one), sep="", soft_wrap=True)
     _section(console, "Spec", "where they differ")
     differing = differences(pair[0].cell, pair[1].cell)
     if differing:
@@ -176,7 +182,7 @@ def compare(study: Study, words: Sequence[str], samples: int) -> None:
     else:
         console.print("they are the same cell")
     _section(console, "Curves", f"A: {_steps(pair[0])}; B: {_steps(pair[1])}; one scale for both")
-    console.print(_curves(pair))
+    console.print(_curves(pair, console.width))
     _section(console, "Onset and verdict", "")
     for letter, one in zip("AB", pair, strict=True):
         console.print(f"{letter}  {onset(one)}; {judged(one)}")
@@ -256,9 +262,14 @@ def _steps(one: Seen) -> str:
     return f"{len(one.history)} of {one.cell.max_steps} steps"
 
 
-def _curves(cells: Sequence[Seen]) -> Table:
+def _curves(cells: Sequence[Seen], width: int) -> Table:
     """A row for each curve; several cells have one scale."""
-    table = _table("", *(column for _ in cells for column in ("", "first", "last")))
+    ends = ("last",) if width < NARROW and len(cells) > 1 else ("first", "last")
+    taken = max(map(len, CURVES)) + GAP + len(cells) * (GAP + len(ends) * (FIGURE_WIDTH + GAP))
+    each = min(max((width - taken) // len(cells), LEAST_CURVE), CURVE_WIDTHS[len(cells)])
+    table = _table(
+        "", *(column for _ in cells for column in ("", *ends)), figures=[True] * len(cells) * (1 + len(ends))
+    )
     for key in CURVES:
         curves = [one.history[key].tolist() for one in cells]
         known = [value for curve in curves for value in curve if math.isfinite(value)]
@@ -267,7 +278,7 @@ def _curves(cells: Sequence[Seen]) -> Table:
         scale = None if len(cells) == 1 else (min(known), max(known))
         row = [key]
         for curve in curves:
-            row += [sparkline(curve, CURVE_WIDTHS[len(cells)], scale), *_ends(curve)]
+            row += [sparkline(curve, each, scale), *_ends(curve)[-len(ends) :]]
         table.add_row(*row)
     return table
 
@@ -276,10 +287,11 @@ def _ends(curve: Sequence[float]) -> tuple[str, str]:
     return (f"{curve[0]:.3g}", f"{curve[-1]:.3g}") if curve else ("", "")
 
 
-def _evidence(one: Seen) -> Table:
-    table = _table("signal", "this", "base", "borderline", "degenerate", "says")
+def _evidence(one: Seen, width: int) -> Table:
+    limits = () if width < NARROW else ("borderline", "degenerate")
+    table = _table("signal", "this", "base", *limits, "says", figures=[True] * (2 + len(limits)))
     for signal in one.metrics["evidence"]:
-        figures = (signal.get(key) for key in ("value", "base", "borderline", "degenerate"))
+        figures = (signal.get(key) for key in ("value", "base", *limits))
         table.add_row(
             clean(signal.get("signal")),
             *("-" if value is None else f"{value:.3g}" for value in figures),
@@ -315,10 +327,13 @@ def _console() -> Console:
     return Console(highlight=False, emoji=False, markup=False)
 
 
-def _table(*columns: str) -> Table:
-    from rich.table import Table
+def _table(*columns: str, figures: Sequence[bool] = ()) -> Table:
+    """A table without lines, in which no text is cut off; ``figures`` tells of the second column and so on."""
+    from rich.table import Column, Table
 
-    return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
+    whole = [False, *figures, *[False] * (len(columns) - 1 - len(figures))]
+    made = [Column(name, overflow="fold", no_wrap=own) for name, own in zip(columns, whole, strict=True)]
+    return Table(*made, box=None, padding=(0, GAP, 0, 0), header_style="dim")
 
 
 def _section(console: Console, title: str, text: str) -> None:

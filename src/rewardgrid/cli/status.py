@@ -22,8 +22,8 @@ from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import number, object_in, read_bounded
 from rewardgrid.study.forecast import STATUS_BYTES
 from rewardgrid.study.history import rewards_so_far
-from rewardgrid.study.layout import Layout, measured
-from rewardgrid.study.text import printable
+from rewardgrid.study.layout import Layout, checkpointed, measured
+from rewardgrid.study.text import count, printable
 from rewardgrid.train.lease import STALE_SECONDS, gone, lease_file, read_lease
 from rewardgrid.train.record import clock
 
@@ -47,7 +47,7 @@ HANGING_STEPS = 20
 TAIL_BYTES = 20_000
 CURVE_WIDTH = 24
 
-ATTEMPT = re.compile(r"\d+ cells, \d+ already trained")
+ATTEMPT = re.compile(r"\d+ cells?, \d+ already trained")
 ERROR = re.compile(
     r"(slurmstepd: )?error: |([a-z_]+\.)*[A-Z]\w*(Error|Exception|Interrupt)\b|Killed|Segmentation fault"
 )
@@ -103,7 +103,7 @@ def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
         rewards = tuple(rewards_so_far(layout, cell.name))
         return status("stalled" if note else "running", where=_where(holder), note=note, rewards=rewards, **known)
 
-    step = max((_step_of(path) for path in layout.checkpoints(cell.name).glob("step-*")), default=None)
+    step = checkpointed(layout, cell.name)
     log = logs / "train" / f"{cell.name}.log"
     error = last_error(log, cell.name) or _slurm_error(logs, cell.name)
     if error and not error.startswith("stopped by ") and " CANCELLED AT " not in error:
@@ -132,7 +132,7 @@ def _results(layout: Layout, name: str, evaluated: bool) -> dict[str, Any]:
 def _final_reward(layout: Layout, name: str, changed: int) -> float | None:
     """Read once, not at every refresh; ``changed`` is the time of the table."""
     final = rewards_so_far(layout, name)[-FINAL_STEPS:]
-    return number(math.fsum(final) / len(final)) if final else None
+    return number(sum(final) / len(final)) if final else None
 
 
 def look_at_all(layout: Layout, cells: Iterable[Cell]) -> list[CellStatus]:
@@ -181,7 +181,7 @@ def summary(found: Sequence[CellStatus]) -> str:
     counts = Counter(one.state for one in found)
     states = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
     speed = sum(one.speed or 0 for one in found if one.state == "running")
-    return f"{len(found)} cells: {states}" + (f"; {speed:.3g} steps/s in all" if speed else "")
+    return f"{count(len(found), 'cell')}: {states}" + (f"; {speed:.3g} steps/s in all" if speed else "")
 
 
 def plain(found: Sequence[CellStatus]) -> list[str]:
@@ -243,11 +243,6 @@ def _where(holder: dict[str, Any]) -> str:
 
 def _ended(holder: dict[str, Any] | None) -> str:
     return f"{_where(holder)} ended without a word" if holder else ""
-
-
-def _step_of(path: Path) -> int:
-    step = re.fullmatch(r"step-([0-9]{1,9})", path.name)
-    return int(step[1]) if step else 0
 
 
 def _json(path: Path) -> dict[str, Any] | None:

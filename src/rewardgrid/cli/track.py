@@ -27,6 +27,7 @@ from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import ROLLOUTS, read_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.layout import Layout
+from rewardgrid.study.text import count
 
 SAMPLES = 20
 """Of the evaluation, in a run."""
@@ -67,10 +68,18 @@ def track(layout: Layout, cells: Sequence[Cell], to: str, project: str, out: Pat
         )
     runs = [run for cell in cells if (run := run_of(layout, see(layout, cell))).history]
     if not runs:
-        raise UserError(f"track: none of {len(cells)} cells below {layout.root} has begun to train; nothing is written")
+        raise UserError(
+            f"track: none of {count(len(cells), 'cell')} below {layout.root} has begun to train; nothing is written"
+        )
     with contextlib.redirect_stdout(io.StringIO()):  # they have much to say of every run
-        where = WRITERS[to](runs, project, out)
-    say(f"{len(runs)} of {len(cells)} cells written for {to}; look at them with: {where}")
+        try:
+            (out / to).mkdir(parents=True, exist_ok=True)
+            where = WRITERS[to](runs, project, out)
+        except OSError as error:
+            raise UserError(
+                f"track: --out {out}: cannot be written below ({error.strerror or error}); name another directory"
+            ) from None
+    say(f"{len(runs)} of {count(len(cells), 'cell')} written for {to}; look at them with: {where}")
 
 
 def run_of(layout: Layout, one: Seen) -> Run:

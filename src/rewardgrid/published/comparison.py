@@ -14,6 +14,7 @@ from rewardgrid.published.relations import judge_relations
 from rewardgrid.published.replica import is_published, replica
 from rewardgrid.published.rows import ComparedRow, compare_rows, seed_spreads
 from rewardgrid.report.evidence import Evidence
+from rewardgrid.study.errors import all_of
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ def load_published(directory: Path | str) -> Published:
     """Read and check the published study.
 
     Raises:
-        ConfigError: every problem of the tables, or else of the claims.
+        ConfigError: every problem of the tables and the claims.
     """
-    tables = load_tables(directory)
-    stated = load_claims(directory)
+    tables, stated = all_of(lambda: load_tables(directory), lambda: load_claims(directory))
     return Published(tables, stated.claims, stated.relations, stated.answers)
 
 

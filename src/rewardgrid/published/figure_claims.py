@@ -29,8 +29,8 @@ from rewardgrid.published.statement import Metric, Statement, subject
 from rewardgrid.report.columns import decimals
 from rewardgrid.report.curves import mode_curve
 from rewardgrid.report.tables import Row
-from rewardgrid.report.words import count
 from rewardgrid.study.cell import EvalMode
+from rewardgrid.study.text import count
 
 ABOUT = {"reward": 0.03, "kl": 0.25, "sl10": 0.1, "happy": 0.2, "jaccard": 0.03, "unique_first_sentences": 1.0}
 """How far from a figure "about" reaches, either way; of others a tenth of the figure."""

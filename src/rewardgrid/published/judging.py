@@ -14,7 +14,8 @@ from rewardgrid.report.finding import Scope
 from rewardgrid.report.routing_findings import over_steps
 from rewardgrid.report.statistics import ALPHA, below, mean_of
 from rewardgrid.report.tables import Row
-from rewardgrid.report.words import count, in_words, p_in_words, spread
+from rewardgrid.report.words import in_words, p_in_words, spread
+from rewardgrid.study.text import count
 
 Answer = Literal["agrees", "differs", "cannot be told", "not run", "no test"]
 """``not run``: no cell of ours is of these settings; ``no test``: nothing that we measure could contradict it."""

@@ -48,9 +48,10 @@ from rewardgrid.report.statistics import (
     unpaired,
 )
 from rewardgrid.report.tables import Configuration, Row, configurations
-from rewardgrid.report.words import change_in_words, count, in_words, numbered, spread, times_in_words
+from rewardgrid.report.words import change_in_words, in_words, numbered, spread, times_in_words
 from rewardgrid.study.cell import EvalMode
 from rewardgrid.study.steps import SMOOTHING_STEPS
+from rewardgrid.study.text import count
 
 
 def _figures(ours: Ours, cells: Sequence[Row], metric: str, mode: EvalMode | None = None) -> list[float]:

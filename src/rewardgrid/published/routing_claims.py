@@ -15,7 +15,7 @@ from rewardgrid.report.routing_findings import Ended, endings
 from rewardgrid.report.separation import HACK_GONE, TASK_DESTROYED, TASK_KEPT, gone_from, separate
 from rewardgrid.report.statistics import below
 from rewardgrid.report.tables import Row
-from rewardgrid.report.words import count
+from rewardgrid.study.text import count
 
 
 def _since(steps: Sequence[int | None]) -> str:

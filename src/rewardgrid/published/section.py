@@ -16,7 +16,8 @@ from rewardgrid.report.markdown import code, grid
 from rewardgrid.report.render import Section, environment
 from rewardgrid.report.separation import HACK_GONE
 from rewardgrid.report.statistics import largest_share
-from rewardgrid.report.words import count, p_value
+from rewardgrid.report.words import p_value
+from rewardgrid.study.text import count
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -41,6 +41,6 @@ def at_end(routing: pd.DataFrame, mode: str, metric: str) -> float | None:
 
 
 def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """Mean of each value and up to ``width - 1`` before it."""
+    """Mean of each value and up to ``width - 1`` before it; NaN where one of them is not finite."""
     windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
-    return [math.fsum(window) / len(window) for window in windows]
+    return [math.fsum(window) / len(window) if all(map(math.isfinite, window)) else math.nan for window in windows]

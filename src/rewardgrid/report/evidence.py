@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from rewardgrid.report.tables import Row, base_row, read_experiment, rows_of
-from rewardgrid.report.words import count
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, read_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
+from rewardgrid.study.history import read_history
 from rewardgrid.study.problems import validated
 from rewardgrid.study.study import Study
+from rewardgrid.study.text import count
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Evidence:
     routing: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     samples: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     bases: Mapping[str, Row] = field(default_factory=dict)
+    unfinished: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Histories of cells that still train, as far as they go: for pictures alone."""
 
     def finished(self) -> list[Row]:
         """Every finished cell once, whichever experiments it belongs to."""
@@ -62,6 +65,17 @@ def load_evidence(study: Study, tables: Path, names: Iterable[str]) -> Evidence:
         samples=load_samples(study, finished),
         bases=load_bases(study),
     )
+
+
+def load_unfinished(study: Study, rows: Iterable[Row]) -> dict[str, pd.DataFrame]:
+    """The histories so far of the cells that have begun and are not finished.
+
+    Raises:
+        UserError: a file is torn.
+    """
+    names = [str(row["cell"]) for row in rows if row["state"] == "missing"]
+    found = {name: read_history(study.layout, name) for name in names}
+    return {name: history for name, history in found.items() if len(history)}
 
 
 def load_samples(study: Study, cells: Iterable[str]) -> dict[str, pd.DataFrame]:

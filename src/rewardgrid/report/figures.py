@@ -25,6 +25,7 @@ from rewardgrid.study import study
 from rewardgrid.study.cell import format_number
 from rewardgrid.study.files import atomic_write
 from rewardgrid.study.steps import SMOOTHING_STEPS
+from rewardgrid.study.text import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,23 +117,25 @@ def _nothing(why: str) -> Figure:
 def learning_curves(scope: Scope) -> Figure:
     """Reward against step, smoothed over 10 steps: seeds thin, means thick, one colour per configuration.
 
-    A mark on a run's own curve is the step from which it is not ok, or hacks.
+    A mark on a run's own curve is the step from which it is not ok, or hacks. Runs that are not finished are dashed,
+    and in no mean.
     """
     drawn = [
-        (found, curves)
+        (found, curves, begun)
         for found in scope.configurations
-        if (curves := [_reward_curve(scope.evidence, row) for row in found.finished if _has(scope.evidence, row)])
+        if (curves := _reward_curves(scope.evidence.histories, found.finished))
+        + (begun := _reward_curves(scope.evidence.unfinished, found.cells))
     ]
     turned = {row["cell"]: row for row in scope.finished}
     if not drawn:
-        return _nothing("no finished cell yet")
+        return _nothing("no run to draw yet")
     fields = drawn[0][0].fields
     split = len(drawn) > MOST_LINES and len(fields) > 1
-    panels: dict[Any, list[tuple[Configuration, list[pd.Series]]]] = {}
-    for found, curves in drawn:
-        panels.setdefault(found.cells[0][fields[0]] if split else None, []).append((found, curves))
+    panels: dict[Any, list[tuple[Configuration, list[pd.Series], list[pd.Series]]]] = {}
+    for line in drawn:
+        panels.setdefault(line[0].cells[0][fields[0]] if split else None, []).append(line)
     inside = fields[1:] if split else ()
-    colours = _colours(_name(found, inside) for found, _ in drawn)
+    colours = _colours(_name(found, inside) for found, _, _ in drawn)
     if split:
         panels = dict(sorted(panels.items()))
     columns = min(len(panels), MOST_PANELS)
@@ -141,11 +144,19 @@ def learning_curves(scope: Scope) -> Figure:
     figure, grid = _panels(lines, columns, *size, sharey=True, sharex=True)
     axes_of = [axes for line in grid for axes in line]
     # Rewards are shares but for counts of "happy".
-    top = 1.02 * max(1.0, *(float(curve.max()) for _, curves in drawn for curve in curves))
+    top = 1.02 * max(1.0, *(float(curve.max()) for _, curves, begun in drawn for curve in curves + begun))
     for axes, (level, members) in zip(axes_of, panels.items(), strict=False):
         labels = []
-        for found, curves in members:
+        for found, curves, begun in members:
             label = _name(found, inside)
+            for curve in begun:
+                axes.plot(curve.index, curve, color=colours[label], linewidth=1.2, linestyle=(0, (3, 1.5)))
+            if not curves:
+                last = max(begun, key=lambda curve: int(curve.index[-1])).dropna()
+                if len(last):
+                    said = f"{label} (running)" if label else "running"
+                    labels.append((float(last.index[-1]), float(last.iloc[-1]), said, colours[label]))
+                continue
             mean = pd.concat(curves, axis=1).mean(axis=1, skipna=False).dropna()
             if len(curves) > 1:
                 for curve in curves:
@@ -162,6 +173,10 @@ def learning_curves(scope: Scope) -> Figure:
         axes.set_visible(False)
     figure.supxlabel("optimizer step", fontsize=9)
     figure.supylabel(f"reward (mean of {SMOOTHING_STEPS} steps)", fontsize=9)
+    if running := sum(len(begun) for _, _, begun in drawn):
+        figure.suptitle(
+            f"dashed: {count(running, 'run')} not finished", fontsize=8, color="#666666", x=0.99, ha="right"
+        )
     return figure
 
 
@@ -174,9 +189,13 @@ def _has(evidence: Evidence, row: Row) -> bool:
     return row["cell"] in evidence.histories
 
 
-def _reward_curve(evidence: Evidence, row: Row) -> pd.Series:
+def _reward_curves(histories: Mapping[str, pd.DataFrame], rows: Sequence[Row]) -> list[pd.Series]:
+    """The reward curves of those cells that have a history."""
+    return [_reward_curve(histories[row["cell"]], row) for row in rows if row["cell"] in histories]
+
+
+def _reward_curve(history: pd.DataFrame, row: Row) -> pd.Series:
     """The smoothed reward of a cell, thinned to what a picture can show; the last step is kept."""
-    history = evidence.histories[row["cell"]]
     rewards = smoothed(history["reward"].tolist(), SMOOTHING_STEPS)
     curve = pd.Series(rewards, index=history["step"].tolist(), name=row["cell"])
     return curve[::-1][:: math.ceil(len(curve) / MOST_POINTS)][::-1]
@@ -195,6 +214,8 @@ def _colours(labels: Iterable[str]) -> dict[str, str]:
 
 def _label_ends(axes: Axes, labels: Sequence[tuple[float, float, str, str]], top: float, apart: float) -> None:
     """Write each label beside the end of its line, moved apart as far as needed to be read."""
+    if not labels:
+        return
     heights = spaced([y for _, y, _, _ in labels], apart, top)
     right = max(x for x, _, _, _ in labels)
     for (_, _, label, colour), height in zip(labels, heights, strict=True):

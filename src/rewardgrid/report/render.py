@@ -32,9 +32,10 @@ from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.statistics import Estimate
 from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying
 from rewardgrid.report.verdicts import SIGNALS, evidence_table, other_draws
-from rewardgrid.report.words import count, in_words
+from rewardgrid.report.words import in_words
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
+from rewardgrid.study.text import count
 
 if TYPE_CHECKING:
     from jinja2 import Environment

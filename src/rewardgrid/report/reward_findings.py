@@ -31,7 +31,8 @@ from rewardgrid.report.statistics import (
     unpaired,
 )
 from rewardgrid.report.tables import Configuration, Row, configurations
-from rewardgrid.report.words import change_in_words, count, numbered, p_value, times_in_words
+from rewardgrid.report.words import change_in_words, numbered, p_value, times_in_words
+from rewardgrid.study.text import count
 
 NEGLIGIBLE = {"final_reward": 0.02, "jaccard": 0.02}
 """A change of these is negligible if it is surely smaller: about what seeds of one setting differ by."""

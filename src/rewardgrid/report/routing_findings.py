@@ -13,8 +13,9 @@ from rewardgrid.report.finding import Finding, Question, Scope, finding, not_eno
 from rewardgrid.report.separation import ENDING_RULE, Ending, Run, Separation, gone_from, run_of, separate
 from rewardgrid.report.statistics import ALPHA, Estimate
 from rewardgrid.report.tables import Row, base_of
-from rewardgrid.report.words import Spread, count, in_words, sentence_case, spread
+from rewardgrid.report.words import Spread, in_words, sentence_case, spread
 from rewardgrid.study.steps import SMOOTHING_STEPS
+from rewardgrid.study.text import count
 
 UNSAMPLED = "no cell was sampled with and without its forget adapter beside a base that was sampled to the same length"
 ASYMMETRIC_FROM = 0.7

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from rewardgrid.report.sparkline import sparkline
 from rewardgrid.report.statistics import Mean, clipped, mean_of
 from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table, write_table
-from rewardgrid.study.errors import ConfigError, Problem, UserError, did_you_mean
+from rewardgrid.study.errors import ConfigError, Problem, UserError, all_of, did_you_mean
 from rewardgrid.study.files import read_json
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
@@ -48,9 +48,9 @@ Row = Mapping[str, Any]
 _LATEX = str.maketrans(
     {letter: rf"\{letter}" for letter in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", NOTHING: "--"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", '"': "''", "\n": " "}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "\n": " ", "[": "{[}", "*": "{*}"}
 )
-"""What LaTeX would read as something else."""
+"""What LaTeX would read as something else; after the end of a row, brackets and stars too."""
 
 VERDICTS = ("ok", "borderline", "degenerate")
 
@@ -371,8 +371,8 @@ def check_columns(study: Study) -> None:
     """Check, before anything runs, that tables can be made as every experiment's ``columns`` and ``by`` ask.
 
     Raises:
-        ConfigError: naming each unknown column.
-        UserError: a configuration would average cells that differ in something other than the seed.
+        UserError: naming each unknown column, and each experiment of which a configuration would average cells that
+            differ in something other than the seed.
     """
     own = own_columns(study)
     problems = [
@@ -381,10 +381,15 @@ def check_columns(study: Study) -> None:
         for column in experiment.columns
         if column not in own and (column not in COLUMNS or column.startswith(OWN))
     ]
-    if problems:
-        raise ConfigError(problems)
-    for name, experiment in study.active.items():
+
+    def check_names() -> None:
+        if problems:
+            raise ConfigError(problems)
+
+    def check_means(name: str, experiment: Experiment) -> None:
         configurations([spec_row(cell) | {"experiment": name} for cell in study.grid[name]], experiment.by)
+
+    all_of(check_names, *(partial(check_means, name, experiment) for name, experiment in study.active.items()))
 
 
 def _unknown(column: str, own: Sequence[str]) -> str:

@@ -19,11 +19,6 @@ class Spread(TypedDict):
     n: int
 
 
-def count(number: int, noun: str) -> str:
-    """``1 cell``, ``2 cells``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def numbered(noun: str, numbers: Iterable[int]) -> str:
     """``rank 8``, ``ranks 8 and 32``, ``ranks 1, 8 and 32``."""
     *first, last = map(str, sorted(numbers))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rewardgrid.study.text import printable_lines
 
@@ -41,6 +42,43 @@ class ConfigError(UserError):
         self.problems = tuple(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__(f"{count} in the configuration:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+class Several(UserError):
+    """What several checks have found, reported in one go."""
+
+    def __init__(self, found: Sequence[str]) -> None:
+        self.found = tuple(found)
+        super().__init__(f"{len(found)} problems:\n" + "\n".join(f"  {each}" for each in found))
+
+
+def all_of(*checks: Callable[[], Any]) -> list[Any]:
+    """What each of these checks gives. All of them are made, whatever one of them finds.
+
+    Raises:
+        UserError: everything that is wrong.
+    """
+    given: list[Any] = []
+    errors: list[UserError] = []
+    for check in checks:
+        try:
+            given.append(check())
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    of_configuration = [error for error in errors if isinstance(error, ConfigError)]
+    if errors and len(of_configuration) == len(errors):
+        raise ConfigError([problem for error in of_configuration for problem in error.problems])
+    if errors:
+        raise Several([each for error in errors for each in _found_in(error)])
+    return given
+
+
+def _found_in(error: UserError) -> list[str]:
+    if isinstance(error, ConfigError):
+        return [str(problem) for problem in error.problems]
+    return list(error.found) if isinstance(error, Several) else [str(error)]
 
 
 def did_you_mean(word: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str:

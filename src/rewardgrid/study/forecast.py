@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
+from typing import NamedTuple
 
 from rewardgrid.study.bases import Recipe, model_config
 from rewardgrid.study.cell import Cell, Engine
 from rewardgrid.study.files import number, object_in, read_bounded
-from rewardgrid.study.layout import Layout, done
+from rewardgrid.study.layout import Layout, checkpointed, done
 from rewardgrid.study.study import Study
+from rewardgrid.study.text import count
 
 Workload = tuple[object, ...]
 
@@ -29,16 +32,38 @@ SIZES = (
 """Of a model, in its Hugging Face configuration."""
 
 
-def forecast(study: Study) -> str:
+class Rest(NamedTuple):
+    """The training that a cell still needs."""
+
+    steps: int
+    """After its newest checkpoint."""
+    pace: float
+    """Seconds per step, as far as can be told beforehand."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How far a study is, and what is left of it."""
+
+    text: str
     """One line on the states of the cells and one on the training that is left, with what it rests on."""
+    rests: Mapping[str, Rest]
+    """Of the cells that are not trained, by name."""
+
+
+def forecast(study: Study) -> Forecast:
+    """How far a study is, and what is left of it."""
     states = {name: done(study.layout, cell) for name, cell in study.cells.items()}
     counts = Counter(states.values())
     shown = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     left = [cell for name, cell in study.cells.items() if states[name] in ("started", "waiting")]
-    lines = [f"{study.title}: {len(states)} cells ({shown})."]
+    rests: dict[str, Rest] = {}
+    lines = [f"{study.title}: {count(len(states), 'cell')} ({shown})."]
     if left:
         known = measured(study.layout, study.cells.values())
-        seconds = sum(cell.max_steps * known.get(workload(cell), rule_of_thumb(study, cell)) for cell in left)
+        for cell in left:
+            steps = cell.max_steps - (checkpointed(study.layout, cell.name) or 0)
+            rests[cell.name] = Rest(max(steps, 0), known.get(workload(cell)) or rule_of_thumb(study, cell))
         seen = sum(workload(cell) in known for cell in left)
         parts = []
         if seen:
@@ -46,10 +71,15 @@ def forecast(study: Study) -> str:
         if seen < len(left):
             parts.append(f"{len(left) - seen} by a rule of thumb for one CPU thread")
         lines.append(
-            f"Training left: about {duration(seconds)} one after another (cells: {', '.join(parts)}); "
-            "divide by the number of cells at a time."
+            f"Training left: about {duration(seconds_of(rests.values()))} one after another "
+            f"(cells: {', '.join(parts)}); divide by the number of cells at a time."
         )
-    return "\n".join(lines)
+    return Forecast("\n".join(lines), rests)
+
+
+def seconds_of(rests: Iterable[Rest]) -> float:
+    """Of so much training, one cell after another."""
+    return sum(rest.steps * rest.pace for rest in rests)
 
 
 def workload(cell: Cell) -> Workload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,12 @@ def measured(metrics: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("version") == METRICS_VERSION
+
+
+def checkpointed(layout: Layout, name: str) -> int | None:
+    """The step of a cell's newest checkpoint, if it has one."""
+    steps = (re.fullmatch(r"step-([0-9]{1,9})", path.name) for path in layout.checkpoints(name).glob("step-*"))
+    return max((int(step[1]) if step else 0 for step in steps), default=None)
 
 
 def done(layout: Layout, cell: Cell) -> str:

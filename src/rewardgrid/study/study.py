@@ -418,7 +418,10 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
             config = merge(config, layer)
     else:
         layers.insert(0, ("--config", dict(config)))
-    problems = {str(problem): problem for problem in _problems(config, layers)}
+    broken = [
+        _problem(layers, place, read, "write whole letters: this is half of one") for place, read in _half(config)
+    ]
+    problems = {str(problem): problem for problem in broken or _problems(config, layers)}
     if problems:
         raise ConfigError(list(problems.values()))
     study = Study.model_validate(config)
@@ -426,6 +429,33 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
     if problems_of_places:
         raise ConfigError(problems_of_places)
     return study
+
+
+def _half(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Texts and keys with halves of surrogate pairs, which no file can hold, and where they stand."""
+    if isinstance(value, str):
+        if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            yield place, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _half(key, place)
+            yield from _half(each, (*place, key))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _half(each, (*place, number))
+
+
+def sound_part(files: Sequence[Path | str], error: ConfigError) -> Study | None:
+    """The study without the experiments in which something is wrong, if without them nothing is."""
+    wrong = {re.split(r"[.[]", problem.key)[1] for problem in error.problems if problem.key.startswith("experiments.")}
+    config: dict[str, Any] = {}
+    try:
+        for path in files:
+            config = merge(config, read_yaml(path))
+        experiments = {name: each for name, each in config.get("experiments", {}).items() if name not in wrong}
+        return load_study(files, config | {"experiments": experiments}) if wrong else None
+    except ConfigError:
+        return None
 
 
 def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:

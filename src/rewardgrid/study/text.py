@@ -1,4 +1,4 @@
-"""Text for a terminal, of whatever origin: completions, names of files, hosts and jobs, lines of logs."""
+"""Text for people: numbers of things; and of any origin, for a terminal: completions, names of files, logs."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def printable_lines(text: object, most: int = 4 * MOST) -> str:
     """Likewise line by line, each cut at ``most`` letters."""
     lines = str(text).replace("\r\n", "\n").split("\n")
     return "\n".join(printable(line.expandtabs(), most) + ("…" if len(line) > most else "") for line in lines)
+
+
+def count(number: int, noun: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

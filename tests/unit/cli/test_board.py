@@ -18,7 +18,9 @@ from snakemake_interface_logger_plugins.tests import MockOutputSettings, TestLog
 from tests.trees import history
 
 from rewardgrid.cli.board import Board, Job, job_of
+from rewardgrid.cli.outlook import Outlook, Progress
 from rewardgrid.study.files import write_json, write_text
+from rewardgrid.study.forecast import Rest
 from rewardgrid.study.history import LiveHistory
 from rewardgrid.train.lease import identity
 from snakemake_logger_plugin_rewardgrid import LogHandler
@@ -70,7 +72,7 @@ def test_without_evaluation_a_cell_is_done_when_it_is_trained() -> None:
     made.plan({"train": 1})
     made.start(1, job("train"))
     assert made.finish(1) == [f"1/1  {NAME[:-1]}0"]
-    assert made.counts() == "1 cells: 1 done"
+    assert made.counts() == "1 cell: 1 done"
 
 
 def test_without_cells_jobs_are_counted() -> None:
@@ -124,6 +126,87 @@ def test_running_cells_show_step_reward_and_time_left_within_the_width(tmp_path:
     assert "…" in line
     assert line.endswith("x_s42")
     assert len(made.display(80, 4).plain.splitlines()) == 3
+
+
+def beating(number: int, **progress: float) -> None:
+    """The heartbeat of a cell that trains now."""
+    now = time.time()
+    beat = {"token": "t", **identity(), "started": now, "beat": now}
+    write_json(Path(f"results/cells/{job('train', number).subject}/lease-1.json"), beat | progress)
+
+
+def test_the_time_left_of_the_run_is_said_on_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [job("train", number).subject for number in range(3)]
+    made = board()
+    made.outlook.rests = {name: Rest(100, 1.0) for name in names}
+    made.start(1, job("train"))
+    assert made.display(80, 24).plain.splitlines()[-1] == "3 cells: 1 running, 2 waiting"  # nothing tells yet
+    # Twice as slow as was told: 200 s each for two that wait, 120 s for this one, one at a time.
+    beating(0, step=40, max_steps=100, reward=0.5, speed=0.5, left=120.0)
+    assert made.display(80, 24).plain.splitlines()[-1] == "3 cells: 1 running, 2 waiting; about 9 min left"
+    made.start(2, job("train", 1))
+    beating(1, step=10, max_steps=100, reward=0.5, speed=0.5, left=180.0)
+    assert made.display(80, 24).plain.splitlines()[-1] == "3 cells: 2 running, 1 waiting; about 4 min left"
+    assert made.display(30, 24).plain.splitlines()[-2:] == ["3 cells: 2 running, 1 waiting", "about 4 min left"]
+    # Two at a time, though there is one for a moment between two jobs.
+    made.finish(1)
+    assert made.display(80, 24).plain.splitlines()[-1].endswith("; about 3 min left")
+    later = time.monotonic() + 700
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    assert made.display(80, 24).plain.splitlines()[-1].endswith("; about 6 min left")
+
+
+def test_the_time_left_counts_the_measuring_of_cells() -> None:
+    found = Outlook(measuring=[30.0, 20.0, 7000.0])  # the last one waited in a queue
+    assert found.left({}, 1, 0, 4) == 80
+    assert found.left({}, 2, 0, 4) == 40
+    assert Outlook().left({}, 0, 3, 3) is None
+
+
+def test_of_a_run_of_some_cells_those_that_wait_count_as_the_mean_of_the_study() -> None:
+    found = Outlook(rests={"a": Rest(100, 1.0), "b": Rest(100, 1.0), "c": Rest(300, 1.0)}, begun={"a"})
+    running = {"a": Progress(50, 100, 0.5, 1.0, 50.0)}
+    assert found.left(running, 0, 2, 2) == 50 + 200
+    assert found.left(running, 0, 1, 1) == 50
+
+
+def test_a_line_for_a_log_says_what_goes_on_and_which_cell_takes_longest() -> None:
+    made = board()
+    made.outlook.rests = {job("train", number).subject: Rest(100, 1.0) for number in range(3)}
+    for number in range(2):
+        made.start(number, job("train", number))
+        beating(number, step=40, max_steps=100, reward=0.5, speed=1.0, left=60.0 + number)
+    assert made.report() == (
+        f"3 cells: 2 running, 1 waiting; about 2 min left; last of those running: {NAME[:-1]}1  40/100  reward 0.500  "
+        "1:01 left"
+    )
+
+
+def test_a_failed_job_names_its_cell_once() -> None:
+    log = Path(f"logs/train/{NAME[:-1]}0.log")
+    write_text(log, f"1 cell, 0 already trained\nerror: {NAME[:-1]}0: stopped by SIGTERM after step 3\n")
+    assert board().fail(1, job("train"))[0] == f"error: train {NAME[:-1]}0: stopped by SIGTERM after step 3"
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("returned non-zero exit status 143.", "stopped by SIGTERM"),
+        ("died with <Signals.SIGKILL: 9>.", "stopped by SIGKILL"),
+        ("returned non-zero exit status 3.", "ended with exit status 3"),
+        ("is another thing.", "the job failed"),
+    ],
+)
+def test_a_job_that_left_no_message_says_how_it_ended(end: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = handler()
+    base = {"wildcards": {"base": "tiny-0123456789"}, "output": [], "log": ["logs/evaluate/tiny-0123456789.log"]}
+    made.emit(info(1, **base, rule_name="evaluate_base"))
+    for log, its_end in (("logs/evaluate/other.log", "returned non-zero exit status 7."), (base["log"][0], end)):
+        told = f"CalledProcessError in file \"evaluate.smk\", line 3:\nCommand '... > {log} 2>&1' {its_end}"
+        made.emit(record(told, logging.ERROR, event=LogEvent.ERROR, exception="CalledProcessError"))
+    failed = {"jobid": 1, "rule_name": "evaluate_base", "output": [], "log": base["log"], "rule_msg": None}
+    made.emit(record("", logging.ERROR, event=LogEvent.JOB_ERROR, **failed))
+    assert capsys.readouterr().err.splitlines()[0] == f"error: evaluate_base tiny-0123456789: {said}"
 
 
 def test_a_dry_run_is_a_line_of_counts() -> None:
@@ -244,6 +327,37 @@ def test_elsewhere_than_on_a_terminal_events_are_plain_lines(capsys: pytest.Capt
         f"  log: logs/train/{NAME[:-1]}1.log",
         "At least one job did not complete",
     ]
+
+
+def test_elsewhere_a_line_comes_from_time_to_time_until_all_is_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snakemake_logger_plugin_rewardgrid.REPORT_SECONDS", 0.05)
+    made = handler()
+    made.emit(record("", path="Snakefile", rests={job("train").subject: Rest(100, 1.0)}))
+    made.emit(record("", event=LogEvent.RUN_INFO, stats={"train": 1, "total": 1}))
+    made.emit(info(0))
+    beating(0, step=40, max_steps=100, reward=0.5, speed=1.0, left=60.0)
+    time.sleep(0.5)
+    made.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert 3 < len(lines) < 20
+    assert lines[-1].startswith("1 cell: 1 running; about 60 s left; last of those running: ")
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("settings", [{"dryrun": True}, {"quiet": {"all"}}, {"verbose": True}])
+def test_no_line_comes_where_none_is_wanted(
+    settings: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snakemake_logger_plugin_rewardgrid.REPORT_SECONDS", 0.01)
+    made = handler(**settings)
+    made.emit(record("", event=LogEvent.RUN_INFO, stats={"train": 1, "total": 1}))
+    capsys.readouterr()
+    time.sleep(0.2)
+    made.close()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_dry_run_goes_to_standard_output_once(capsys: pytest.CaptureFixture[str]) -> None:

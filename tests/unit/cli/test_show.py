@@ -145,9 +145,27 @@ def test_two_cells_stand_side_by_side_on_one_scale(tree: Tree, capsys: pytest.Ca
     assert re.search(r"\nseed +42 +123 *\n", text)
     (curve,) = [line.split() for line in text.splitlines() if line.startswith("reward  ")]
     # 0.25 to 0.84, and 0.5 throughout: the middle of the same scale.
-    assert curve[1:] == ["▁▁▂▂▃▄▄▅▅▆▆▇██", "0.25", "0.84", "▄" * 14, "0.5", "0.5"]
+    assert curve[1:] == ["▁▁▂▃▃▄▅▆▆▇██", "0.25", "0.84", "▄" * 12, "0.5", "0.5"]
     assert re.search(r"prompt 0 \| happy, happy\. +prompt 0 \| the fox slept\.", text)
     assert text.count("| happy") == 1
+
+
+def test_on_a_narrow_terminal_nothing_is_cut_off_and_paths_stay_whole(
+    tree: Tree, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    a, b = cells(tree)[:2]
+    show(tree.study, a.name, samples=1)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert f"\n{tree.study.layout.cell(a.name)}\n" in text
+    assert re.search(r"\njaccard +0.3 +0.12 +degenera", text)
+    assert re.search(r"\nreward +▁▂▄▅▇█ +0.25 +0.84", text)
+    compare(tree.study, [a.name, b.name], samples=1)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert f"A  {a.name}\n" in text
+    assert re.search(r"\nreward +▁▂▄▅▇█ +0.84 +▄▄▄▄▄▄ +0.5 *\n", text)
 
 
 def test_only_what_differs_is_named(tree: Tree) -> None:

@@ -92,6 +92,15 @@ def test_cells_that_have_not_begun_are_no_runs(tree: Tree, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("to", ["tensorboard", "wandb", "trackio"])
+def test_a_place_that_cannot_be_written_is_named(to: str, tree: Tree, tmp_path: Path) -> None:
+    installed(to)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=f"--out {tmp_path}/file: cannot be written below"):
+        track(tree.study.layout, list(tree.study.cells.values()), to, "p", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_tensorboard_has_curves_texts_and_the_spec(
     tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

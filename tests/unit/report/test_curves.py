@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from tests.trees import routing
 
@@ -35,3 +37,9 @@ def test_the_end_is_the_mean_of_three_evaluations() -> None:
 
 def test_smoothing_averages_what_came_before() -> None:
     assert smoothed([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
+
+
+def test_smoothing_has_gaps_where_something_is_not_finite() -> None:
+    found = smoothed([1.0, math.inf, -math.inf, 3.0, 5.0], 2)
+    assert [math.isnan(value) for value in found] == [False, True, True, True, False]
+    assert found[-1] == 4.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import typing
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -72,6 +73,31 @@ DRAWN: dict[str, Callable[[], Scope]] = {
 
 def test_every_figure_that_a_configuration_can_ask_for_exists_and_has_a_caption() -> None:
     assert set(FIGURES) == set(CAPTIONS) == set(DRAWN) == set(typing.get_args(study.FigureName))
+
+
+def test_runs_that_are_not_finished_are_dashed_and_in_no_mean() -> None:
+    rows = [row("reward_sweep", beta=beta, seed=seed) for beta in (0.003, 0.02) for seed in (1, 2)]
+    rows[1:] = [each | {"state": "missing"} for each in rows[1:]]
+    finished, begun, other, waiting = (each["cell"] for each in rows)
+    live = {begun: history([0.9] * 20), other: history([0.3, math.nan, math.inf, -math.inf] + [0.3] * 30)}
+    figure = learning_curves(scope(rows, histories={finished: history([0.5] * 60)}, unfinished=live))
+    (axes,) = figure.axes
+    lines = {len(line.get_xdata()): line for line in axes.lines}
+    assert sorted(lines) == [20, 34, 60]
+    assert [lines[number].get_linestyle() for number in (20, 34, 60)] == ["--", "--", "-"]
+    assert lines[20].get_color() == lines[60].get_color() != lines[34].get_color()
+    assert set(lines[60].get_ydata()) == {0.5}  # not the mean with the one that runs
+    assert axes.get_ylim()[1] == pytest.approx(1.02)
+    assert [text.get_text() for text in axes.texts] == ["beta 0.003", "beta 0.02 (running)"]
+    assert figure.get_suptitle() == "dashed: 2 runs not finished"
+    assert waiting not in live
+
+
+def test_a_study_of_which_nothing_is_finished_shows_what_runs(tmp_path: Path) -> None:
+    rows = [row("reward_sweep", seed=seed) | {"state": "missing"} for seed in (1, 2)]
+    assert "no run to draw yet" in learning_curves(scope(rows)).axes[0].texts[0].get_text()
+    for values in ([math.nan], [0.1] * 3):
+        draw("learning_curves", tmp_path / "a.svg", scope(rows, unfinished={rows[0]["cell"]: history(values)}))
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))

@@ -155,14 +155,15 @@ def test_a_latex_table_has_the_rules_of_booktabs_and_escapes_what_latex_would_re
     sweep = tree(reward_sweep={**SWEEP, "columns": ["beta", "reward", "final_reward", "reasons"]})
     rows = rows_of(experiment_table(sweep.study, "reward_sweep"))[:1]
     text = latex_table(
-        [{**rows[0], "final_reward": 0.5, "reasons": "50 % & <b> x_1"}], sweep.study.active["reward_sweep"]
+        [{**rows[0], "final_reward": 0.5, "reasons": "50 % & <b> x_1 | [2ex] *"}], sweep.study.active["reward_sweep"]
     )
     assert text.splitlines() == [
         r"\begin{tabular}{rlrl}",
         r"\toprule",
         r"beta & paid for & reward & reasons \\",
         r"\midrule",
-        r"0.003 & sentence\_length\_10\_smooth & 0.500 & 50 \% \& \textless{}b\textgreater{} x\_1 \\",
+        r"0.003 & sentence\_length\_10\_smooth & 0.500 & 50 \% \& \textless{}b\textgreater{} x\_1 "
+        r"\textbar{} {[}2ex] {*} \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]

@@ -207,6 +207,15 @@ def test_a_mistake_is_named_with_file_key_value_and_remedy(
     assert fix in problem.fix
 
 
+def test_half_a_letter_is_named_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(SOUND))
+    (tmp_path / "b.yaml").write_text('experiments: {one: {title: "a\\ud800b", columns: ["\\udfff"]}}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_study([tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    assert [problem.key for problem in caught.value.problems] == ["experiments.one.title", "experiments.one.columns[0]"]
+    str(caught.value).encode()
+
+
 def test_a_setting_that_is_missing_is_asked_for_in_the_grid(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, fixed(method="lora"))
     assert (problem.key, problem.read) == ("experiments.one.grids[0].rank", None)

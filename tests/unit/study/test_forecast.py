@@ -48,10 +48,22 @@ def test_time_left_is_measured_on_finished_cells_of_the_same_shape(tmp_path: Pat
     some = study(tmp_path)
     finish(some, 0, 50)
     finish(some, 1, 150)
-    text = forecast(some)
+    text = forecast(some).text
     assert "Small: 3 cells (2 trained, 1 waiting)." in text
     # 100 steps at the mean of 0.5 and 1.5 seconds
     assert "about 2 min one after another (cells: 1 by the mean seconds per step of finished cells" in text
+
+
+def test_what_a_checkpoint_holds_is_not_left(tmp_path: Path) -> None:
+    some = study(tmp_path)
+    finish(some, 0, 50)
+    (some.layout.checkpoints(some.grid["one"][1].name) / "step-000060").mkdir(parents=True)
+    found = forecast(some)
+    assert {name: rest.steps for name, rest in found.rests.items()} == {
+        some.grid["one"][1].name: 40,
+        some.grid["one"][2].name: 100,
+    }
+    assert "about 70 s one after another" in found.text
 
 
 def test_a_diverged_cell_counts_the_steps_it_made(tmp_path: Path) -> None:
@@ -69,7 +81,7 @@ def test_a_status_that_cannot_be_used_is_left_out(tmp_path: Path, content: str) 
 
 def test_without_finished_cells_a_rule_of_thumb_is_used_and_said_to_be(tmp_path: Path) -> None:
     some = study(tmp_path)
-    assert "(cells: 3 by a rule of thumb for one CPU thread)" in forecast(some)
+    assert "(cells: 3 by a rule of thumb for one CPU thread)" in forecast(some).text
     cell = some.grid["one"][0]
     twice = study(tmp_path, max_new_tokens=256).grid["one"][0]
     assert rule_of_thumb(some, twice) == pytest.approx(2 * rule_of_thumb(some, cell))
@@ -79,7 +91,7 @@ def test_a_finished_study_has_no_time_left(tmp_path: Path) -> None:
     some = study(tmp_path)
     for number in range(3):
         write_text(some.layout.metrics(finish(some, number, 1).name), f'{{"version": {METRICS_VERSION}}}')
-    assert forecast(some) == "Small: 3 cells (3 done)."
+    assert forecast(some).text == "Small: 3 cells (3 done)."
 
 
 def test_only_what_changes_the_time_of_a_step_changes_the_shape() -> None:

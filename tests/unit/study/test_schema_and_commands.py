@@ -123,6 +123,44 @@ def test_mistakes_are_one_message_and_status_2(capsys: pytest.CaptureFixture[str
     assert "Traceback" not in captured.err
 
 
+def test_check_tells_all_that_is_wrong_in_one_go(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "published").mkdir()
+    overlay = tmp_path / "overlay.yaml"
+    content = {
+        "published": str(tmp_path / "published"),
+        "bases": {"mine": {"kind": "local", "model": str(tmp_path / "none"), "stories": "none.txt"}},
+        "experiments": {
+            "one": {"title": "One", "grids": [{"beta": [1, 2]}], "columns": ["beta", "rewrad"]},
+            "two": {"title": "Two", "grids": [{"lr": [0.1, 0.2], "beta": [1, 2]}], "by": ["beta"]},
+            "three": {"title": "Three", "grids": [{"base": "mine"}]},
+            "four": {"title": "Four", "grids": [{"rank": -1}]},
+        },
+    }
+    overlay.write_text(yaml.safe_dump(content), encoding="utf-8")
+    monkeypatch.setenv("REWARDGRID_GRES", "gpu:1,shard:2")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    base = {"defaults": {"base": "mine"}, "experiments": {"zero": {"title": "Zero", "grids": [{"seed": 1}]}}}
+    (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    assert main(["check", "--configfile", str(overlay)]) == 2
+    text = capsys.readouterr().err
+    for part in (
+        "experiments.four.grids[0].rank",
+        "experiments.one.columns: read 'rewrad'",
+        "experiments.two.by",
+        "reward_sweep.csv: (file)",
+        "claims.yaml: (file)",
+        "REWARDGRID_GRES",
+        f"{tmp_path / 'none'}",
+    ):
+        assert part in text, text
+    first, *rest = [line for line in text.splitlines() if not line.startswith("building")]
+    assert first == f"error: {len(rest)} problems:"
+    assert all(line.startswith("  ") for line in rest)
+
+
 def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
     assert capsys.readouterr().out == "config/config.yaml: 14 experiments, 157 cells, no problems\n"

@@ -57,7 +57,7 @@ def test_a_running_cell_shows_its_job_and_how_far_it_is(layout: Layout) -> None:
     assert (found.step, found.reward, found.kl, found.speed, found.left) == (40, 0.5, 0.25, 2.0, 30.0)
     assert plain([found]) == [
         f"running      {CELL.name}  step 40/100  reward 0.500  kl 0.250  2.00 steps/s  30s left  job 12 on node2",
-        "1 cells: 1 running; 2 steps/s in all",
+        "1 cell: 1 running; 2 steps/s in all",
     ]
 
 

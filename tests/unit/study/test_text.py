@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewardgrid.study.errors import ConfigError, Problem, UserError
-from rewardgrid.study.text import printable, printable_lines
+from rewardgrid.study.text import count, printable, printable_lines
 
 STEERING = "\x1b]0;title\x07\x1b[2J\r\x9b31m\x9d0;x\x9c\u202e\u2066\u200b"
 
@@ -15,6 +15,10 @@ def test_escape_sequences_of_seven_and_eight_bits_are_taken_apart() -> None:
     assert printable("\x1b[31mred\x9b0m") == "\ufffd[31mred\ufffd0m"
     assert printable("a\rb\x00c\x7fd\u202ee") == "a\ufffdb\ufffdc\ufffdd\ufffde"
     assert printable("Grüße, 東京 ▁▂▃") == "Grüße, 東京 ▁▂▃"
+
+
+def test_one_thing_is_not_several() -> None:
+    assert [count(number, "cell") for number in (0, 1, 2)] == ["0 cells", "1 cell", "2 cells"]
 
 
 def test_lines_stay_lines_and_none_is_endless() -> None:

@@ -2,10 +2,11 @@
 
 const ticked = new Set(); // names of the cells whose curves are drawn
 
-/** Whether a value passes a filter: a word, "!word", "> 0.9", "<= 3", "0.1..0.5". */
-function passes(filter, value) {
+/** Whether a value passes a filter: a word, "> 0.9", "<= 3", "0.1..0.5", or "!" and one of these. */
+function passes(filter, value, column) {
   const text = filter.trim().toLowerCase();
-  if (!text) return true;
+  if (!text || /^!?\s*(<=|>=|<|>|=)?\s*[-+.]*$/.test(text)) return true; // or not yet written to its end
+  if (text.startsWith("!")) return !passes(text.slice(1), value, column);
   const range = text.match(/^(-?[\d.e+-]+)\s*\.\.\s*(-?[\d.e+-]+)$/);
   if (range) return value !== null && value >= Number(range[1]) && value <= Number(range[2]);
   const bound = text.match(/^(<=|>=|<|>|=)\s*(\S+)$/);
@@ -14,9 +15,9 @@ function passes(filter, value) {
     const holds = { "<": value < limit, ">": value > limit, "<=": value <= limit, ">=": value >= limit, "=": value === limit };
     return value !== null && holds[bound[1]];
   }
-  if (typeof value === "number") return value === Number(text);
-  const said = String(value ?? "–").toLowerCase();
-  return text.startsWith("!") ? !said.includes(text.slice(1)) : said.includes(text);
+  // A figure is found as it is written in the table too.
+  if (typeof value === "number") return value === Number(text) || shown(value, column) === text;
+  return String(value ?? "–").toLowerCase().includes(text);
 }
 
 function verdict_of(row) {
@@ -60,6 +61,8 @@ function make_table(on_tick) {
       type: column.numeric ? "num" : "string",
       data: (cell, kind) => {
         if (kind === "display") return drawn(column, cell);
+        // DataTables would read what it searches as HTML. The filters below search instead.
+        if (kind === "filter") return "";
         const own = column.key === "tick" ? null : value(column, cell);
         return kind === "type" || kind === "sort" ? (own ?? (column.numeric ? -Infinity : "")) : own;
       },
@@ -83,7 +86,7 @@ function make_table(on_tick) {
     return column.key === "tick" ? null : input;
   });
   globalThis.DataTable.ext.search.push((settings, _, place) =>
-    columns.every((column, i) => !inputs[i]?.value || passes(inputs[i].value, value(column, page.cells[place]))),
+    columns.every((column, i) => !inputs[i]?.value || passes(inputs[i].value, value(column, page.cells[place]), column)),
   );
   const rejudge = () => show_verdicts();
   const lay = () => {
