@@ -30,6 +30,7 @@ def configuration_schema() -> dict[str, Any]:
     for block, key in ((schema["properties"], "defaults"), (experiment, "fixed")):
         block[key] = {"$ref": "#/$defs/Values", "description": block[key]["description"]}
     experiment["grids"]["items"] = {"$ref": "#/$defs/Grid"}
+    del schema["properties"]["origin"]  # which nobody writes
     for part in (schema, *schema["$defs"].values()):
         part.pop("required", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from rewardgrid.study.errors import ConfigError, Problem
-from rewardgrid.study.study import load_study, merge, read_yaml, typed
+from rewardgrid.study.layers import merge, read_yaml, typed
+from rewardgrid.study.study import load_study
 
 STORYTELLER = {"kind": "packaged", "path": str(Path(__file__).parents[3] / "resources/bases/storyteller")}
 SOUND: dict[str, Any] = {
