@@ -36,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"overlays on {CONFIG}, as for snakemake",
     )
 
+    new = commands.add_parser(
+        "new",
+        help="write a small study of one's own, to begin from",
+        description="Write studies/NAME: a small study that stands alone, with a reward and prompts of its own. "
+        "docs/first_study.md goes from there to a report.",
+    )
+    new.add_argument("name", metavar="NAME", help="what it is called: letters, digits, _ and -")
+    new.set_defaults(run=_new)
     cells = commands.add_parser(
         "cells",
         parents=[configured],
@@ -149,6 +157,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _study(arguments: argparse.Namespace) -> Study:
     return load_study([CONFIG, *arguments.configfile])
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.new import new_study
+
+    files = new_study(arguments.name)
+    print("\n".join(map(str, files)))
+    print(f"It runs as it is: snakemake --cores 2 --configfile {files[0]}", file=sys.stderr)
 
 
 def _cells(arguments: argparse.Namespace) -> None:
