@@ -264,6 +264,7 @@ def _track(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from rewardgrid.cli.check import check_study
     from rewardgrid.cli.run import check_bases
+    from rewardgrid.report.words import count
     from rewardgrid.study.targets import check_writable
 
     study = _study(arguments)
@@ -271,7 +272,8 @@ def _check(arguments: argparse.Namespace) -> None:
     check_writable(study.layout.root)
     check_bases(study)
     files = ", ".join([CONFIG, *arguments.configfile])
-    print(f"{files}: {len(study.active)} experiments, {len(study.cells)} cells, no problems")
+    found = f"{count(len(study.active), 'experiment')}, {count(len(study.cells), 'cell')}"
+    print(f"{files}: {found}, no problems")
 
 
 def _schema(arguments: argparse.Namespace) -> None:

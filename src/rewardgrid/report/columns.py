@@ -324,13 +324,13 @@ def show(name: str, value: object) -> str:
     """A value of column ``name`` as people read it; the one place where digits are chosen."""
     if not known(value):
         return NOTHING
-    column = COLUMNS[name] if name in COLUMNS else None
+    digits = COLUMNS[name].digits if name in COLUMNS else None
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, (int, float)):
         return str(value)
-    if column is not None and column.digits is not None:
-        return decimals(value, column.digits)
+    if digits is not None:
+        return decimals(value, digits)
     return format_number(int(value) if float(value).is_integer() and abs(value) < _SCIENTIFIC_FROM else value)
 
 
