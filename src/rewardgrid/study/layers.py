@@ -96,15 +96,6 @@ def laid(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return reduce(lay, layers, nothing)
 
 
-def configuration(files: Sequence[Path | str], over: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The files laid over one another, and ``over`` (what Snakemake's ``--config`` says) over all of them.
-
-    Raises:
-        ConfigError: as :func:`read_yaml`.
-    """
-    return laid([*(read_yaml(path) for path in files), over or {}])
-
-
 def without_removed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A merged configuration without what ``null`` removes from it: keys of any depth, which then have their defaults.
 

@@ -26,7 +26,7 @@ from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, reci
 from rewardgrid.study.cell import REWARDS, Cell, Count, Seed, Share, Strict, unknown_code
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.files import JSON_BYTES, object_in, read_bounded
-from rewardgrid.study.layers import active_names, laid, origin_of, read_yaml, without_removed
+from rewardgrid.study.layers import active_names, laid, origin_of, read_yaml, typed, without_removed
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.own import Code, OwnFunction, OwnReward, code_of
 from rewardgrid.study.problems import fixes
@@ -329,13 +329,15 @@ def expand(experiment: Experiment, defaults: Mapping[str, Any]) -> Iterator[tupl
 # --- reading -------------------------------------------------------------------------------------------
 
 
-def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = None) -> Study:
+def load_study(
+    files: Sequence[Path | str], config: Mapping[str, Any] | None = None, over: Mapping[str, Any] | None = None
+) -> Study:
     """Read and check a configuration.
 
     Args:
         files: YAML files, later ones laid over earlier ones.
-        config: the merged values, if something else (Snakemake's ``--config``) has had a say in them; the
-            files then only serve to tell where a wrong value stands.
+        config: the merged values, if that has been done; the files then only serve to tell where a wrong value stands.
+        over: what Snakemake's ``--config`` lays over the files.
 
     Raises:
         ConfigError: every problem of the configuration, each with file, key, what was read and what to write.
@@ -343,10 +345,11 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
     layers = [(str(path), read_yaml(path)) for path in files]
     origin = {"origin": origin_of([(os.path.relpath(file), layer) for file, layer in layers])} if layers else {}
     by_hand = [Problem(file, "origin", layer["origin"], _FILLED_IN) for file, layer in layers if "origin" in layer]
+    # Laid on top, but not the last one, which is blamed for what is said nowhere.
+    on_top = typed(over or {}) if config is None else dict(config)
     if config is None:
-        config = laid(layer for _, layer in layers)
-    else:
-        layers.insert(0, ("--config", dict(config)))
+        config = laid([*(layer for _, layer in layers), on_top])
+    layers = [("--config", on_top), *layers]
     config = without_removed(config) | origin
     problems = {str(problem): problem for problem in (*by_hand, *_problems(config, layers))}
     if problems:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase, Pretrained, StorytellerRecipe
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import ConfigError
-from rewardgrid.study.layers import configuration, origin_of, without_removed
+from rewardgrid.study.layers import laid, origin_of, read_yaml, without_removed
 from rewardgrid.study.own import OwnReward
 from rewardgrid.study.study import Block, Evaluation, Experiment, Recording, Study, load_study
 from rewardgrid.study.teachers import GgufTeacher
@@ -43,7 +43,7 @@ def write(path: str, content: dict[str, Any]) -> str:
 def load(*overlays: dict[str, Any], over: dict[str, Any] | None = None) -> Study:
     """config/config.yaml with these (0.yaml, 1.yaml) laid over it, and ``over`` as --config would be."""
     files = ["config/config.yaml", *(write(f"{number}.yaml", each) for number, each in enumerate(overlays))]
-    return load_study(files, configuration(files, over) if over is not None else None)
+    return load_study(files, over=over)
 
 
 def test_a_study_that_stands_alone_has_the_bases_and_nothing_else_of_the_published_one() -> None:
@@ -57,14 +57,13 @@ def test_a_study_that_stands_alone_has_the_bases_and_nothing_else_of_the_publish
     )
 
 
-def test_what_is_taken_from_below_is_what_the_file_names(root: Path) -> None:
-    config = configuration(["config/config.yaml", write("a.yaml", {"inherit": ["defaults"], "defaults": {"lr": 1}})])
+def test_what_is_taken_from_below_is_what_the_file_names() -> None:
+    published = read_yaml("config/config.yaml")
+    config = laid([published, {"inherit": ["defaults"], "defaults": {"lr": 1}}])
     assert set(config) == {"inherit", "defaults"}
-    assert config["defaults"]["lr"] == 1
-    assert config["defaults"]["beta"] == 0.02
-    assert set(configuration(["config/config.yaml", write("a.yaml", {"inherit": []})])) == {"inherit"}
-    whole = yaml.safe_load((root / "config/config.yaml").read_text())
-    assert configuration(["config/config.yaml", write("a.yaml", {"inherit": None})]) == whole | {"inherit": None}
+    assert config["defaults"] == published["defaults"] | {"lr": 1}
+    assert set(laid([published, {"inherit": []}])) == {"inherit"}
+    assert laid([published, {"inherit": None}]) == published | {"inherit": None}
 
 
 def test_overlays_and_the_command_line_come_over_a_study_that_stands_alone() -> None:
