@@ -144,6 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     schema.add_argument("--out", type=Path, default=Path("config/schema.json"), help="default: %(default)s")
     schema.set_defaults(run=_schema)
 
+    reference = commands.add_parser("reference", help="write the reference of keys, rewards, findings and columns")
+    reference.add_argument("--out", type=Path, default=Path("docs/reference.md"), help="default: %(default)s")
+    reference.set_defaults(run=_reference)
+
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
@@ -278,6 +282,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _schema(arguments: argparse.Namespace) -> None:
     write_text(arguments.out, schema_text())
+
+
+def _reference(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.reference import reference
+
+    write_text(arguments.out, reference())
 
 
 if __name__ == "__main__":

@@ -222,8 +222,10 @@ class Study(Strict):
     defaults: dict[str, Any] = Field(
         default_factory=dict, description="values of every cell unless an experiment says otherwise"
     )
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-    recording: Recording = Field(default_factory=Recording)
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="how a finished cell is measured")
+    recording: Recording = Field(
+        default_factory=Recording, description="what training writes and how often; changes no result"
+    )
     published: str | None = Field(
         default=None, description="directory of the published figures to compare with (default: with none)"
     )
