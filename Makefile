@@ -41,11 +41,12 @@ lint: $(READY) ## formats, lint and types
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 
-format: $(READY) ## format all code, write config/schema.json anew
+format: $(READY) ## format all code, write config/schema.json and docs/reference.md anew
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(SNAKEFMT) $(SNAKEMAKE_CODE)
 	$(BIN)/python -m rewardgrid schema
+	$(BIN)/python -m rewardgrid reference
 
 clean: ## remove the environment and caches; results stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

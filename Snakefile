@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 from rewardgrid.cli.check import check_study
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.forecast import forecast, rule_of_thumb
-from rewardgrid.study.study import load_study, merge, typed
+from rewardgrid.study.study import load_study
 from rewardgrid.study.targets import asked_for, check_request, ready
 
 min_version("9.20")
@@ -29,7 +29,7 @@ configfile: "config/config.yaml"
 
 config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workflow.overwrite_configfiles)]
 try:
-    study = load_study(config_files, merge(config, typed(workflow.config_settings.config)))
+    study = load_study(config_files, over=workflow.config_settings.config)
     if workflow.is_main_process:
         check_study(study, os.environ)
         check_request(study, asked_for(sys.argv), write=not workflow.dryrun)

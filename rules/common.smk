@@ -21,7 +21,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_TELEMETRY="1",
     # Named here because training, the one rule that must never run twice, cannot always have it as its input.
-    STUDY=str(study.layout.root / "study.json"),
+    STUDY=str(study.layout.study),
 )
 
 
@@ -78,7 +78,7 @@ def needs_of_untrained(wildcards):
         return []
     base = study.layout.base(cell.base_id)
     names = ("model", "train_prompts.parquet", "eval_prompts.parquet", "provenance.json")
-    return [*(str(base / name) for name in names), str(study.layout.root / "study.json")]
+    return [*(str(base / name) for name in names), str(study.layout.study)]
 
 
 def needs_of_untold(wildcards):

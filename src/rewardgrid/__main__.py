@@ -15,11 +15,11 @@ from rewardgrid.cli.program import run_program
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import ConfigError, UserError, all_of
 from rewardgrid.study.files import read_json, write_text
+from rewardgrid.study.layers import CONFIG
 from rewardgrid.study.schema import schema_text
 from rewardgrid.study.study import Study, load_study, sound_part
 from rewardgrid.study.text import count
 
-CONFIG = "config/config.yaml"
 ARCHIVE = Path("study")
 
 
@@ -38,6 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"overlays on {CONFIG}, as for snakemake",
     )
 
+    new = commands.add_parser(
+        "new",
+        help="write a small study of one's own, to begin from",
+        description="Write studies/NAME: a small study that stands alone, with a reward and prompts of its own. "
+        "docs/first_study.md goes from there to a report.",
+    )
+    new.add_argument("name", metavar="NAME", help="what it is called: letters, digits, _ and -")
+    new.set_defaults(run=_new)
     cells = commands.add_parser(
         "cells",
         parents=[configured],
@@ -138,6 +146,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     schema.add_argument("--out", type=Path, default=Path("config/schema.json"), help="default: %(default)s")
     schema.set_defaults(run=_schema)
 
+    reference = commands.add_parser("reference", help="write the reference of keys, rewards, findings and columns")
+    reference.add_argument("--out", type=Path, default=Path("docs/reference.md"), help="default: %(default)s")
+    reference.set_defaults(run=_reference)
+
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
@@ -151,6 +163,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _study(arguments: argparse.Namespace) -> Study:
     return load_study([CONFIG, *arguments.configfile])
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.new import new_study
+
+    files = new_study(arguments.name)
+    print("\n".join(map(str, files)))
+    print(f"It runs as it is: snakemake --cores 2 --configfile {files[0]}", file=sys.stderr)
 
 
 def _cells(arguments: argparse.Namespace) -> None:
@@ -276,6 +296,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _schema(arguments: argparse.Namespace) -> None:
     write_text(arguments.out, schema_text())
+
+
+def _reference(arguments: argparse.Namespace) -> None:
+    from rewardgrid.cli.reference import reference
+
+    write_text(arguments.out, reference())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from rewardgrid.study.cell import METRICS_VERSION, Cell
-from rewardgrid.study.study import Study, merge
+from rewardgrid.study.layers import merge
+from rewardgrid.study.study import Study
 from tests.workflow.project import MICRO, Project, make_project
 
 REPORT = {"table": 2, "figures": 2, "findings": 1, "published": 1, "page": 1, "results": 1}

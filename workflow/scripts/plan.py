@@ -26,13 +26,11 @@ SEEDS_EACH = 50
 
 
 def synthetic(cells: int) -> dict[str, object]:
-    """An overlay that leaves out the published experiments and has one grid of so many cells."""
-    with (ROOT / "config/config.yaml").open(encoding="utf-8") as stream:
-        published = yaml.safe_load(stream)["experiments"]
+    """A study that stands alone and has one grid of so many cells."""
     betas = [round(0.001 * number, 3) for number in range(1, cells // SEEDS_EACH + 1)]
     grid = {"beta": betas, "seed": list(range(1, SEEDS_EACH + 1))}
     many = {"title": "Many cells", "grids": [grid], "columns": ["beta", "seed", "final_reward"], "by": ["beta"]}
-    return {"experiments": dict.fromkeys(published) | {"many": many}}
+    return {"inherit": ["bases"], "experiments": {"many": many}}
 
 
 def measure(cells: int) -> tuple[float, float, float]:

@@ -33,8 +33,8 @@ from rewardgrid.published.routing_claims import Collapse, Gone, Lost, Works
 from rewardgrid.report.finding import Window
 from rewardgrid.study.cell import Cell, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
+from rewardgrid.study.layers import read_yaml
 from rewardgrid.study.problems import fixes
-from rewardgrid.study.study import read_yaml
 
 Claim = Annotated[
     Level

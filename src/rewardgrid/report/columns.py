@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pyarrow as pa
 
-from rewardgrid.study.cell import EVAL_MODES, Cell, format_number
+from rewardgrid.study.cell import EVAL_MODES, REWARDS, Cell, format_number
 from rewardgrid.study.steps import SMOOTHING_STEPS
 
 FINAL_STEPS = 50
@@ -299,12 +299,17 @@ def is_measured(name: str) -> bool:
 
 
 _LARGEST = {"share": 1.0, "score": 1.0, "of 20": 20.0}
-"""By unit; nothing that is measured is negative."""
+"""By unit; nothing that rewardgrid measures is negative."""
 
 
 def bounds(name: str, paid_for: str = "") -> tuple[float, float]:
-    """The smallest and the largest value that a measured column can have; a reward is at most 1 unless it counts."""
-    unit = MEASURED_COLUMNS[name].unit
+    """The smallest and the largest value that a measured column can have.
+
+    A reward is at most 1 unless it counts; a metric or a reward of one's own can be anything.
+    """
+    unit = MEASURED_COLUMNS[name].unit if name in MEASURED_COLUMNS else ""
+    if name.startswith(OWN) or (unit == "reward" and paid_for not in REWARDS):
+        return -math.inf, math.inf
     if unit == "reward":
         return 0.0, math.inf if paid_for == "happy_count" else 1.0
     return 0.0, _LARGEST.get(unit, math.inf)
@@ -319,13 +324,13 @@ def show(name: str, value: object) -> str:
     """A value of column ``name`` as people read it; the one place where digits are chosen."""
     if not known(value):
         return NOTHING
-    column = COLUMNS.get(name)
+    digits = COLUMNS[name].digits if name in COLUMNS else None
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, (int, float)):
         return str(value)
-    if column is not None and column.digits is not None:
-        return decimals(value, column.digits)
+    if digits is not None:
+        return decimals(value, digits)
     return format_number(int(value) if float(value).is_integer() and abs(value) < _SCIENTIFIC_FROM else value)
 
 

@@ -41,6 +41,14 @@ Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 EvalMode = Literal["both", "retain_only", "forget_only"]
 
 REWARDS: tuple[Reward, ...] = get_args(Reward)
+REWARD_MEANINGS: dict[Reward, str] = {
+    "sentence_length_5": "share of sentences of exactly 5 tokens",
+    "sentence_length_10": "share of sentences of exactly 10 tokens",
+    "sentence_length_10_smooth": "mean over sentences of 1 - 0.2 |10 - tokens|, and never less than 0 for one",
+    "sentence_length_10_smooth_with_happy": 'the same and 0.1 for each "happy", of at most 5; at most 1 in all',
+    "happy_count": 'count of "happy", also within words; the only one that can be more than 1',
+    "happy_binary": '1 if there is a "happy"',
+}
 EVAL_MODES: tuple[EvalMode, ...] = ("both", "retain_only", "forget_only")
 HAPPY_REWARDS: tuple[Reward, ...] = ("sentence_length_10_smooth_with_happy", "happy_count", "happy_binary")
 SHARED_ALPHA = 8
@@ -73,7 +81,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_ROUTING_DEFAULTS: dict[str, Any] = {
+ROUTING_DEFAULTS: dict[str, Any] = {
     "routing_mode": "shared",
     "rh_eligible_frac": 0.5,
     "routing_frac": 1.0,
@@ -270,7 +278,7 @@ class Cell(Strict):
         if isinstance(values, dict) and values.get("kl_estimator") == "none":
             values = values | {"beta": 0.0}
         if isinstance(values, dict) and values.get("method") == "routing":
-            filled = {**_ROUTING_DEFAULTS, "forget_rank": values.get("rank")}
+            filled = {**ROUTING_DEFAULTS, "forget_rank": values.get("rank")}
             if values.get("detector") is not None:
                 del filled["hack_threshold"]
             if values.get("base_reward") == BASE_REWARD:
@@ -367,7 +375,7 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
         fix = f"write one of {', '.join(alphas)}" if alphas else "remove it: full fine-tuning has no adapter"
         found.append(("adapter_alpha", fix))
     if cell.method != "routing":
-        for key in ("forget_rank", "base_reward", *_ROUTING_DEFAULTS):
+        for key in ("forget_rank", "base_reward", *ROUTING_DEFAULTS):
             if key not in ("hack_threshold", "adapter_alpha") and getattr(cell, key) is not None:
                 found.append((key, f'remove it, or write "method: routing": method {cell.method} has no two adapters'))
         if cell.hack_threshold is not None and cell.reward in REWARDS and cell.reward not in HAPPY_REWARDS:
@@ -461,7 +469,7 @@ def slug(cell: Cell) -> str:
     parts.append(f"lr{format_number(cell.lr)}")
     for key, short in _SLUGS.items():
         value = getattr(cell, key)
-        default = _ROUTING_DEFAULTS.get(key) if cell.is_routing else None
+        default = ROUTING_DEFAULTS.get(key) if cell.is_routing else None
         default = Cell.model_fields[key].default if default is None else default
         if value not in (None, default):
             shown = "" if value is True else value if isinstance(value, str) else format_number(value)

@@ -19,6 +19,11 @@ class Layout:
 
     root: Path
 
+    @property
+    def study(self) -> Path:
+        """The checked configuration of the study whose results these are."""
+        return self.root / "study.json"
+
     def base(self, base_id: str) -> Path:
         """HF model directory, prompts and provenance of a base."""
         return self.root / "base" / base_id

@@ -30,9 +30,19 @@ def configuration_schema() -> dict[str, Any]:
     for block, key in ((schema["properties"], "defaults"), (experiment, "fixed")):
         block[key] = {"$ref": "#/$defs/Values", "description": block[key]["description"]}
     experiment["grids"]["items"] = {"$ref": "#/$defs/Grid"}
+    del schema["properties"]["origin"]  # which nobody writes
+    # What null removes: whole blocks, and what has a name in them.
+    metrics = schema["$defs"]["Evaluation"]["properties"]["metrics"]
+    for block in (*(schema["properties"][key] for key in ("bases", "rewards", "detectors")), metrics):
+        block["patternProperties"] = {name: _or_null(each) for name, each in block["patternProperties"].items()}
+    schema["properties"] = {key: _or_null(field) for key, field in schema["properties"].items()}
     for part in (schema, *schema["$defs"].values()):
         part.pop("required", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [field, {"type": "null"}]}
 
 
 def _bare(field: dict[str, Any]) -> dict[str, Any]:

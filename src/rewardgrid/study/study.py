@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     Field,
@@ -26,6 +25,8 @@ from pydantic_core import PydanticCustomError
 from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, recipe_hash
 from rewardgrid.study.cell import REWARDS, Cell, Count, Seed, Share, Strict, unknown_code
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
+from rewardgrid.study.files import JSON_BYTES, object_in, read_bounded
+from rewardgrid.study.layers import active_names, laid, origin_of, read_yaml, typed, without_removed
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.own import Code, OwnFunction, OwnReward, code_of
 from rewardgrid.study.problems import fixes
@@ -46,6 +47,10 @@ FindingName = Literal[
     "asymmetric_table",
 ]
 FigureName = Literal["learning_curves", "reward_kl", "verdict_map", "routing_curves"]
+Block = Literal[
+    "bases", "storyteller", "rewards", "detectors", "defaults", "evaluation", "recording", "published", "experiments"
+]
+"""What a file may take from those that it is laid over: all but what is a study's own, its title and its results."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 """A name that is part of paths and of Snakemake targets."""
@@ -104,6 +109,7 @@ OTHERS_SAY = {
 }
 """Names that other libraries have for fields of a cell."""
 
+_FILLED_IN = "remove it: it is filled in by rewardgrid"
 _AUTOMATIC = ("base_recipe", "own", "results_version")
 """Fields of a spec that nobody writes by hand."""
 
@@ -190,6 +196,15 @@ class Recording(Strict):
 class Study(Strict):
     """The whole configuration."""
 
+    inherit: tuple[Block, ...] | None = Field(
+        default=None,
+        exclude=True,
+        description="blocks that this file takes from those that it is laid over (config/config.yaml, files before it "
+        "after --configfile); [bases] makes a study that stands alone (default: everything)",
+    )
+    origin: str = Field(
+        default="", description="the file in which the study begins; filled in by rewardgrid, not written by hand"
+    )
     results: Annotated[str, AfterValidator(_plain_path)] = Field(
         default="results", description="directory for everything that is made"
     )
@@ -207,10 +222,12 @@ class Study(Strict):
     defaults: dict[str, Any] = Field(
         default_factory=dict, description="values of every cell unless an experiment says otherwise"
     )
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-    recording: Recording = Field(default_factory=Recording)
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="how a finished cell is measured")
+    recording: Recording = Field(
+        default_factory=Recording, description="what training writes and how often; changes no result"
+    )
     published: str | None = Field(
-        default="config/published", description="directory of the published figures to compare with; null: with none"
+        default=None, description="directory of the published figures to compare with (default: with none)"
     )
     experiments: dict[Name, Experiment | None] = Field(
         min_length=1, description="the tables of RESULTS.md; null leaves one out"
@@ -314,114 +331,32 @@ def expand(experiment: Experiment, defaults: Mapping[str, Any]) -> Iterator[tupl
 # --- reading -------------------------------------------------------------------------------------------
 
 
-class _PlainYaml(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error instead of a silent loss, and ``010`` or ``1:30`` no number."""
-
-    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
-        # Before merge keys (<<) are resolved, which a block's own keys may well override.
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[tuple[str, str]] = set()
-        for key, _ in node.value:
-            if (key.tag, str(key.value)) in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} stands twice in one block", problem_mark=key.start_mark
-                )
-            seen.add((key.tag, str(key.value)))
-        return node
-
-    def construct_yaml_number(self, node: yaml.ScalarNode) -> int | float:
-        text = str(node.value)
-        value: int | float = (
-            self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
-        )
-        if not re.fullmatch(
-            r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.([0-9].*|inf|Inf|INF)|\.(nan|NaN|NAN)", text
-        ):
-            raise yaml.MarkedYAMLError(
-                problem=f"{text} is the number {value} in YAML; write that, or put quotes around a text",
-                problem_mark=node.start_mark,
-            )
-        return value
-
-
-for _tag in ("int", "float"):
-    _PlainYaml.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainYaml.construct_yaml_number)
-
-
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read one YAML file of the configuration.
-
-    Raises:
-        ConfigError: the file is missing, is no YAML, or repeats a key; names the line.
-    """
-    if Path(path).suffix not in (".yaml", ".yml"):
-        fix = (
-            "write files that end in .yaml; all words after --configfile are read as such, so other words go before it"
-        )
-        raise ConfigError([Problem("--configfile", "(file)", str(path), fix)])
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainYaml)
-    except FileNotFoundError:
-        fix = "no such file; check the path, and run it in the repository's directory"
-        raise ConfigError([Problem(str(path), "(file)", str(path), fix)]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), "(file)", None, f"cannot be read ({error})")]) from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError([Problem(str(path), f"line {line}", error.problem, "write valid YAML")]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([Problem(str(path), "(file)", str(error), "write valid YAML")]) from None
-    if not isinstance(content, dict):
-        raise ConfigError([Problem(str(path), "(file)", content, "write a mapping of keys to values")])
-    return content
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` laid over ``below``: mappings merge key by key, anything else is replaced."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def typed(value: object) -> Any:
-    """What ``--config key=value`` means: Snakemake hands over the text of nested values, which YAML would read."""
-    if isinstance(value, Mapping):
-        return {key: typed(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [typed(each) for each in value]
-    if isinstance(value, str):
-        try:
-            read = yaml.load(value, Loader=_PlainYaml)
-        except yaml.YAMLError:
-            return value
-        return read if isinstance(read, bool | int | float) or value in ("null", "~") else value
-    return value
-
-
-def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = None) -> Study:
+def load_study(
+    files: Sequence[Path | str], config: Mapping[str, Any] | None = None, over: Mapping[str, Any] | None = None
+) -> Study:
     """Read and check a configuration.
 
     Args:
         files: YAML files, later ones laid over earlier ones.
-        config: the merged values, if something else (Snakemake's ``--config``) has had a say in them; the
-            files then only serve to tell where a wrong value stands.
+        config: the merged values, if that has been done; the files then only serve to tell where a wrong value stands.
+        over: what Snakemake's ``--config`` lays over the files.
 
     Raises:
         ConfigError: every problem of the configuration, each with file, key, what was read and what to write.
     """
     layers = [(str(path), read_yaml(path)) for path in files]
+    origin = {"origin": origin_of([(_here(file), layer) for file, layer in layers])} if layers else {}
+    by_hand = [Problem(file, "origin", layer["origin"], _FILLED_IN) for file, layer in layers if layer.get("origin")]
+    # Laid on top, but not the last one, which is blamed for what is said nowhere.
+    on_top = typed(over or {}) if config is None else dict(config)
     if config is None:
-        config = {}
-        for _, layer in layers:
-            config = merge(config, layer)
-    else:
-        layers.insert(0, ("--config", dict(config)))
+        config = laid([*(layer for _, layer in layers), on_top])
+    layers = [("--config", on_top), *layers]
+    config = without_removed(config) | origin
     broken = [
         _problem(layers, place, read, "write whole letters: this is half of one") for place, read in _half(config)
     ]
-    problems = {str(problem): problem for problem in broken or _problems(config, layers)}
+    problems = {str(problem): problem for problem in broken or (*by_hand, *_problems(config, layers))}
     if problems:
         raise ConfigError(list(problems.values()))
     study = Study.model_validate(config)
@@ -429,6 +364,11 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
     if problems_of_places:
         raise ConfigError(problems_of_places)
     return study
+
+
+def _here(file: str) -> str:
+    """A file as seen from here, by whatever links it was named."""
+    return os.path.relpath(os.path.realpath(file))
 
 
 def _half(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -448,10 +388,8 @@ def _half(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tu
 def sound_part(files: Sequence[Path | str], error: ConfigError) -> Study | None:
     """The study without the experiments in which something is wrong, if without them nothing is."""
     wrong = {re.split(r"[.[]", problem.key)[1] for problem in error.problems if problem.key.startswith("experiments.")}
-    config: dict[str, Any] = {}
     try:
-        for path in files:
-            config = merge(config, read_yaml(path))
+        config = laid(read_yaml(path) for path in files)
         experiments = {name: each for name, each in config.get("experiments", {}).items() if name not in wrong}
         return load_study(files, config | {"experiments": experiments}) if wrong else None
     except ConfigError:
@@ -484,11 +422,44 @@ def _place_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]
     for place in (Path(study.results), *Path(study.results).parents):
         if place.exists() and not place.is_dir():
             yield _problem(layers, ("results",), study.results, f"{place} is no directory; name another one")
+    held = study_held(study)
+    if held is not None:
+        fix = (
+            f"holds the results of another study ({held}); write a directory of its own, such as "
+            f"{own_results(study)}, or, if this is that study in another file, delete {study.layout.study}"
+        )
+        yield _problem(layers, ("results",), study.results, fix)
     needed = study.evaluation.samples
     for name, recipe in study.base_recipes.values():
         if recipe.kind != "packaged" and recipe.eval_prompts < needed:
             fix = f"write at least {needed}, which evaluation.samples needs"
             yield _problem(layers, ("bases", name, "eval_prompts"), recipe.eval_prompts, fix)
+
+
+def study_held(study: Study) -> str | None:
+    """Which other study has its files in this one's results directory; None if none has.
+
+    A study is known by the file in which it begins. Where that was not recorded, a study that shares no experiment with
+    this one is another.
+    """
+    try:
+        found = object_in(read_bounded(study.layout.study, JSON_BYTES))
+    except OSError:
+        return None
+    if found is None:
+        return None
+    if study.origin and (origin := found.get("origin")):
+        return str(origin) if origin != study.origin else None
+    others = active_names(found)
+    return f"of {', '.join(sorted(others))}" if others and not others & set(study.active) else None
+
+
+def own_results(study: Study) -> str:
+    """A results directory that nobody has, called after the file in which the study begins."""
+    file = Path(study.origin or "mine")
+    name = file.parent.name if file.stem == "study" and file.parent.name else file.stem
+    numbered = (f"results/{name}-{number}" if number > 1 else f"results/{name}" for number in itertools.count(1))
+    return next(path for path in numbered if not Path(path).exists())
 
 
 def _sound(block: object, kind: Any) -> dict[str, Any]:
@@ -611,5 +582,5 @@ def _check(
 
 def _unknown(key: str) -> str:
     if key in _AUTOMATIC:
-        return "remove it: it is filled in by rewardgrid"
+        return _FILLED_IN
     return f"unknown key;{did_you_mean(key, WRITABLE, OTHERS_SAY) or ' known: ' + ', '.join(WRITABLE)}"

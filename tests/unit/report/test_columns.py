@@ -50,6 +50,14 @@ def test_a_figure_has_the_range_of_its_kind() -> None:
     assert bounds("final_reward", "happy_count") == bounds("final_kl") == bounds("happy") == (0.0, float("inf"))
 
 
+def test_what_functions_of_ones_own_give_has_no_range() -> None:
+    assert bounds("own_distinct") == bounds("final_reward", "alliteration") == (-float("inf"), float("inf"))
+
+
+def test_metrics_of_ones_own_are_shown_like_other_figures() -> None:
+    assert show("own_distinct", 0.6002344097942114) == "0.600"
+
+
 def test_every_spec_field_is_a_column_of_its_own_type() -> None:
     assert set(Cell.model_fields) <= set(COLUMNS)
     kinds = {name: str(COLUMNS[name].kind) for name in ("rank", "lr", "prompt_eos", "routing_mode", "eval_modes")}

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from rewardgrid.study.errors import ConfigError, Problem
-from rewardgrid.study.study import load_study, merge, read_yaml, typed
+from rewardgrid.study.layers import merge, read_yaml, typed
+from rewardgrid.study.study import load_study
 
 STORYTELLER = {"kind": "packaged", "path": str(Path(__file__).parents[3] / "resources/bases/storyteller")}
 SOUND: dict[str, Any] = {
@@ -193,7 +194,7 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
         ({"storyteller": {"teacher": {"kind": "ggu"}}}, "storyteller.teacher.kind", "ggu", 'did you mean "gguf"?'),
         (teacher(model="x", sha256="12"), "storyteller.teacher.sha256", "12", "write text of the form ^[0-9a-f]{64}$"),
         (teacher(model="y", modell="x"), "storyteller.teacher.modell", "x", 'unknown key; did you mean "model"?'),
-        (teacher(model="x", licence=None), "storyteller.teacher.licence", None, "write a valid string"),
+        (teacher(model="x", licence=None), "storyteller.teacher.licence", None, "missing; write this key"),
         ({"storyteller": {"bases": {"s": {"layrs": 2}}}}, "storyteller.bases.s.layrs", 2, 'did you mean "layers"?'),
         ({"evaluation": {"samples": 3}}, "evaluation.samples", 3, "greater than or equal to 20"),
     ],

@@ -6,17 +6,35 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from rewardgrid.__main__ import main
 from rewardgrid.cli.cells import select
+from rewardgrid.cli.reference import keys, reference
+from rewardgrid.report.columns import COLUMNS
+from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase, Pretrained, StorytellerRecipe
+from rewardgrid.study.cell import REWARDS, ROUTING_DEFAULTS, Cell
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.own import OwnReward
 from rewardgrid.study.schema import configuration_schema, schema_text
-from rewardgrid.study.study import TARGETS, Study, load_study
+from rewardgrid.study.study import (
+    TARGETS,
+    WRITABLE,
+    Evaluation,
+    Experiment,
+    FigureName,
+    FindingName,
+    Recording,
+    Study,
+    load_study,
+)
 from rewardgrid.study.targets import asked_for, check_request, ready
+from rewardgrid.study.thresholds import Thresholds
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +52,69 @@ def test_the_schema_beside_the_configuration_is_the_models_own(root: Path) -> No
     assert (root / "config/schema.json").read_text(encoding="utf-8") == schema_text()
 
 
+@pytest.fixture(scope="module")
+def written() -> str:
+    return reference()
+
+
+def test_the_reference_is_that_of_the_code(root: Path, written: str) -> None:
+    """If this fails, run `python -m rewardgrid reference`."""
+    assert (root / "docs/reference.md").read_text(encoding="utf-8") == written
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (Study, {*Study.model_fields} - {"origin"}),
+        (Cell, set(WRITABLE)),
+        *((model, {*model.model_fields}) for model in (Experiment, Evaluation, Recording, StorytellerRecipe)),
+        *((model, {*model.model_fields} - {"kind"}) for model in (HubBase, LocalBase, PackagedBase, Pretrained)),
+        (OwnReward, {"python", "sum", "reward_weights"}),
+    ],
+)
+def test_every_key_is_in_the_reference_with_its_meaning(model: type[BaseModel], names: set[str], written: str) -> None:
+    found = keys(model, names, ROUTING_DEFAULTS if model is Cell else None)
+    assert found in written
+    rows = {line.split("`")[1]: line for line in found.splitlines()[2:]}
+    assert set(rows) == names
+    for name, row in rows.items():
+        assert (model.model_fields[name].description or "?").replace("|", r"\|") in row
+
+
+def test_the_reference_has_every_reward_finding_figure_column_and_limit(written: str) -> None:
+    tables = {
+        "Rewards": set(REWARDS),
+        "Findings": set(get_args(FindingName)),
+        "Figures": set(get_args(FigureName)),
+        "Columns": {name for name in COLUMNS if name not in Cell.model_fields and "_only_" not in name},
+        "Limits of the verdict": set(Thresholds.model_fields),
+    }
+    for heading, names in tables.items():
+        section = written.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        assert {line.split("`")[1] for line in section.splitlines() if line.startswith("| `")} == names
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `lr` | number > 0 | `1e-5` | peak learning rate",
+        "| `epsilon` | number > 0, < 1 | `0.2` |",
+        "| `seed` | whole number ≥ 0 | `42` |",  # below 2**32, which nobody means
+        "| `prompt_eos` | `true`, `false` | `false` |",
+        "| `routing_mode` | `shared`, `exclusive` | routing: `shared` |",
+        "| `detector` | text |  |",
+        "| `bases` | block | required |",
+        "| `reward_weights` | list of numbers |  |",
+        "| `grids` | list of blocks | required |",
+        "| `completion_length` | ≤ 0.5 | ≤ 0.25 |",
+        "| `jaccard` | ≥ 1.3 | ≥ 2.2 |",
+        r"| `sentence_length_10_smooth` | mean over sentences of 1 - 0.2 \|10 - tokens\|,",
+    ],
+)
+def test_a_row_of_the_reference_reads_as_people_say_it(row: str, written: str) -> None:
+    assert f"\n{row}" in written
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "quick.yaml"])
 def test_both_configurations_obey_the_schema_that_their_first_line_names(root: Path, name: str) -> None:
     text = (root / "config" / name).read_text(encoding="utf-8")
@@ -44,6 +125,7 @@ def test_both_configurations_obey_the_schema_that_their_first_line_names(root: P
 @pytest.mark.parametrize(
     "text",
     [
+        "inherit: [base]",
         "defaults: {bete: 1}",
         "defaults: {beta: [1, 2]}",
         "experiments: {x: {fixed: {seed: many}}}",
@@ -55,6 +137,22 @@ def test_both_configurations_obey_the_schema_that_their_first_line_names(root: P
 )
 def test_the_schema_finds_what_editors_should_underline(text: str) -> None:
     assert not jsonschema.Draft202012Validator(configuration_schema()).is_valid(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bases: {simplestories: null}",
+        "rewards: {dogs: null}",
+        "evaluation: {metrics: {dogs: null}}",
+        "evaluation: null",
+        "published: null",
+        "experiments: {x: null}",
+        "inherit: [bases]",
+    ],
+)
+def test_the_schema_knows_what_null_removes(text: str) -> None:
+    assert jsonschema.Draft202012Validator(configuration_schema()).is_valid(yaml.safe_load(text))
 
 
 def test_every_key_of_a_cell_is_explained_to_editors() -> None:
