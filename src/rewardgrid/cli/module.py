@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rewardgrid.study.errors import UserError
@@ -15,8 +15,8 @@ TRIGGERS = ("mtime", "params")
 def configuration_of_module(config: Mapping[str, Any], workflow: Any) -> dict[str, Any]:
     """The configuration that a module block gives, with ``results`` where the block's ``prefix`` puts them.
 
-    Programs read and write beside the paths that Snakemake knows. So the prefix is put before ``results`` here, once for
-    both, and taken from the rules that follow.
+    Programs read and write beside the paths that Snakemake knows. So the prefix is put before ``results`` here, once
+    for both, and taken from the rules that follow.
 
     Args:
         workflow: Snakemake's, while it reads the Snakefile.
@@ -33,7 +33,7 @@ def configuration_of_module(config: Mapping[str, Any], workflow: Any) -> dict[st
         )
     results = config.get("results", "results")
     if isinstance(results, str):
-        results = os.path.dirname(str(workflow.modifier.modify_path(os.path.join(results, "RESULTS.md"))))
+        results = str(Path(workflow.modifier.modify_path(str(Path(results) / "RESULTS.md"))).parent)
     workflow.modifier.path_modifier = PathModifier(None, None, workflow)
     return {**config, "results": results}
 
@@ -47,6 +47,6 @@ def check_triggers(triggers: Iterable[str]) -> None:
     if others := sorted(set(triggers) - set(TRIGGERS)):
         raise UserError(
             f"rerun-triggers: read {', '.join(others)} besides; write `rerun-triggers: [{', '.join(TRIGGERS)}]` in the "
-            f"workflow's profile (profiles/default/config.yaml), or `--rerun-triggers {' '.join(TRIGGERS)}`: else cells "
-            "that are finished would be made again, whose paths already say what they are"
+            f"workflow's profile (profiles/default/config.yaml), or `--rerun-triggers {' '.join(TRIGGERS)}`: else "
+            "finished cells would be made again, whose paths already say what they are"
         )

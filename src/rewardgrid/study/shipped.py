@@ -11,6 +11,6 @@ HOME = _PACKAGE / "home" if (_PACKAGE / "home").is_dir() else _PACKAGE.parents[1
 
 
 def shipped(path: Path | str) -> Path:
-    """A path of a configuration: as seen from where snakemake runs, or else what comes with rewardgrid under this name."""
+    """A path of a configuration: seen from where snakemake runs, or else what comes with rewardgrid under its name."""
     here = Path(path)
     return here if here.exists() or not (HOME / here).exists() else HOME / here

@@ -406,7 +406,7 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
     Args:
         files: YAML files, later ones laid over earlier ones.
         config: the merged values, if something else (Snakemake's ``--config``) has had a say in them; the
-            files then only serve to tell where a wrong value stands.
+            files then only serve to tell where a wrong value stands. Without files, those of a module's configuration.
 
     Raises:
         ConfigError: every problem of the configuration, each with file, key, what was read and what to write.
@@ -417,7 +417,7 @@ def load_study(files: Sequence[Path | str], config: Mapping[str, Any] | None = N
         for _, layer in layers:
             config = merge(config, layer)
     else:
-        layers.insert(0, ("--config", dict(config)))
+        layers.insert(0, ("--config" if files else "config", dict(config)))
     problems = {str(problem): problem for problem in _problems(config, layers)}
     if problems:
         raise ConfigError(list(problems.values()))
