@@ -13,6 +13,11 @@ from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import measured
 from rewardgrid.study.shipped import shipped
 
+
+# Only with `--sdm apptainer`; container/rewardgrid.def says how it is built.
+container: "container/rewardgrid.sif"
+
+
 # The checked configuration, of which `study` makes a result. A command line has no room for a large one.
 IDENTITY = hashlib.sha256(study.model_dump_json().encode()).hexdigest()
 CHECKED = f".snakemake/study-{IDENTITY[:16]}.json"

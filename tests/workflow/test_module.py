@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from rewardgrid.study.files import read_json
 from rewardgrid.study.shipped import HOME, shipped
@@ -37,7 +37,7 @@ def importing(directory: Path, module: str, config: dict[str, Any], triggers: st
         "workflow/Snakefile": f'configfile: "config/config.yaml"\n{module}\n'
         'rule count:\n    input: rules.rewardgrid_all.input\n    output: "count.txt"\n'
         "    default_target: True\n    shell: 'cat {input} | wc > {output}'\n",
-        "config/config.yaml": yaml.safe_dump({"samples": 3, **config}),
+        "config/config.yaml": json.dumps({"samples": 3, **config}),
         "profiles/default/config.yaml": f"show-failed-logs: true\n{triggers}",
     }.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +54,12 @@ def block(snakefile: str, name: str = "rewardgrid", prefix: str | None = None, c
 
 @pytest.fixture(scope="module")
 def local(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Two modules of one workflow, one of them with a prefix, from a checkout's Snakefile; everything has been made."""
-    module = block(repr(str(root / "Snakefile"))) + block(repr(str(root / "Snakefile")), "other", prefix="else where")
-    other = TINY | {"results": "out", "published": None}
-    project = importing(tmp_path_factory.mktemp("importing"), module, {"rewardgrid": TINY, "other": other})
-    project.run("--cores", "2", "count.txt", "other_all")
+    """Two modules of one workflow, from a checkout's Snakefile; what the first one makes has been made."""
+    snakefile = repr(str(root / "Snakefile"))
+    module = block(snakefile) + block(snakefile, "other")
+    config = {"rewardgrid": TINY, "other": TINY | {"results": "out", "published": None}}
+    project = importing(tmp_path_factory.mktemp("importing"), module, config)
+    project.run("--cores", "2")
     return project
 
 
@@ -67,18 +68,9 @@ def test_a_study_runs_to_its_report_inside_another_workflow(local: Project) -> N
     assert report.startswith("# Micro\n")
     assert "published" in report.lower()
     assert (local.directory / "count.txt").stat().st_size
-    assert not (local.directory / "logs").exists()
     assert list((local.directory / "results/tiny/logs/train").glob("*.log"))
-
-
-def test_a_prefix_stands_before_all_that_a_module_makes(local: Project) -> None:
-    made = {path.name for path in (local.directory / "else where").iterdir()}
-    assert made == {"out"}
-    assert not (local.directory / "out").exists()
-    assert (local.directory / "else where/out/RESULTS.md").is_file()
-    assert read_json(local.directory / "else where/out/study.json")["results"] == "else where/out"
-    (metrics,) = (local.directory / "else where/out/cells").glob("*/evaluation/metrics.json")
-    assert local.plan(str(metrics.relative_to(local.directory))) == {}
+    made = {path.name for path in local.directory.iterdir()}
+    assert made == {".snakemake", "config", "count.txt", "profiles", "results", "workflow"}
 
 
 def test_cells_of_a_module_are_those_of_the_same_study_in_the_repository(
@@ -89,21 +81,21 @@ def test_cells_of_a_module_are_those_of_the_same_study_in_the_repository(
     assert [path.name for path in (local.directory / "results/tiny/cells").iterdir()] == [name]
 
 
-def test_nothing_is_made_again_and_an_experiment_is_a_target(local: Project) -> None:
-    assert local.plan("count.txt", "other_all") == {}
+def test_nothing_is_made_again_and_modules_do_not_feel_each_other(local: Project) -> None:
+    assert local.plan() == {}
     assert "Nothing to be done" in local.run("--cores", "1", "rewardgrid_sweep").stdout
+    assert {rule.partition("_")[0] for rule in local.plan("other_all")} == {"other"}
     path = local.directory / "config/config.yaml"
     before = path.read_text(encoding="utf-8")
-    more = yaml.safe_load(before)
+    more = json.loads(before)
     more["rewardgrid"]["experiments"]["sweep"]["grids"] = [{"beta": [0.1, 0.2]}]
-    path.write_text(yaml.safe_dump(more), encoding="utf-8")
+    path.write_text(json.dumps(more), encoding="utf-8")
     try:
-        plan = local.plan("count.txt", "other_all")
+        plan = local.plan()
         partial = local.plan("rewardgrid_results_partial")
     finally:
         path.write_text(before, encoding="utf-8")
     assert plan["rewardgrid_train"] == plan["rewardgrid_evaluate"] == plan["count"] == 1
-    assert not [rule for rule in plan if rule.startswith("other_")]
     assert partial["rewardgrid_train"] == 0
     assert partial["rewardgrid_results"] == 1
 
@@ -156,7 +148,7 @@ def hosted(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proje
     """A workflow with a module from GitHub, for which a repository on this machine stands in."""
     repository = tmp_path / "github/owner/rewardgrid"
     repository.mkdir(parents=True)
-    for part in ("Snakefile", "rules", "envs", "workflow/report"):
+    for part in ("Snakefile", "rules", "envs", "workflow/Snakefile", "workflow/report"):
         source, target = root / part, repository / part
         target.parent.mkdir(exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
@@ -172,19 +164,23 @@ def hosted(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proje
         "GIT_CONFIG_VALUE_0": "https://github.com/",
     }.items():
         monkeypatch.setenv(name, value)
-    snakefile = 'github("owner/rewardgrid", path="Snakefile", tag="v0.1.0")'
-    return importing(tmp_path / "importing", block(snakefile), {"rewardgrid": TINY})
+    snakefile = 'github("owner/rewardgrid", path="workflow/Snakefile", tag="v0.1.0")'
+    module = block(snakefile, prefix="else where")
+    return importing(tmp_path / "importing", module, {"rewardgrid": TINY | {"results": "out"}})
 
 
-def test_rules_from_a_git_host_run_with_the_installed_package(
+def test_rules_from_a_git_host_run_with_the_installed_package_and_a_prefix_before_all_that_they_make(
     hosted: Project, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(installed))
-    text = hosted.run("--cores", "2").stdout
-    assert "rule rewardgrid_train" in text
-    assert (hosted.directory / "results/tiny/RESULTS.md").is_file()
-    assert (hosted.directory / "count.txt").is_file()
-    assert hosted.plan("count.txt") == {}
+    assert "rule rewardgrid_train" in hosted.run("--cores", "2").stdout
+    made = hosted.directory / "else where"
+    assert [path.name for path in made.iterdir()] == ["out"]
+    assert not (hosted.directory / "out").exists()
+    assert (made / "out/RESULTS.md").is_file()
+    assert read_json(made / "out/study.json")["results"] == "else where/out"
+    assert len(list((made / "out/cells").glob("*/evaluation/metrics.json"))) == 1
+    assert hosted.plan() == {}
 
 
 def test_rules_from_a_git_host_without_the_package_say_how_to_install_it(
