@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PYTHON_CODE := src tests workflow/scripts
-SNAKEMAKE_CODE := Snakefile rules
+SNAKEMAKE_CODE := Snakefile workflow/Snakefile rules
 # snakefmt calls shfmt, which lies beside it.
 SNAKEFMT := PATH="$(abspath $(BIN)):$$PATH" snakefmt --line-length 120
 

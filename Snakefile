@@ -1,4 +1,4 @@
-"""Grids of small reinforcement-learning runs: configuration in, RESULTS.md out. Run it in this directory."""
+"""Grids of small reinforcement-learning runs: configuration in, RESULTS.md out. Run it here, or in another workflow."""
 
 import os
 import signal
@@ -9,39 +9,48 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.utils import min_version
 
-sys.path.insert(0, os.path.join(workflow.basedir, "src"))
+
+include: "rules/place.smk"
+
 
 from rewardgrid.cli.check import check_study
+from rewardgrid.cli.module import configuration_of_module
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.forecast import forecast, rule_of_thumb
 from rewardgrid.study.study import load_study
-from rewardgrid.study.targets import asked_for, check_request, ready
+from rewardgrid.study.targets import check_request, ready
 
 min_version("9.20")
 
 
-if not os.path.exists("config/config.yaml"):
-    raise WorkflowError("There is no config/config.yaml here: run it in the repository's directory.")
-
-
-configfile: "config/config.yaml"
-
-
-config_files = [os.path.relpath(path) for path in ("config/config.yaml", *workflow.overwrite_configfiles)]
 try:
-    study = load_study(config_files, over=workflow.config_settings.config)
+    over = (
+        {"over": workflow.config_settings.config}
+        if ALONE
+        else {"config": configuration_of_module(config, workflow)}
+    )
+    study = load_study(config_files, **over)
     if workflow.is_main_process:
         check_study(study, os.environ)
-        check_request(study, asked_for(sys.argv), write=not workflow.dryrun)
+        check_request(study, targets, write=not workflow.dryrun)
         found = forecast(study)
-        logger.info(found.text, extra={"ready": ready(study, asked_for(sys.argv)), "rests": found.rests})
+        logger.info(
+            found.text,
+            extra={
+                "ready": ready(study, targets) if ALONE else [],
+                "rests": found.rests,
+            },
+        )
 except UserError as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(
+        str(error) if ALONE else f"module {__name__}: {error}"
+    ) from None
 
 
 pathvars:
     results=study.results,
-    benchmarks="logs/benchmarks",
+    logs="logs" if ALONE else "<results>/logs",
+    benchmarks="<logs>/benchmarks",
 
 
 rule all:

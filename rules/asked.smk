@@ -2,8 +2,8 @@
 
 from rewardgrid.study.targets import check_made
 
-if workflow.is_main_process:
+if workflow.is_main_process and ALONE:
     try:
-        check_made(asked_for(sys.argv), {rule.name: rule.is_producer for rule in workflow.rules})
+        check_made(targets, {rule.name: rule.is_producer for rule in workflow.rules})
     except UserError as error:
         raise WorkflowError(str(error)) from None

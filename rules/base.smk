@@ -21,5 +21,5 @@ rule base:
         name=lambda wc: recipe_of(wc)[0],
         recipe=lambda wc: recipe_of(wc)[1].model_dump_json(),
     shell:
-        "OMP_NUM_THREADS={threads} python workflow/scripts/base.py --name {params.name:q} "
+        "OMP_NUM_THREADS={threads} python -P -m rewardgrid.programs base --name {params.name:q} "
         '--recipe {params.recipe:q} --out "$(dirname {output.model:q})" > {log:q} 2>&1'

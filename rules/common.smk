@@ -1,27 +1,46 @@
 """Shared by all stages: the environment of jobs, and functions of wildcards."""
 
 import hashlib
+import shlex
 
 from rewardgrid.cli import mps
+from rewardgrid.cli.module import check_triggers
 from rewardgrid.cli.signals import handle_beside
 from rewardgrid.storyteller.shards import kept, needed
 from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_text
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import measured
+from rewardgrid.study.shipped import shipped
+
+
+# Only with `--sdm apptainer`; container/rewardgrid.def says how it is built.
+container: "container/rewardgrid.sif"
+
 
 # The checked configuration, of which `study` makes a result. A command line has no room for a large one.
-CHECKED = ".snakemake/study.json"
+IDENTITY = hashlib.sha256(study.model_dump_json().encode()).hexdigest()
+CHECKED = f".snakemake/study-{IDENTITY[:16]}.json"
+if workflow.is_main_process and not workflow.dryrun:
+    write_text(CHECKED, study.model_dump_json())
+
+# Named here because training, the one rule that must never run twice, cannot always have it as its input.
+STUDY = shlex.quote(str(study.layout.study))
+
+# What a target is called: a module's names are changed.
+PARTIAL = workflow.modifier.modify_rulename("results_partial")
 
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
 os.environ.update(
-    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
-    PYTHONPATH=os.path.join(workflow.basedir, "src"),
+    PATH=os.pathsep.join(
+        [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
+    ),
+    PYTHONPATH=os.pathsep.join(
+        [*LIBRARY, *filter(None, [os.environ.get("PYTHONPATH")])]
+    ),
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_TELEMETRY="1",
-    # Named here because training, the one rule that must never run twice, cannot always have it as its input.
-    STUDY=str(study.layout.study),
 )
 
 
@@ -65,26 +84,50 @@ def base_of_unmeasured(name):
         if "base" in wildcards.keys():
             base, metrics = wildcards.base, study.layout.base_metrics(wildcards.base)
         else:
-            base, metrics = cell_of(wildcards).base_id, study.layout.metrics(wildcards.cell)
+            base, metrics = cell_of(wildcards).base_id, study.layout.metrics(
+                wildcards.cell
+            )
         return [] if measured(metrics) else str(study.layout.base(base) / name)
 
     return path
 
 
+def check_module():
+    """What Snakemake knows only after it has read a module."""
+    try:
+        check_triggers(str(trigger) for trigger in workflow.rerun_triggers)
+    except UserError as error:
+        raise WorkflowError(f"module {__name__}: {error}") from None
+
+
 def needs_of_untrained(wildcards):
     """What a cell is trained from; nothing once it is trained."""
+    if not ALONE:
+        check_module()
     cell = cell_of(wildcards)
     if (study.layout.train(cell.name) / "status.json").exists():
         return []
     base = study.layout.base(cell.base_id)
-    names = ("model", "train_prompts.parquet", "eval_prompts.parquet", "provenance.json")
+    names = (
+        "model",
+        "train_prompts.parquet",
+        "eval_prompts.parquet",
+        "provenance.json",
+    )
     return [*(str(base / name) for name in names), str(study.layout.study)]
 
 
 def needs_of_untold(wildcards):
     """What a shard of stories is told by; nothing once it is told."""
-    path = study.layout.told(wildcards.teacher, wildcards.stories) / f"{wildcards.seed}-{wildcards.shard}.parquet"
-    return [] if path.exists() or kept(path).exists() else [str(study.layout.teacher(wildcards.teacher))]
+    path = (
+        study.layout.told(wildcards.teacher, wildcards.stories)
+        / f"{wildcards.seed}-{wildcards.shard}.parquet"
+    )
+    return (
+        []
+        if path.exists() or kept(path).exists()
+        else [str(study.layout.teacher(wildcards.teacher))]
+    )
 
 
 def shards_of_stories(wildcards):
@@ -97,13 +140,18 @@ def shards_of_stories(wildcards):
 
 def metrics_of(wildcards):
     """The measurements of every cell of an experiment."""
-    return [str(study.layout.metrics(cell.name)) for cell in study.grid[wildcards.experiment]]
+    return [
+        str(study.layout.metrics(cell.name))
+        for cell in study.grid[wildcards.experiment]
+    ]
 
 
 def metrics_for_table(wildcards):
     """All of them, or those that there are if the target is `results_partial`."""
-    partial = "results_partial" in workflow.dag_settings.targets
-    return [path for path in metrics_of(wildcards) if not partial or os.path.exists(path)]
+    partial = PARTIAL in workflow.dag_settings.targets
+    return [
+        path for path in metrics_of(wildcards) if not partial or os.path.exists(path)
+    ]
 
 
 def all_metrics():
@@ -113,7 +161,7 @@ def all_metrics():
 
 def metrics_for_page(wildcards):
     """Those that the page shows, likewise."""
-    partial = "results_partial" in workflow.dag_settings.targets
+    partial = PARTIAL in workflow.dag_settings.targets
     return [path for path in all_metrics() if not partial or os.path.exists(path)]
 
 
@@ -136,7 +184,11 @@ def left_out(asked, given):
 
 def published_files(wildcards):
     """What the published study reports; nothing where there is none to compare with."""
-    return sorted(str(path) for path in Path(study.published).glob("*.*")) if study.published else []
+    return (
+        sorted(str(path) for path in shipped(study.published).glob("*.*"))
+        if study.published
+        else []
+    )
 
 
 def evaluation_settings(wildcards):
@@ -152,7 +204,6 @@ def minutes(wildcards, attempt):
 
 onstart:
     handle_beside(signal.SIGTERM)
-    write_text(CHECKED, study.model_dump_json())
     if "gpu_slots" in workflow.global_resources:  # profiles/gpu
         logger.info(mps.start())
 

@@ -29,7 +29,7 @@ rule evaluate_base:
         version=METRICS_VERSION,
         max_new_tokens=lambda wc: study.longest_completion(wc.base),
     shell:
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python -P -m rewardgrid.programs evaluate "
         '--base "$(dirname "$(dirname {output.metrics:q})")" --settings {params.settings:q} '
         "--max-new-tokens {params.max_new_tokens} "
         '--out "$(dirname {output.metrics:q})" > {log:q} 2>&1'
@@ -63,6 +63,6 @@ rule evaluate:
         settings=evaluation_settings,
         version=METRICS_VERSION,
     shell:
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/evaluate.py "
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python -P -m rewardgrid.programs evaluate "
         '--cell "$(dirname {input.spec:q})" --base "$(dirname "$(dirname {input.reference:q})")" '
         "--reference {input.reference:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -14,11 +14,11 @@ rule study:
     conda:
         "../envs/report.yaml"
     params:
-        identity=lambda wc: hashlib.sha256(study.model_dump_json().encode()).hexdigest(),
+        identity=IDENTITY,
         config=CHECKED,
         files=config_files,
     shell:
-        "python workflow/scripts/study.py --config {params.config:q} --files {params.files:q} "
+        "python -P -m rewardgrid.programs study --config {params.config:q} --files {params.files:q} "
         "--out {output:q} > {log:q} 2>&1"
 
 
@@ -34,7 +34,7 @@ rule index:
     conda:
         "../envs/report.yaml"
     shell:
-        "python workflow/scripts/index.py --study {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P -m rewardgrid.programs index --study {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule table:
@@ -66,7 +66,7 @@ rule table:
         # come further.
         left_out=left_out_of_table,
     shell:
-        "python workflow/scripts/table.py --study {input.study:q} --experiment {wildcards.experiment:q} "
+        "python -P -m rewardgrid.programs table --study {input.study:q} --experiment {wildcards.experiment:q} "
         "--out {output.parquet:q} --csv {output.csv:q} --latex {output.latex:q} > {log:q} 2>&1"
 
 
@@ -90,7 +90,7 @@ rule figures:
     conda:
         "../envs/report.yaml"
     shell:
-        "python workflow/scripts/figures.py --study {input.study:q} --experiment {wildcards.experiment:q} "
+        "python -P -m rewardgrid.programs figures --study {input.study:q} --experiment {wildcards.experiment:q} "
         "--out {output:q} > {log:q} 2>&1"
 
 
@@ -108,7 +108,7 @@ rule findings:
     conda:
         "../envs/report.yaml"
     shell:
-        'python workflow/scripts/findings.py --study {input.study:q} --tables "$(dirname {input.study:q})/tables" '
+        'python -P -m rewardgrid.programs findings --study {input.study:q} --tables "$(dirname {input.study:q})/tables" '
         "--out {output:q} > {log:q} 2>&1"
 
 
@@ -126,7 +126,7 @@ rule published:
     conda:
         "../envs/report.yaml"
     shell:
-        'python workflow/scripts/published.py --study {input.study:q} --tables "$(dirname {input.study:q})/tables" '
+        'python -P -m rewardgrid.programs published --study {input.study:q} --tables "$(dirname {input.study:q})/tables" '
         "--out {output:q} > {log:q} 2>&1"
 
 
@@ -151,7 +151,7 @@ rule page:
         # As for tables.
         left_out=left_out_of_page,
     shell:
-        "python workflow/scripts/page.py --study {input.study:q} --out {output:q} > {log:q} 2>&1"
+        "python -P -m rewardgrid.programs page --study {input.study:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule results:
@@ -175,28 +175,30 @@ rule results:
     conda:
         "../envs/report.yaml"
     shell:
-        "python workflow/scripts/results.py --study {input.study:q} --findings {input.findings:q} --page {input.page:q} "
+        "python -P -m rewardgrid.programs results --study {input.study:q} --findings {input.findings:q} --page {input.page:q} "
         + ("--published {input.published:q} " if study.published else "")
         + "--out {output:q} > {log:q} 2>&1"
 
 
-rule publish:
-    """Copy RESULTS.md and its figures to where the repository shows them, without links to the page, which stays."""
-    input:
-        "<results>/RESULTS.md",
-    output:
-        results="RESULTS.md",
-        figures=directory("docs/figures"),
-    log:
-        "<logs>/report/publish.log",
-    localrule: True
-    conda:
-        "../envs/report.yaml"
-    params:
-        figures=f"{study.results}/figures",
-    shell:
-        "(cp -R {params.figures:q} {output.figures:q} && "
-        "sed -E -f workflow/templates/publish.sed {input:q} > {output.results:q}) > {log:q} 2>&1"
+if ALONE:
+
+    rule publish:
+        """Copy RESULTS.md and its figures to where the repository shows them, without links to the page, which stays."""
+        input:
+            "<results>/RESULTS.md",
+        output:
+            results="RESULTS.md",
+            figures=directory("docs/figures"),
+        log:
+            "<logs>/report/publish.log",
+        localrule: True
+        conda:
+            "../envs/report.yaml"
+        params:
+            figures=f"{study.results}/figures",
+        shell:
+            "(cp -R {params.figures:q} {output.figures:q} && "
+            "sed -E -f workflow/templates/publish.sed {input:q} > {output.results:q}) > {log:q} 2>&1"
 
 
 rule results_partial:

@@ -8,7 +8,10 @@ configuration: `bases: {storyteller: {kind: packaged, path: results/storyteller/
 rule storyteller:
     """Make the storyteller bases from their teacher's stories."""
     input:
-        expand("<results>/storyteller/bases/{storyteller}/provenance.json", storyteller=study.storyteller.bases),
+        expand(
+            "<results>/storyteller/bases/{storyteller}/provenance.json",
+            storyteller=study.storyteller.bases,
+        ),
 
 
 # This is the one job here that may need the network, and the nodes of a cluster often have none.
@@ -24,7 +27,7 @@ rule teacher:
     params:
         recipe=study.storyteller.model_dump_json(include={"teacher"}),
     shell:
-        'python workflow/scripts/teacher.py --recipe {params.recipe:q} --out "$(dirname {output:q})" > {log:q} 2>&1'
+        'python -P -m rewardgrid.programs teacher --recipe {params.recipe:q} --out "$(dirname {output:q})" > {log:q} 2>&1'
 
 
 rule tell:
@@ -49,7 +52,7 @@ rule tell:
     params:
         teacher=lambda wc: str(study.layout.teacher(wc.teacher)),
     shell:
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python workflow/scripts/tell.py --teacher {params.teacher:q} "
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python -P -m rewardgrid.programs tell --teacher {params.teacher:q} "
         "--seed {wildcards.seed} --shard {wildcards.shard} --stories {wildcards.stories} --out {output:q} "
         "> {log:q} 2>&1"
 
@@ -71,7 +74,7 @@ rule sift:
     conda:
         "../envs/storyteller.yaml"
     shell:
-        "python workflow/scripts/storyteller.py sift --told {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P -m rewardgrid.programs storyteller sift --told {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule make_storyteller:
@@ -96,5 +99,5 @@ rule make_storyteller:
     params:
         recipe=study.storyteller.model_dump_json(),
     shell:
-        "OMP_NUM_THREADS={threads} python workflow/scripts/storyteller.py make --sifted {input:q} "
+        "OMP_NUM_THREADS={threads} python -P -m rewardgrid.programs storyteller make --sifted {input:q} "
         '--base {wildcards.storyteller:q} --recipe {params.recipe:q} --out "$(dirname {output.model:q})" > {log:q} 2>&1'

@@ -26,5 +26,6 @@ rule train:
         # Checkpoints lie beside the outputs and are not declared: a job that is tried again goes on from them.
         # `exec`: SLURM signals every process of a job. A shell in between would die at once, Snakemake would take
         # the job for over, and SLURM would kill training before it has written its checkpoint.
-        'OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python workflow/scripts/train.py --study "$STUDY" '
-        "--cells {wildcards.cell:q} > {log:q} 2>&1"
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python -P -m rewardgrid.programs train --study "
+        + STUDY
+        + " --cells {wildcards.cell:q} > {log:q} 2>&1"

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status, 2 after a mistake of the user's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, help="the merged configuration, JSON (default: merge the files)")
-    parser.add_argument("--files", nargs="+", type=Path, required=True, help="YAML files, later ones over earlier")
+    parser.add_argument("--files", nargs="*", type=Path, help="YAML files, later ones over earlier (a module has none)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args(argv)
     try:

@@ -22,6 +22,7 @@ from rewardgrid.base.prompts import EVAL_ORDER, TRAIN_ORDER, cut_prompts, read_p
 from rewardgrid.study.bases import HubBase, PackagedBase, Prompted, Recipe, recipe_hash
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256, write_json
+from rewardgrid.study.shipped import shipped
 
 PROVENANCE = "provenance.json"
 LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy", "pyarrow", "huggingface_hub")
@@ -42,7 +43,7 @@ def build_base(name: str, recipe: Recipe, out: Path) -> None:
     with staged(out) as directory:
         if isinstance(recipe, PackagedBase):
             facts = copy_packaged(recipe, directory)
-            check_model(Path(recipe.path) / "model")
+            check_model(shipped(recipe.path) / "model")
             _check_prompts(name, recipe, directory)
         else:
             model = directory / "model"

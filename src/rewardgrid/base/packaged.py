@@ -9,6 +9,7 @@ from typing import Any
 from rewardgrid.study.bases import PackagedBase
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256
+from rewardgrid.study.shipped import shipped
 
 
 def copy_packaged(recipe: PackagedBase, directory: Path) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def copy_packaged(recipe: PackagedBase, directory: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such package, or a file of it is missing or has other bytes than it was built with.
     """
-    source = Path(recipe.path)
+    source = shipped(recipe.path)
     if not (source / "provenance.json").is_file():
         raise UserError(f"path: read {recipe.path!r}, but there is no base (provenance.json); write the path of one")
     provenance = read_json(source / "provenance.json")

@@ -15,6 +15,7 @@ from rewardgrid.study.bases import PackagedBase
 from rewardgrid.study.cell import EVAL_MODES, Cell
 from rewardgrid.study.contracts import ROLLOUTS, SAMPLES, read_table
 from rewardgrid.study.layout import Layout
+from rewardgrid.study.shipped import shipped
 from rewardgrid.study.study import Study
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def reader_of(study: Study, base_id: str) -> Reader | None:
     _, recipe = study.base_recipes[base_id]
     places = [study.layout.base(base_id)]
     if isinstance(recipe, PackagedBase):
-        places.append(Path(recipe.path))
+        places.append(shipped(recipe.path))
     for place in places:
         if (place / "provenance.json").is_file() and (place / "model").is_dir():
             return Reader(load_base(place))

@@ -35,6 +35,7 @@ from rewardgrid.study.cell import Cell, Strict
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layers import read_yaml
 from rewardgrid.study.problems import fixes
+from rewardgrid.study.shipped import shipped
 
 Claim = Annotated[
     Level
@@ -83,7 +84,7 @@ def load_claims(directory: Path | str) -> Claims:
     Raises:
         ConfigError: every problem: key, what was read and what to write.
     """
-    path = Path(directory) / "claims.yaml"
+    path = shipped(directory) / "claims.yaml"
     try:
         found = Claims.model_validate(read_yaml(path))
     except ValidationError as error:

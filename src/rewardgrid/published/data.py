@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rewardgrid.study.errors import ConfigError, Problem
+from rewardgrid.study.shipped import shipped
 
 BASE = "SimpleStories-1.25M"
 """The base of the published runs."""
@@ -112,7 +113,7 @@ def load_tables(directory: Path | str) -> Tables:
         ConfigError: every problem of the CSV files: file, row and column.
     """
     problems: list[Problem] = []
-    tables = {name: list(_csv_rows(Path(directory) / name, kinds, problems)) for name, kinds in CSV_COLUMNS.items()}
+    tables = {name: list(_csv_rows(shipped(directory) / name, kinds, problems)) for name, kinds in CSV_COLUMNS.items()}
     if problems:
         raise ConfigError(problems)
     return tables

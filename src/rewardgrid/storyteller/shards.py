@@ -19,6 +19,7 @@ from rewardgrid.study.contracts import TOLD, read_table, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import atomic_write
 from rewardgrid.study.layout import Layout
+from rewardgrid.study.shipped import shipped
 from rewardgrid.study.teachers import teacher_hash
 
 NAME = re.compile(r"([0-9]+)-[0-9]+\.parquet")
@@ -30,7 +31,7 @@ def told_before(directory: Path | str) -> list[Path]:
     Raises:
         UserError: there is no such directory.
     """
-    directory = Path(directory)
+    directory = shipped(directory)
     if not directory.is_dir():
         raise UserError(
             f"told: read {str(directory)!r}, but there is no such directory; write the path of one, or null"

@@ -14,6 +14,7 @@ from rewardgrid.study.cell import Count, Seed, Strict
 from rewardgrid.study.errors import ConfigError, Problem
 from rewardgrid.study.files import read_json, sha256
 from rewardgrid.study.problems import validated
+from rewardgrid.study.shipped import shipped
 from rewardgrid.study.teachers import Teacher
 
 BASE_VERSION = 1
@@ -70,14 +71,15 @@ class PackagedBase(Prompted):
     path: str = Field(description="directory with model/, both prompt tables and provenance.json")
 
     @property
-    def files(self) -> list[Path]:
-        """The file that names the hashes of all others."""
-        return [path for path in [Path(self.path) / "provenance.json"] if path.is_file()]
+    def files(self) -> dict[str, Path]:
+        """The file that names the hashes of all others, by the configuration's name for it: the same anywhere."""
+        path = shipped(self.path) / "provenance.json"
+        return {str(Path(self.path) / path.name): path} if path.is_file() else {}
 
     @property
     def config(self) -> Path:
         """The model's Hugging Face configuration."""
-        return Path(self.path) / "model" / "config.json"
+        return shipped(self.path) / "model" / "config.json"
 
 
 class StorytellerRecipe(Strict):
@@ -134,11 +136,11 @@ class LocalBase(Prompted):
     story_column: str = Field(default="story", description="the column that holds the text, in a .parquet")
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> dict[str, Path]:
         """The files that decide what the base is, those that exist."""
         named = [Path(name) for name in (self.stories, self.eval_stories) if name]
         inside = [path for path in sorted(Path(self.model).glob("*")) if path.suffix in (".safetensors", ".json")]
-        return [path for path in [*named, *inside] if path.is_file()]
+        return {str(path): path for path in [*named, *inside] if path.is_file()}
 
     @property
     def config(self) -> Path:
@@ -182,7 +184,7 @@ def recipe_hash(recipe: Prompted) -> str:
     identity = {
         "version": BASE_VERSION,
         "recipe": recipe.model_dump(mode="json"),
-        "files": {str(path): sha256(path) for path in recipe.files}
+        "files": {name: sha256(path) for name, path in recipe.files.items()}
         if isinstance(recipe, LocalBase | PackagedBase)
         else {},
     }

@@ -339,6 +339,7 @@ def load_study(
     Args:
         files: YAML files, later ones laid over earlier ones.
         config: the merged values, if that has been done; the files then only serve to tell where a wrong value stands.
+            Without files, those of a module's configuration.
         over: what Snakemake's ``--config`` lays over the files.
 
     Raises:
@@ -351,7 +352,7 @@ def load_study(
     on_top = typed(over or {}) if config is None else dict(config)
     if config is None:
         config = laid([*(layer for _, layer in layers), on_top])
-    layers = [("--config", on_top), *layers]
+    layers = [("--config" if files else "config", on_top), *layers]
     config = without_removed(config) | origin
     broken = [
         _problem(layers, place, read, "write whole letters: this is half of one") for place, read in _half(config)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 # What each part of the library may import, besides itself; the first two stand on the ground.
 BELOW = {
@@ -128,8 +132,6 @@ def test_the_snakefile_and_rules_stay_readable(root: Path) -> None:
 
 
 def test_dependencies_named_for_installation_are_pinned(root: Path) -> None:
-    import tomllib
-
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     constraints = pins((root / "constraints.txt").read_text().splitlines())
     wanted = [
@@ -139,3 +141,35 @@ def test_dependencies_named_for_installation_are_pinned(root: Path) -> None:
     for requirement in wanted:
         name = re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")  # type: ignore[index]
         assert name == "rewardgrid" or name in constraints, f"{requirement}: not in constraints.txt"
+
+
+def test_the_constraints_pin_all_that_an_installation_brings_along(root: Path) -> None:
+    """Every package that is here because rewardgrid or one of its extras needs it, at any remove."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    queue = [Requirement(requirement) for requirement in wanted]
+    asked: set[tuple[str, str]] = {
+        ("rewardgrid", ""),
+        *(("rewardgrid", extra) for extra in project["optional-dependencies"]),
+    }
+    found: dict[str, str] = {}
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras}:
+            if (name, extra) in asked:
+                continue
+            asked.add((name, extra))
+            try:
+                there = importlib.metadata.distribution(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue  # of an extra that is not installed
+            found[name] = there.version.partition("+")[0]
+            needs = map(Requirement, there.requires or [])
+            queue += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": extra})]
+    assert {"torch", "snakemake", "pytest", "markupsafe"} <= set(found)
+    constraints = pins((root / "constraints.txt").read_text().splitlines())
+    assert found.items() <= constraints.items(), sorted(found.items() - constraints.items())
