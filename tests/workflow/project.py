@@ -27,6 +27,7 @@ STORIES = 320  # that the tiny base's prompts are cut from
 
 MICRO: dict[str, Any] = {
     "title": "Micro",
+    "published": "config/published",
     "bases": {"tiny": {"kind": "local", "model": "tiny/model", "stories": "tiny/stories.txt"}},
     "defaults": {
         "base": "tiny",

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rewardgrid.report.columns import COLUMNS, MEASURED_COLUMNS, RENAMED, SPEC_COLUMNS, known, settings
 from rewardgrid.report.curves import smoothed
-from rewardgrid.report.tables import Row, base_row, cell_row, varying
+from rewardgrid.report.tables import Row, base_row, cell_row, own_columns, varying
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table
 from rewardgrid.study.files import read_json
@@ -40,7 +40,7 @@ _CURVE_LABELS = {
 
 ONSETS = ("hack_onset", "degeneration_onset")
 SHOWN_FIRST = ("final_reward", "final_kl", "sl10", "happy", "unique_first_sentences", "jaccard_256")
-"""Measured columns that the table starts with; the others are a click away."""
+"""Measured columns that the table starts with, and means of metrics of one's own; the others are a click away."""
 MOST_SETTINGS = 4
 """Settings that the table starts with."""
 
@@ -78,8 +78,9 @@ def overview(study: Study, cells: Sequence[tuple[Cell, Sequence[str]]]) -> dict[
     settings_columns = sorted(
         (name for name in varying(rows)), key=lambda name: -sum(name in fields for fields in told_apart.values())
     )
-    measured = [name for name in MEASURED_COLUMNS if any(known(row[name]) for row in rows)]
-    shown = {"verdict", "experiment", *settings_columns[:MOST_SETTINGS], *SHOWN_FIRST, *ONSETS}
+    own = own_columns(study)
+    measured = [name for name in (*MEASURED_COLUMNS, *own) if any(known(row.get(name)) for row in rows)]
+    shown = {"verdict", "experiment", *settings_columns[:MOST_SETTINGS], *SHOWN_FIRST, *ONSETS, *own[::2]}
     columns = ["verdict", "experiment", *settings_columns, "seed", "reasons", *measured]
     groups: dict[tuple[Any, ...], int] = {}
     listed = []
@@ -95,7 +96,7 @@ def overview(study: Study, cells: Sequence[tuple[Cell, Sequence[str]]]) -> dict[
                 "base": cell.base_id,
                 "target": 5 if cell.reward == "sentence_length_5" else 10,
                 "experiments": list(experiments),
-                "row": {name: plain(row[name]) for name in (*SPEC_COLUMNS, "state", *columns)},
+                "row": {name: plain(row.get(name)) for name in (*SPEC_COLUMNS, "state", *columns)},
             }
         )
     return {

@@ -203,7 +203,7 @@ def experiment_table(study: Study, name: str) -> pd.DataFrame:
 
 
 def own_columns(study: Study) -> list[str]:
-    """The columns of the metrics of a study's own."""
+    """The columns of the metrics of a study's own: of each its mean, and the standard error of that."""
     return [f"{OWN}{name}{suffix}" for name in study.evaluation.metrics for suffix in ("", "_se")]
 
 

@@ -346,7 +346,7 @@ def load_study(
     """
     layers = [(str(path), read_yaml(path)) for path in files]
     origin = {"origin": origin_of([(os.path.relpath(file), layer) for file, layer in layers])} if layers else {}
-    by_hand = [Problem(file, "origin", layer["origin"], _FILLED_IN) for file, layer in layers if "origin" in layer]
+    by_hand = [Problem(file, "origin", layer["origin"], _FILLED_IN) for file, layer in layers if layer.get("origin")]
     # Laid on top, but not the last one, which is blamed for what is said nowhere.
     on_top = typed(over or {}) if config is None else dict(config)
     if config is None:
