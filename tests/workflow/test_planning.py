@@ -111,6 +111,18 @@ def test_the_stories_that_come_with_rewardgrid_need_no_teacher(published: Projec
     }
 
 
+def test_a_study_that_stands_alone_is_planned_without_the_published_one(published: Project) -> None:
+    (published.directory / "alone.yaml").write_text(
+        "inherit: [bases]\nresults: results/alone\ndefaults: {base: storyteller-small}\n"
+        "experiments: {own: {title: Own, grids: [{seed: [1, 2]}]}}\n"
+    )
+    whole = {"base": 1, "evaluate_base": 1, "train": 2, "evaluate": 2, "table": 1, "figures": 1}
+    report = {"study": 1, "index": 1, "findings": 1, "page": 1, "results": 1}
+    assert published.plan("--configfile", "alone.yaml") == whole | report
+    words = ["--configfile", "alone.yaml", "--config", "experiments={own: {grids: [{seed: 1}]}}"]
+    assert published.plan(*words)["train"] == 1
+
+
 def test_bases_are_a_target_without_training(published: Project) -> None:
     assert published.plan("bases") == {"base": 1, "evaluate_base": 1, "bases": 1}
 
@@ -184,6 +196,25 @@ def test_what_is_asked_for_and_is_not_there_is_told_without_a_traceback(project:
     elsewhere = project.directory / "config"
     done = Project(elsewhere).run("-n", "--cores", "1", "--snakefile", "../Snakefile", check=False)
     assert "There is no config/config.yaml here: run it in the repository's directory." in done.stdout
+
+
+def test_another_studys_results_are_refused_before_anything_runs(project: Project) -> None:
+    project.run("--cores", "1", "results/study.json")
+    before = (project.directory / "results/study.json").read_bytes()
+    (project.directory / "other.yaml").write_text(
+        "inherit: [bases]\ndefaults: {base: tiny, max_new_tokens: 12}\nexperiments: {own: {title: Own, grids: [{seed: 1}]}}\n"
+    )
+    for words in (["-n"], ["results/study.json"]):
+        done = project.run("--cores", "1", *words, "--configfile", "other.yaml", check=False)
+        assert done.returncode == 1
+        assert (
+            "other.yaml: results: read 'results'; holds the results of another study (config/config.yaml); write a "
+            "directory of its own, such as results/other, or"
+        ) in done.stdout
+        assert "Traceback" not in done.stdout
+    assert (project.directory / "results/study.json").read_bytes() == before
+    project.run("--cores", "1", "results/study.json", "--configfile", "other.yaml", "--config", "results=results/other")
+    assert project.plan("results/study.json") == {}
 
 
 def test_nested_values_on_the_command_line_are_numbers_and_truths_to_every_job(project: Project) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.page_study import make_page_study
 from tests.trees import history
 
 from rewardgrid.page.gather import cells_of, curves, evidence, history_curves, overview, plain
+from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.history import LiveHistory
+from rewardgrid.study.own import OwnFunction
 from rewardgrid.study.study import Study
 
 
@@ -40,6 +43,18 @@ def test_the_table_tells_cells_apart_by_what_differs_in_their_experiment(study: 
     assert "lr" not in keys  # the same in all cells: among the settings of a cell
     assert top["cells"][-1]["row"]["state"] == "diverged"
     json.dumps(top, allow_nan=False)
+
+
+def test_metrics_of_ones_own_are_columns_that_the_table_starts_with(tmp_path: Path) -> None:
+    study = make_page_study(tmp_path)
+    path = study.layout.metrics(next(iter(study.cells)))
+    write_json(path, read_json(path) | {"own": {"own_dogs": 0.25, "own_dogs_se": 0.01}})
+    metrics = {"dogs": OwnFunction(python="dogs.py:share", sha256="0")}
+    own = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"metrics": metrics})})
+    top = overview(own, cells_of(own, own.cells))
+    assert [cell["row"]["own_dogs"] for cell in top["cells"]] == [0.25, None, None, None, None, None]
+    shown = {column["key"]: column["shown"] for column in top["columns"]}
+    assert (shown["own_dogs"], shown["own_dogs_se"]) == (True, False)
 
 
 def test_curves_of_equal_length_have_the_same_steps_so_that_seeds_can_be_averaged() -> None:
