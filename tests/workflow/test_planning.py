@@ -202,7 +202,8 @@ def test_another_studys_results_are_refused_before_anything_runs(project: Projec
     project.run("--cores", "1", "results/study.json")
     before = (project.directory / "results/study.json").read_bytes()
     (project.directory / "other.yaml").write_text(
-        "inherit: [bases]\ndefaults: {base: tiny, max_new_tokens: 12}\nexperiments: {own: {title: Own, grids: [{seed: 1}]}}\n"
+        "inherit: [bases]\ndefaults: {base: tiny, max_new_tokens: 12}\n"
+        "experiments: {own: {title: Own, grids: [{seed: 1}]}}\n"
     )
     for words in (["-n"], ["results/study.json"]):
         done = project.run("--cores", "1", *words, "--configfile", "other.yaml", check=False)
@@ -213,7 +214,7 @@ def test_another_studys_results_are_refused_before_anything_runs(project: Projec
         ) in done.stdout
         assert "Traceback" not in done.stdout
     assert (project.directory / "results/study.json").read_bytes() == before
-    project.run("--cores", "1", "results/study.json", "--configfile", "other.yaml", "--config", "results=results/other")
+    project.run("-n", "--cores", "1", "--configfile", "other.yaml", "--config", "results=results/other")
     assert project.plan("results/study.json") == {}
 
 
