@@ -14,10 +14,10 @@ from rewardgrid.cli.program import run_program
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_text
+from rewardgrid.study.layers import CONFIG
 from rewardgrid.study.schema import schema_text
 from rewardgrid.study.study import Study, load_study
 
-CONFIG = "config/config.yaml"
 ARCHIVE = Path("study")
 
 

@@ -242,6 +242,7 @@ def start_up() -> float:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         study = {
+            "inherit": [],
             "title": "One step",
             "results": str(directory / "results"),
             "bases": {"small": SHAPES["small"].model_dump()},

@@ -16,6 +16,7 @@ from pathlib import Path
 from rewardgrid.cli.program import run_program
 from rewardgrid.cli.run import train_cells
 from rewardgrid.study.errors import UserError, did_you_mean
+from rewardgrid.study.layers import CONFIG
 from rewardgrid.study.problems import validated
 from rewardgrid.study.study import Study, load_study
 from rewardgrid.study.text import printable
@@ -27,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", nargs="+", required=True, metavar="NAME", help="cells to train")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--study", type=Path, help="the checked configuration, as study.py writes it")
-    where.add_argument("--configfile", nargs="+", default=["config/config.yaml"], help="or its YAML files")
+    where.add_argument("--configfile", nargs="+", default=[], help=f"or overlays on {CONFIG}, as for snakemake")
     arguments = parser.parse_args(argv)
     try:
         study = (
             validated(Study, arguments.study.read_text(encoding="utf-8"), str(arguments.study))
             if arguments.study
-            else load_study(arguments.configfile)
+            else load_study([CONFIG, *arguments.configfile])
         )
         unknown = [name for name in arguments.cells if name not in study.cells]
         if unknown:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_text
+from rewardgrid.study.layers import CONFIG
 
 TEMPLATE = Path(__file__).parent / "template"
 """The files of a new study, in which NAME stands for its name."""
@@ -22,8 +23,8 @@ def new_study(name: str) -> list[Path]:
         UserError: no study can have this name, something of this name is there already, or this is not the repository's
             directory.
     """
-    if not Path("config/config.yaml").is_file():
-        raise UserError("There is no config/config.yaml here: run it in the repository's directory.")
+    if not Path(CONFIG).is_file():
+        raise UserError(f"There is no {CONFIG} here: run it in the repository's directory.")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or len(name) > LONGEST:
         raise UserError(
             f"new: read {name!r}; write a name of letters, digits, _ and - that begins with a letter and has at most "

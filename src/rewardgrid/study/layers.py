@@ -12,6 +12,9 @@ import yaml
 
 from rewardgrid.study.errors import ConfigError, Problem
 
+CONFIG = "config/config.yaml"
+"""The published study, which every other file is laid over."""
+
 
 class _PlainYaml(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error instead of a silent loss, and ``010`` or ``1:30`` no number."""

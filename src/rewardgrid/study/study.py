@@ -345,7 +345,7 @@ def load_study(
         ConfigError: every problem of the configuration, each with file, key, what was read and what to write.
     """
     layers = [(str(path), read_yaml(path)) for path in files]
-    origin = {"origin": origin_of([(os.path.relpath(file), layer) for file, layer in layers])} if layers else {}
+    origin = {"origin": origin_of([(_here(file), layer) for file, layer in layers])} if layers else {}
     by_hand = [Problem(file, "origin", layer["origin"], _FILLED_IN) for file, layer in layers if layer.get("origin")]
     # Laid on top, but not the last one, which is blamed for what is said nowhere.
     on_top = typed(over or {}) if config is None else dict(config)
@@ -361,6 +361,11 @@ def load_study(
     if problems_of_places:
         raise ConfigError(problems_of_places)
     return study
+
+
+def _here(file: str) -> str:
+    """A file as seen from here, by whatever links it was named."""
+    return os.path.relpath(os.path.realpath(file))
 
 
 def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def test_a_new_study_stands_alone_and_has_results_of_its_own(capsys: pytest.Capt
     check_columns(study)
     assert main(["check", "--configfile", "studies/my_study/study.yaml"]) == 0
     assert capsys.readouterr().out.endswith("studies/my_study/study.yaml: 1 experiment, 4 cells, no problems\n")
+
+
+def test_the_program_of_the_training_jobs_reads_it_alike(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    main(["new", "my_study"])
+    main(["cells", "beta=0.2", "seed=2", "--configfile", "studies/my_study/study.yaml"])
+    (name,) = re.findall(r"cells/([^/]+)/", capsys.readouterr().out)
+    monkeypatch.syspath_prepend(str(root / "workflow/scripts"))
+    assert (
+        importlib.import_module("train").main(["--configfile", "studies/my_study/study.yaml", "--cells", name[:-1]])
+        == 2
+    )
+    assert f'the configuration has no such cell; did you mean "{name}"?' in capsys.readouterr().err
 
 
 def test_editors_find_the_schema_of_a_new_study_and_nothing_to_underline() -> None:

@@ -200,6 +200,13 @@ def test_edits_and_overlays_of_a_study_share_its_results() -> None:
     load_study(["config/config.yaml", Path.cwd() / "config/first_seeds.yaml"])
 
 
+def test_a_study_is_the_same_by_whatever_path_it_is_named(tmp_path: Path) -> None:
+    finish(load(ALONE))
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in ("./0.yaml", tmp_path / "0.yaml", tmp_path / "link/0.yaml"):
+        assert load_study(["config/config.yaml", path]).origin == "0.yaml"
+
+
 def test_results_of_before_studies_had_files_are_known_by_their_experiments() -> None:
     study = load()
     finish(study, origin="")
