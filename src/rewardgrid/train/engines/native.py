@@ -209,7 +209,7 @@ class Pack:
             self.again = rollout, reference, written
         kl = mean_over(kls.flatten(1), mask.flatten(1))
         norm = torch.linalg.vector_norm(policy.gradient, dim=-1)
-        lr = learning_rate(self.lr, self.steps, self.decay_steps, cell.lr_scheduler_type, cell.warmup_steps)
+        lr = learning_rate(self.lr, self.steps, self.decay_steps, cell.lr_scheduler_type, cell.warmup)
         # A cell that diverges keeps the weights it had before, and its slot is frozen from here on.
         self.alive &= torch.isfinite(norm) & torch.isfinite(kl) & (kl <= self.kl_cap)
         active = self.alive & (self.steps < self.max_steps)
@@ -353,8 +353,8 @@ OWN = frozenset(
 
 
 def pack_key(cell: Cell) -> tuple[object, ...]:
-    """What cells must have in common to train side by side: all settings but their ``OWN``."""
-    return tuple(getattr(cell, name) for name in Cell.model_fields if name not in OWN)
+    """What cells must have in common to train side by side: all settings but their ``OWN``, and steps of a warm-up."""
+    return (*(getattr(cell, name) for name in Cell.model_fields if name not in OWN), cell.warmup)
 
 
 def train(
