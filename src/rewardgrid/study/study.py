@@ -29,6 +29,7 @@ from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.own import Code, OwnFunction, OwnReward, code_of
 from rewardgrid.study.problems import fixes
+from rewardgrid.study.sampling import Sample
 from rewardgrid.study.thresholds import Thresholds
 
 FindingName = Literal[
@@ -118,7 +119,12 @@ class Experiment(Strict):
     question: str = Field(default="", description="what it asks, in a sentence or two")
     fixed: dict[str, Any] = Field(default_factory=dict, description="values that all its cells share")
     grids: list[dict[str, Any]] = Field(
-        min_length=1, description="each a product of lists; the experiment is their union"
+        default_factory=lambda: [{}],
+        min_length=1,
+        description="each a product of lists; the experiment is their union. May be left out beside a sample",
+    )
+    sample: Sample | None = Field(
+        default=None, description="points drawn from ranges; every cell of the grids is trained at each of them"
     )
     columns: list[str] = Field(
         default_factory=list, description="columns of the per-cell table: spec fields and metrics"
@@ -128,6 +134,18 @@ class Experiment(Strict):
     )
     findings: list[FindingName] = Field(default_factory=list, description="what to compute from its table")
     figures: list[FigureName] = Field(default_factory=list, description="pictures beside its table")
+
+    @model_validator(mode="after")
+    def _has_cells(self) -> Self:
+        conflicts = []
+        if self.sample is None and "grids" not in self.model_fields_set:
+            conflicts.append(("grids", "missing; write this key, or sample"))
+        for key in self.sample.ranges if self.sample else ():
+            if any(key in grid for grid in self.grids):
+                conflicts.append(("sample", f"{key} stands in grids too; write it in one of the two"))
+        if conflicts:
+            raise PydanticCustomError("conflict", "no cells", {"conflicts": conflicts})
+        return self
 
 
 LEAST_SAMPLES = 20
@@ -304,11 +322,13 @@ def _default(key: str) -> Any:
 
 
 def expand(experiment: Experiment, defaults: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The (grid number, values) of each of an experiment's cells: the product of each grid's lists."""
+    """The (grid number, values) of each of an experiment's cells: the product of each grid's lists, at every point."""
+    drawn = experiment.sample.points if experiment.sample else [{}]
     for number, grid in enumerate(experiment.grids):
         axes = [value if isinstance(value, list) else [value] for value in grid.values()]
-        for point in itertools.product(*axes):
-            yield number, {**defaults, **experiment.fixed, **dict(zip(grid, point, strict=True))}
+        for sampled in drawn:
+            for point in itertools.product(*axes):
+                yield number, {**defaults, **experiment.fixed, **sampled, **dict(zip(grid, point, strict=True))}
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -528,6 +548,8 @@ def _cell_problems(
             for key, read, fix in found:
                 if key in experiment.grids[number]:
                     where: tuple[str | int, ...] = (*place, "grids", number, key)
+                elif experiment.sample and key in experiment.sample.ranges:
+                    where = (*place, "sample", "ranges", key)
                 elif key in experiment.fixed:
                     where = (*place, "fixed", key)
                 else:
