@@ -15,7 +15,6 @@ from rewardgrid.evaluate.course import base_rollouts, course
 from rewardgrid.evaluate.diversity import published
 from rewardgrid.evaluate.samples import Protocol, by_mode, draw, own_figures, summary
 from rewardgrid.evaluate.samples import hacked as hacked_samples
-from rewardgrid.evaluate.surprise import Usual, unlikely, usual
 from rewardgrid.evaluate.verdict import Signals, verdict
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell, Reward
@@ -35,6 +34,7 @@ from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.keeper import mend
 from rewardgrid.train.rollout import Assessor
+from rewardgrid.train.surprise import Usual, unlikely, usual
 from rewardgrid.train.weights import base_weights, load_policy
 
 

@@ -15,7 +15,6 @@ from rewardgrid.base.load import Base
 from rewardgrid.evaluate.divergence import divergence
 from rewardgrid.evaluate.diversity import jaccard, measure, rounded
 from rewardgrid.evaluate.shares import shares
-from rewardgrid.evaluate.surprise import Usual, surprises, unlikely
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.lm.sampler import Completions, sample
@@ -25,6 +24,7 @@ from rewardgrid.study.study import LEAST_SAMPLES
 from rewardgrid.train.grpo import mean_over
 from rewardgrid.train.rewards import score
 from rewardgrid.train.rollout import Assessor
+from rewardgrid.train.surprise import Usual, surprises, unlikely
 
 ROWS = 64
 """Completions sampled together."""

@@ -128,12 +128,25 @@ LEFT_OUT: dict[str, Any] = {
     "lr_scheduler_type": "linear",
     "warmup_steps": 0,
     "warmup_ratio": None,
+    "stop_when": None,
 }
 """What a spec's identity does not mention, so that a new setting renames no cell that was trained before there was one.
 
 Frozen: a new setting comes here with the value that all cells had until then; nothing that stands here is ever changed,
 not even when a default is.
 """
+
+
+class StopWhen(Strict):
+    """When a cell is stopped before its last step (see :mod:`rewardgrid.train.stop_rule`)."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    verdict: Literal["borderline", "degenerate"] = Field(description="what its rollouts are, or worse")
+    steps: Count = Field(alias="for", description="optimizer steps in a row")
+
+    def __str__(self) -> str:
+        return f"{self.verdict} for {self.steps} {'step' if self.steps == 1 else 'steps'}"
 
 
 class Cell(Strict):
@@ -205,6 +218,11 @@ class Cell(Strict):
     )
     warmup_ratio: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
         default=None, description="the same as a share of decay_steps, rounded up to a whole step, as in transformers"
+    )
+    stop_when: StopWhen | None = Field(
+        default=None,
+        description="end the cell once its rollouts have been that unlikely to the base for so many steps in a row: "
+        "{verdict: degenerate, for: 50}; a cell that is stopped is in no mean",
     )
     max_new_tokens: Count = Field(default=128, description="longest completion, in tokens")
     prompt_tokens: Count = Field(default=8, description="length of every prompt, in tokens")
@@ -446,6 +464,7 @@ _SLUGS = {
     "batch_size": "bs",
     "num_generations": "gen",
     "max_steps": "steps",
+    "stop_when": "stop-",
     "decay_steps": "of",
     "max_new_tokens": "tok",
     "prompt_tokens": "prompt",
@@ -480,6 +499,8 @@ def slug(cell: Cell) -> str:
         default = _ROUTING_DEFAULTS.get(key) if cell.is_routing else None
         default = Cell.model_fields[key].default if default is None else default
         if value not in (None, default):
+            if isinstance(value, StopWhen):
+                value = f"{value.verdict}{value.steps}"
             shown = "" if value is True else value if isinstance(value, str) else format_number(value)
             parts.append(f"{short}{shown}".replace("_", "-"))
     parts.append(f"s{cell.seed}")

@@ -119,7 +119,7 @@ class Experiment(Strict):
     question: str = Field(default="", description="what it asks, in a sentence or two")
     fixed: dict[str, Any] = Field(default_factory=dict, description="values that all its cells share")
     grids: list[dict[str, Any]] = Field(
-        default_factory=lambda: [{}],
+        default=[{}],
         min_length=1,
         description="each a product of lists; the experiment is their union. May be left out beside a sample",
     )

@@ -57,7 +57,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``done``, or ``diverged`` with the reason."""
+    """How a run ended: ``done``, or ``diverged`` or ``stopped`` (by its stop_when) with the reason."""
 
     state: str
     steps_done: int
@@ -148,6 +148,7 @@ def finish(
             "state": outcome.state,
             "reason": outcome.reason,
             "steps_done": outcome.steps_done,
+            **({"stopped_at": outcome.steps_done} if outcome.state == "stopped" else {}),
             "seconds": sum(row["seconds"] for row in record.rows["history"]),
             "engine": cell.engine,
             "device": device,

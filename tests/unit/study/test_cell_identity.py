@@ -193,8 +193,8 @@ def test_what_an_identity_leaves_out_is_frozen() -> None:
         "loss_type 'grpo', lr 1e-05, lr_scheduler_type 'linear', max_grad_norm 1.0, max_new_tokens 128, max_steps "
         "2000, method 'full', num_generations 16, num_iterations 1, own [], precision 'fp32', prompt_eos False, "
         "prompt_tokens 8, rank None, repetition_penalty 1.1, reward 'sentence_length_10_smooth', rh_eligible_frac "
-        "None, routing_frac None, routing_mode None, scale_rewards 'group', seed 42, warmup_ratio None, "
-        "warmup_steps 0"
+        "None, routing_frac None, routing_mode None, scale_rewards 'group', seed 42, stop_when None, warmup_ratio "
+        "None, warmup_steps 0"
     )
     assert ", ".join(f"{key} {value!r}" for key, value in sorted(LEFT_OUT.items())) == frozen
 

@@ -52,6 +52,7 @@ from rewardgrid.train.rollout import (
     with_eos,
 )
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of, reach
+from rewardgrid.train.stop_rule import Watch
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights
 
@@ -155,6 +156,7 @@ class Trainer(GRPOTrainer):
         self.pool = with_eos(base.train_prompts().ids, cell, base.vocabulary.eos)
         self.shared_reach: dict[str, Tensor | None] = {"rows": None}
         self.place = device
+        self.watch = Watch.of([cell], base, self.shape, self.frozen) if cell.stop_when else None
         self.scratch = tempfile.TemporaryDirectory(prefix="rewardgrid-trl-")
         self.rollout: Rollout | None = None
         self.schedule: Any = None
@@ -343,6 +345,14 @@ class Trainer(GRPOTrainer):
         )
         return float(mean_over(k3(logps, reference).flatten(), self.rollout.completions.mask.flatten()))
 
+    @torch.no_grad()
+    def unlikely(self) -> dict[str, float]:
+        """What ``stop_when`` is decided by, of the rollout; nothing without one."""
+        if self.watch is None or self.rollout is None:
+            return {}
+        reference = token_logps(self.shape, self.frozen, self.rollout.sequences, self.cell.prompt_length)
+        return {key: float(share[0]) for key, share in self.watch.shares(reference, self.rollout.completions).items()}
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW without weight decay; the same implementation after a resume."""
         if self.optimizer is None:
@@ -452,12 +462,16 @@ class Recorder(TrainerCallback):
             return  # the summary at the end of training
         step = trainer.step_number
         row: dict[str, Any] = {key: float(value[0]) for key, value in trainer.assessor.summary(rollout).items()}
-        row |= trainer.row | {
-            "step": step,
-            "grad_norm": float(logs["grad_norm"]),
-            "lr": cell.lr * trainer.rate(step - 1),
-            "seconds": time.perf_counter() - self.began,
-        }
+        row |= (
+            trainer.unlikely()
+            | trainer.row
+            | {
+                "step": step,
+                "grad_norm": float(logs["grad_norm"]),
+                "lr": cell.lr * trainer.rate(step - 1),
+                "seconds": time.perf_counter() - self.began,
+            }
+        )
         keeper.after_step(row, rollout, 0, trainer, self.alive)
         if keeper.outcome is not None:
             control.should_training_stop = True
