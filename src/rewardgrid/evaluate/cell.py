@@ -175,7 +175,7 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     }
     frames = [pd.DataFrame(columns=SAMPLES.names)]
     steps = pd.DataFrame(columns=COURSE.names)
-    if status["state"] == "done":
+    if status["state"] in ("done", "stopped"):
         reference = read_json(reference_file)
         shape, frozen = base_weights(base)
         policy = load_policy(train / "weights", cell, base)[1]

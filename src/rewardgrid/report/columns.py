@@ -53,6 +53,7 @@ _SPEC_LABELS = {
     "batch_size": "batch",
     "reward": "paid for",
     "max_steps": "steps",
+    "stop_when": "stop when",
     "decay_steps": "of steps",
     "rh_eligible_frac": "eligible",
     "base_reward": "else paid for",
@@ -204,6 +205,7 @@ def _figure(figure: _Figure, of: str, prefix: str = "", suffix: str = "") -> Col
 
 MEASURED_COLUMNS: dict[str, Column] = {
     "steps_done": Column("steps done", "optimizer steps taken", "steps", _I),
+    "stopped_at": Column("stopped at", "step with which stop_when ended the cell, before max_steps", "steps", _I),
     "seconds": Column("seconds", "wall clock of all training steps", "seconds", _F, 0),
     "seconds_per_step": Column("s/step", "wall clock by steps", "seconds per step", _F, 3),
     "final_reward": Column("reward", f"reward paid, {_FINAL}", "reward", _F, 3),
@@ -272,11 +274,11 @@ COLUMNS: dict[str, Column] = _Columns(
     {
         "experiment": Column("experiment", "name of the experiment", "", _S),
         "cell": Column("cell", "name of the cell: its directory under results/cells", "", _S),
-        "state": Column("state", "done, diverged or missing", "", _S),
+        "state": Column("state", "done, stopped (by stop_when: in no mean), diverged or missing", "", _S),
         **SPEC_COLUMNS,
         **MEASURED_COLUMNS,
-        "verdict": Column("verdict", "ok, borderline or degenerate", "", _S),
-        "reasons": Column("reasons", "kinds of degeneracy, why it diverged, or what is missing", "", _S),
+        "verdict": Column("verdict", "ok, borderline or degenerate; or stopped", "", _S),
+        "reasons": Column("reasons", "kinds of degeneracy, why it stopped or diverged, or what is missing", "", _S),
         "hardware": Column("hardware", "what the cell was trained on", "", _S),
         "versions": Column("versions", "versions of the libraries that trained it", "", _S),
     }
