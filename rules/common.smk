@@ -151,6 +151,11 @@ def evaluation_settings(wildcards):
     return study.evaluation.model_dump_json()
 
 
+def base_settings(wildcards):
+    """How a base is measured, likewise, and the code of one's own that it is measured by."""
+    return study.base_evaluation(wildcards.base).model_dump_json()
+
+
 def minutes(wildcards, attempt):
     """Time limit of a training job: three times the rule of thumb and some to start, more on every attempt."""
     cell = cell_of(wildcards)

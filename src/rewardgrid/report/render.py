@@ -243,11 +243,15 @@ def _scope(results: Results, name: str) -> Scope:
 
 
 def _bases_of(results: Results, rows: Sequence[Row]) -> list[Row]:
-    """The bases that these cells start from, each with its reward for every thing that they are paid for."""
-    used = dict.fromkeys((base_of(row), row["reward"]) for row in rows)
+    """The bases that these cells start from, each with its reward for every thing that they are paid for.
+
+    What is hacked is what their detectors say.
+    """
+    used = dict.fromkeys((base_of(row), row["reward"], row["detector"]) for row in rows)
     return [
         {**base, "reward": reward, "final_reward": base["rewards"].get(reward)}
-        for base_id, reward in used
+        | ({} if detector is None else {"detector": detector, "hacked": base["says"].get(detector)})
+        for base_id, reward, detector in used
         if (base := results.bases.get(base_id)) is not None
     ]
 

@@ -191,9 +191,11 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The base's own samples as a row of the same columns: the reference that cells are judged against.
 
-    ``rewards`` is no column: what the base earns untrained, by what is paid for.
+    ``rewards`` and ``says`` are no columns: what the base earns untrained, by what is paid for, and of how many of its
+    stories functions of one's own say anything but 0.
     """
     identity = {"cell": base_id, "state": "base", **{key: metrics[key] for key in ("max_new_tokens", "rewards")}}
+    identity["says"] = metrics.get("says", {})
     return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | identity
 
 

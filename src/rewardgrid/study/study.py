@@ -198,6 +198,19 @@ class Evaluation(Strict):
         return self
 
 
+class BaseEvaluation(Evaluation):
+    """How a base is measured: as cells are, and by the code of one's own that its cells use."""
+
+    own: tuple[Code, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without either where there is none: a base that was measured before there were any stays measured."""
+        found: dict[str, Any] = dump(self)
+        absent = {key for key in ("metrics", "own") if not getattr(self, key)}
+        return {key: value for key, value in found.items() if key not in absent}
+
+
 class Recording(Strict):
     """What training writes and how often; changes no result."""
 
@@ -294,6 +307,11 @@ class Study(Strict):
     def longest_completion(self, base_id: str) -> int:
         """How long a base's own stories are when it is measured, in tokens: as long as those of its cells."""
         return max(cell.max_new_tokens for cell in self.cells.values() if cell.base_id == base_id)
+
+    def base_evaluation(self, base_id: str) -> BaseEvaluation:
+        """How a base is measured: its cells' rewards and detectors of one's own are asked about its stories too."""
+        own = {code.name: code for cell in self.cells.values() if cell.base_id == base_id for code in cell.own}
+        return BaseEvaluation(**dict(self.evaluation), own=tuple(own[name] for name in sorted(own)))
 
     @cached_property
     def base_recipes(self) -> dict[str, tuple[str, Recipe]]:
