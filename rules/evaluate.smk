@@ -17,10 +17,10 @@ rule evaluate_base:
         "<logs>/evaluate/{base}.log",
     benchmark:
         "<benchmarks>/evaluate/{base}.tsv"
+    priority: 1
     conda:
         "../envs/evaluate.yaml"
     threads: 1
-    priority: 1
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 15 * attempt,
@@ -52,10 +52,10 @@ rule evaluate:
         "<logs>/evaluate/{cell}.log",
     benchmark:
         "<benchmarks>/evaluate/{cell}.tsv"
+    priority: 1
     conda:
         "../envs/evaluate.yaml"
     threads: 1
-    priority: 1
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 15 * attempt,
