@@ -159,6 +159,13 @@ def all_metrics():
     return [str(study.layout.metrics(cell)) for cell in study.cells]
 
 
+def metrics_of_stoppable(wildcards):
+    """The measurements of the cells that may end early, which the index of cells says; alone, it trains none."""
+    paths = [str(study.layout.metrics(name)) for name, cell in study.cells.items() if cell.stop_when]
+    whole = not any(target.endswith("cells.tsv") for target in workflow.dag_settings.targets)
+    return [path for path in paths if whole or os.path.exists(path)]
+
+
 def metrics_for_page(wildcards):
     """Those that the page shows, likewise."""
     partial = PARTIAL in workflow.dag_settings.targets
@@ -194,6 +201,11 @@ def published_files(wildcards):
 def evaluation_settings(wildcards):
     """How cells are measured, as JSON: a change measures again, and trains nothing."""
     return study.evaluation.model_dump_json()
+
+
+def base_settings(wildcards):
+    """How a base is measured, likewise, and the code of one's own that it is measured by."""
+    return study.base_evaluation(wildcards.base).model_dump_json()
 
 
 def minutes(wildcards, attempt):

@@ -25,7 +25,7 @@ rule evaluate_base:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 15 * attempt,
     params:
-        settings=evaluation_settings,
+        settings=base_settings,
         version=METRICS_VERSION,
         max_new_tokens=lambda wc: study.longest_completion(wc.base),
     shell:

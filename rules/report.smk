@@ -23,9 +23,10 @@ rule study:
 
 
 rule index:
-    """List every cell with its experiments and its spec."""
+    """List every cell with its experiments and its spec, and where it was stopped."""
     input:
-        "<results>/study.json",
+        metrics=metrics_of_stoppable,
+        study="<results>/study.json",
     output:
         "<results>/cells.tsv",
     log:
@@ -34,7 +35,7 @@ rule index:
     conda:
         "../envs/report.yaml"
     shell:
-        "python -P -m rewardgrid.programs index --study {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -P -m rewardgrid.programs index --study {input.study:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule table:

@@ -14,7 +14,7 @@ from rewardgrid.report.columns import COLUMNS
 from rewardgrid.report.tables import Row, spec_row
 from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, write_table
-from rewardgrid.study.files import write_json, write_text
+from rewardgrid.study.files import read_json, write_json, write_text
 from rewardgrid.study.study import Study
 
 REPOSITORY = Path(__file__).parents[1]
@@ -154,6 +154,16 @@ class Tree:
         counts = happy or dict.fromkeys(modes or ("both",), 0.2)
         full = samples(counts).assign(completion=text)
         write_table(layout.samples(name), pd.concat([full.assign(protocol="published"), full]), SAMPLES)
+
+    def stop(self, cell: Cell, step: int) -> None:
+        """Write what a cell leaves that its stop_when has ended: a finished one's files, and where it ended."""
+        reason = "degenerate for 5 steps (at the last unlikely ends 0.70)"
+        self.finish(cell, [0.9] * step, verdict="degenerate")
+        for path, said in (
+            (self.study.layout.train(cell.name) / "status.json", {"stopped_at": step, "reason": reason}),
+            (self.study.layout.metrics(cell.name), {}),
+        ):
+            write_json(path, read_json(path) | {"state": "stopped"} | said)
 
     def diverge(self, cell: Cell, steps: int, reason: str = "KL 2000 above kl_cap 1000") -> None:
         """Write what a diverged cell leaves."""

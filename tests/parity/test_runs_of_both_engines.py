@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.own import own_routing, source
-from tests.parity.trl_side import CPU
+from tests.own import own_cell, own_routing, source
+from tests.parity.trl_side import CPU, watch
 from tests.runs import OFTEN, assert_same_run, killed_at, run, tables_of
 from tests.tiny import CELLS, FAMILIES, make_cell, named, routing_cell
 
@@ -244,6 +244,15 @@ def test_the_trl_engine_leaves_no_temporary_directories(
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     run(trl.train, [make_cell(engine="trl", max_steps=1)], base, tmp_path / "runs")
     assert list(scratch.iterdir()) == []
+
+
+def test_trls_own_completions_are_paid_by_code_of_ones_own_too(base: Base, tmp_path: Path) -> None:
+    cell = own_cell(source(tmp_path), "tokens", engine="trl", prompt_eos=True)
+    steps = watch(cell, base, torch.float32, own_rollouts=False)
+    for step in steps:
+        lengths = step.batch["completion_mask"].sum(1)
+        assert step.rewards.tolist() == pytest.approx((lengths / 20).tolist())
+        assert lengths.unique().numel() > 1
 
 
 def test_every_draw_is_shared_between_the_engines() -> None:

@@ -19,7 +19,7 @@ from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.problems import validated
-from rewardgrid.study.study import Evaluation
+from rewardgrid.study.study import BaseEvaluation, Evaluation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,15 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)
         keep_freed_memory()
         base = load_base(arguments.base)
-        settings = validated(Evaluation, arguments.settings, "--settings")
         if arguments.cell is None:
-            evaluate_base(base, settings, arguments.max_new_tokens, arguments.out)
+            settings = validated(BaseEvaluation, arguments.settings, "--settings")
+            evaluate_base(base, settings, arguments.max_new_tokens, arguments.out, settings.own)
         else:
             spec = arguments.cell / "spec.json"
             if not spec.exists():
                 raise UserError(f"{spec}: no such file; train the cell first")
             cell = read_cell(spec.read_text(encoding="utf-8"), str(spec))
-            evaluate_cell(arguments.cell, cell, base, arguments.reference, settings)
+            measures = validated(Evaluation, arguments.settings, "--settings")
+            evaluate_cell(arguments.cell, cell, base, arguments.reference, measures)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

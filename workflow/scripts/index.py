@@ -1,4 +1,4 @@
-"""List every cell of a study as one table: its name, its experiments and its spec."""
+"""List every cell of a study as one table: its name, its experiments and its spec; and where stop_when ended it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rewardgrid.cli.program import run_program
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import atomic_write, read_json
+from rewardgrid.study.layout import stopped_at
 from rewardgrid.study.study import Study
 
 
@@ -28,13 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             temporary.open("w", encoding="utf-8", newline="") as stream,
         ):
             rows = csv.writer(stream, delimiter="\t", lineterminator="\n")
-            rows.writerow(["cell", "experiments", *Cell.model_fields])
+            # A column of results, only where a setting asks for it: the table is otherwise of the configuration alone.
+            stops = any(cell.stop_when for cell in study.cells.values())
+            rows.writerow(["cell", "experiments", *Cell.model_fields, *(["stopped_at"] if stops else [])])
             homes: dict[str, list[str]] = {}
             for home, cells in study.grid.items():
                 for cell in cells:
                     homes.setdefault(cell.name, []).append(home)
             for name, cell in study.cells.items():
-                rows.writerow([name, ",".join(homes[name]), *cell.model_dump(mode="json").values()])
+                spec = cell.model_dump(mode="json") | {"stop_when": cell.stop_when}
+                end = [stopped_at(study.layout, cell)] if stops else []
+                rows.writerow([name, ",".join(homes[name]), *spec.values(), *end])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -264,4 +264,6 @@ def _result(job: Job) -> str:
     full = found.get("full")
     reward = number(full.get("reward")) if isinstance(full, dict) else None
     label = found.get("verdict") or found.get("state") or ""
+    if found.get("state") == "stopped":
+        label = f"stopped early ({label})"
     return "".join(f"  {text}" for text in ("" if reward is None else f"reward {reward:.3f}", printable(label)) if text)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from rewardgrid.study.cell import Cell, format_number
 from rewardgrid.study.errors import UserError, did_you_mean
 from rewardgrid.study.forecast import STATES
-from rewardgrid.study.layout import Layout, done
+from rewardgrid.study.layout import Layout, done, stopped_at
 from rewardgrid.study.study import OTHERS_SAY, WRITABLE, Study
 from rewardgrid.study.text import count
 
@@ -83,7 +83,8 @@ def print_table(layout: Layout, cells: Sequence[Cell]) -> None:
         column.no_wrap = True
     table.columns[-1].overflow = "fold"
     for cell in cells:
-        table.add_row(done(layout, cell), *(shown(getattr(cell, key)) for key in kept), names[cell.name])
+        state = done(layout, cell) if stopped_at(layout, cell) is None else "stopped"
+        table.add_row(state, *(shown(getattr(cell, key)) for key in kept), names[cell.name])
     console.print(table)
     if kept != differing:
         console.print(f"They differ too in {', '.join(differing[len(kept) :])}, where the name says so.", style="dim")

@@ -122,7 +122,8 @@ def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:
         base_id = base.directory.name
         reference = layout.base_metrics(base_id)
         if not measured(reference):
-            evaluate_base(base, study.evaluation, study.longest_completion(base_id), reference.parent)
+            settings = study.base_evaluation(base_id)
+            evaluate_base(base, settings, study.longest_completion(base_id), reference.parent, settings.own)
         for cell in group:
             evaluate_cell(layout.cell(cell.name), cell, base, reference, study.evaluation)
             say(f"{cell.name}  evaluated")

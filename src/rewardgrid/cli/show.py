@@ -233,7 +233,8 @@ def judged(one: Seen) -> str:
     label = one.metrics.get("verdict")
     if label is None:
         return "no verdict yet"
-    return clean(": ".join([str(label), *([", ".join(one.metrics["reasons"])] if one.metrics.get("reasons") else [])]))
+    said = ": ".join([str(label), *([", ".join(one.metrics["reasons"])] if one.metrics.get("reasons") else [])])
+    return clean(f"{said}, at step {one.status.step:.0f}, where it stopped" if one.status.state == "stopped" else said)
 
 
 def clean(text: object) -> str:

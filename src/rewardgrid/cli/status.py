@@ -35,6 +35,7 @@ STYLES = {
     "stalled": "bold yellow",
     "failed": "bold red",
     "interrupted": "yellow",
+    "stopped": "magenta",
     "diverged": "magenta",
     "trained": "cyan",
     "waiting": "dim",
@@ -91,7 +92,12 @@ def look(layout: Layout, cell: Cell, logs: Path = Path("logs")) -> CellStatus:
             return status("failed", step=step, note=f"evaluation: {error} ({log})")
         if result.get("state") == "diverged":
             return status("diverged", step=step, note=reason)
-        return status("done" if evaluated else "trained", **_results(layout, cell.name, evaluated))
+        results = _results(layout, cell.name, evaluated)
+        if result.get("state") == "stopped":
+            results["verdict"] = ""  # of its samples; the run's is that it was stopped
+            note = f"stopped early: {reason}"
+            return status("stopped" if evaluated else "trained", step=step, note=note, **results)
+        return status("done" if evaluated else "trained", **results)
 
     holder = read_lease(directory)
     if holder and not gone(holder):
@@ -170,7 +176,7 @@ def show(look_at_all: Callable[[], list[CellStatus]], watch: bool) -> None:
     else:
         found = look_at_all()
         with Live(display(found, console.height), console=console, auto_refresh=False) as live:
-            while any(one.state not in ("done", "diverged") for one in found):
+            while any(one.state not in ("done", "stopped", "diverged") for one in found):
                 time.sleep(REFRESH_SECONDS)
                 found = look_at_all()
                 live.update(display(found, console.height), refresh=True)

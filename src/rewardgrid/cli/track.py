@@ -106,6 +106,8 @@ def _summary(one: Seen) -> Iterator[tuple[str, Any]]:
         for key, value in (one.metrics.get(group) or {}).items():
             if isinstance(value, int | float):
                 yield f"{group}/{key}", value
+    if one.status.state == "stopped":
+        yield "stopped_at", one.status.step
     if one.metrics.get("verdict"):
         yield "verdict", one.metrics["verdict"]
         yield "reasons", ", ".join(one.metrics["reasons"])

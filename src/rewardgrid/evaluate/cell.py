@@ -13,9 +13,8 @@ import torch
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.course import base_rollouts, course
 from rewardgrid.evaluate.diversity import published
-from rewardgrid.evaluate.samples import Protocol, by_mode, draw, own_figures, summary
+from rewardgrid.evaluate.samples import METRIC, PAID, Protocol, by_mode, draw, own_figures, summary
 from rewardgrid.evaluate.samples import hacked as hacked_samples
-from rewardgrid.evaluate.surprise import Usual, unlikely, usual
 from rewardgrid.evaluate.verdict import Signals, verdict
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell, Reward
@@ -26,15 +25,17 @@ from rewardgrid.study.contracts import (
     ROLLOUTS,
     ROUTING,
     SAMPLES,
+    SAYS,
     read_table,
     write_table,
 )
 from rewardgrid.study.files import read_json, write_json
-from rewardgrid.study.own import OwnFunction, code_of
+from rewardgrid.study.own import Code, OwnFunction, code_of
 from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation
 from rewardgrid.train.keeper import mend
 from rewardgrid.train.rollout import Assessor
+from rewardgrid.train.surprise import Usual, unlikely, usual
 from rewardgrid.train.weights import base_weights, load_policy
 
 
@@ -66,18 +67,25 @@ def sample_all(
     base: Base,
     cell: Cell,
     wanted: list[Protocol],
-    also: Sequence[Reward] = (),
+    also: Sequence[Reward | str] = (),
     metrics: Mapping[str, OwnFunction] | None = None,
+    own: Sequence[Code] = (),
 ) -> dict[str, pd.DataFrame]:
-    """The samples of each protocol, by its name; metrics of one's own are measured on the full one."""
-    assessors = {each.name: assessor(cell, base, metrics if each.name == "full" else None) for each in wanted}
-    return {each.name: draw(shape, policy, reference, base, each, assessors[each.name], also=also) for each in wanted}
+    """The samples of each protocol, by its name; metrics and further code of one's own are asked about the full one."""
+    found = {}
+    for each in wanted:
+        full = each.name == "full"
+        asked = assessor(cell, base, metrics, own) if full else assessor(cell, base)
+        found[each.name] = draw(shape, policy, reference, base, each, asked, also=also if full else ())
+    return found
 
 
-def assessor(cell: Cell, base: Base, metrics: Mapping[str, OwnFunction] | None = None) -> Assessor:
-    """What scores a cell's samples, with further metrics of one's own."""
-    codes = [code_of(name, own) for name, own in (metrics or {}).items()]
-    return Assessor([cell], base, torch.device("cpu"), metrics=codes)
+def assessor(
+    cell: Cell, base: Base, metrics: Mapping[str, OwnFunction] | None = None, own: Sequence[Code] = ()
+) -> Assessor:
+    """What scores a cell's samples, with metrics and further code of one's own."""
+    codes = [code_of(f"{METRIC}{name}", metric) for name, metric in (metrics or {}).items()]
+    return Assessor([cell], base, torch.device("cpu"), metrics=[*codes, *own])
 
 
 def measurements(
@@ -101,11 +109,15 @@ def signals(figures: Mapping[str, Any]) -> Signals:
     }
 
 
-def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Path) -> None:
+def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Path, own: Sequence[Code] = ()) -> None:
     """Measure a base's own samples, the reference of every verdict; writes metrics.json and samples.parquet.
 
     ``usual`` holds the quantiles that cells are compared with; ``rewards`` what the base earns untrained, by what is
-    paid for; ``other_draws`` the verdicts on further draws of the same base, which should all be ok.
+    paid for; ``says`` the share of its stories of which a function of one's own says anything but 0;
+    ``other_draws`` the verdicts on further draws of the same base, which should all be ok.
+
+    Args:
+        own: rewards and detectors of one's own that cells on this base use; they are asked about its samples too.
 
     Raises:
         UserError: the model's context is too short for such completions, or there are too few evaluation prompts.
@@ -114,13 +126,12 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
     shape, weights = base_weights(base)
     cell = Cell(max_new_tokens=max_new_tokens)
 
-    def drawn(
-        other: int, also: Sequence[Reward] = (), metrics: Mapping[str, OwnFunction] | None = None
-    ) -> dict[str, pd.DataFrame]:
+    def drawn(other: int, **further: Any) -> dict[str, pd.DataFrame]:
         wanted = protocols(settings, max_new_tokens, other)
-        return sample_all(shape, weights, weights, base, cell, wanted, also, metrics)
+        return sample_all(shape, weights, weights, base, cell, wanted, **further)
 
-    samples = drawn(0, REWARDS, settings.metrics)
+    paid = [*REWARDS, *(code.name for code in own)]
+    samples = drawn(0, also=paid, metrics=settings.metrics, own=own)
     write_table(out / "samples.parquet", pd.concat(samples.values()), SAMPLES)
     limits = {name: usual(samples[name]) for name in ("full", "top_k")}
     figures: dict[str, Any] = {
@@ -130,7 +141,7 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
         "max_new_tokens": max_new_tokens,
         **measurements(samples, limits, cell.hacked_from),
         "usual": limits,
-        "rewards": {name: float(samples["full"][name].mean()) for name in REWARDS},
+        "rewards": {name: float(samples["full"][f"{PAID}{name}"].mean()) for name in paid},
         "modes": {},
         "onset": {},
         "verdict": None,
@@ -139,6 +150,9 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
     }
     if settings.metrics:
         figures["own"] = own_figures(samples["full"], settings.metrics)
+    if own:
+        said = {code.name: samples["full"][f"{SAYS}{code.name}"] != 0 for code in own if not code.parts}
+        figures["says"] = {name: float(holds.mean()) for name, holds in said.items()}
     figures["other_draws"] = [
         judge(measurements(drawn(other), limits, cell.hacked_from), figures, cell, settings)
         for other in range(1, settings.base_draws + 1)
@@ -175,7 +189,7 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     }
     frames = [pd.DataFrame(columns=SAMPLES.names)]
     steps = pd.DataFrame(columns=COURSE.names)
-    if status["state"] == "done":
+    if status["state"] in ("done", "stopped"):
         reference = read_json(reference_file)
         shape, frozen = base_weights(base)
         policy = load_policy(train / "weights", cell, base)[1]
@@ -230,9 +244,14 @@ def course_of(train: Path, cell: Cell, base: Base, settings: Evaluation) -> tupl
 
 
 def routing_table(samples: pd.DataFrame, hacked_from: int) -> pd.DataFrame:
-    """Figures by step and mode (:data:`rewardgrid.study.contracts.ROUTING`) of a run's evaluations."""
-    rows = []
+    """Figures by step and mode (:data:`rewardgrid.study.contracts.ROUTING`) of a run's evaluations.
+
+    Of a detector of one's own, as the column ``says_NAME``, the share of completions that it calls hacked.
+    """
+    rows, said = [], [name for name in samples.columns if name.startswith(SAYS)]
     for (step, mode), group in samples.groupby(["step", "mode"], sort=True):
         figures = by_mode(group, hacked_from)
-        rows.append({"step": step, "mode": mode} | {name: figures[name] for name in ROUTING.names if name in figures})
-    return pd.DataFrame(rows, columns=ROUTING.names)
+        figures |= {name: float((group[name] != 0).mean()) for name in said}
+        kept = {name: figures[name] for name in (*ROUTING.names, *said) if name in figures}
+        rows.append({"step": step, "mode": mode} | kept)
+    return pd.DataFrame(rows, columns=[*ROUTING.names, *said])

@@ -12,7 +12,6 @@ import torch
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.diversity import comma_rate, fragment_share, skeleton_share
 from rewardgrid.evaluate.samples import Protocol, draw
-from rewardgrid.evaluate.surprise import Usual, surprises_of, unlikely, usual
 from rewardgrid.evaluate.verdict import verdict
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import Cell
@@ -21,6 +20,7 @@ from rewardgrid.study.study import Evaluation
 from rewardgrid.study.thresholds import Thresholds
 from rewardgrid.train.rewards import text_tables
 from rewardgrid.train.rollout import Assessor, with_eos
+from rewardgrid.train.surprise import Usual, surprises_of, unlikely, usual
 
 
 def base_rollouts(shape: Shape, weights: Weights, base: Base, cell: Cell, settings: Evaluation) -> pd.DataFrame:

@@ -15,17 +15,22 @@ from rewardgrid.base.load import Base
 from rewardgrid.evaluate.divergence import divergence
 from rewardgrid.evaluate.diversity import jaccard, measure, rounded
 from rewardgrid.evaluate.shares import shares
-from rewardgrid.evaluate.surprise import Usual, surprises, unlikely
 from rewardgrid.lm.draws import uniforms
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Reward
+from rewardgrid.study.contracts import SAYS
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.study import LEAST_SAMPLES
 from rewardgrid.train.grpo import mean_over
 from rewardgrid.train.rewards import score
 from rewardgrid.train.rollout import Assessor
+from rewardgrid.train.surprise import Usual, surprises, unlikely
 
+METRIC = "metric "
+"""Metrics of one's own are asked for under their names after this: a reward may have the same one."""
+PAID = "paid by "
+"""Columns of further rewards are called so: one of one's own may have the name of another column."""
 ROWS = 64
 """Completions sampled together."""
 
@@ -76,7 +81,7 @@ def draw(
     assessor: Assessor,
     mode: str = "both",
     prompts: np.ndarray | None = None,
-    also: Sequence[Reward] = (),
+    also: Sequence[Reward | str] = (),
 ) -> pd.DataFrame:
     """Sample and score as many completions for each prompt, at temperature 1.
 
@@ -88,8 +93,9 @@ def draw(
         also: further rewards to score the same completions with.
 
     Returns:
-        rows of the samples table (:data:`rewardgrid.study.contracts.SAMPLES`), and a column for each of ``also``, for
-        each metric of one's own, and for what a detector of one's own calls hacked.
+        rows of the samples table (:data:`rewardgrid.study.contracts.SAMPLES`), and a column for each of ``also``
+        (``PAID``), for each metric of one's own (``own_NAME``), for what each reward and detector of one's own says
+        (``says_NAME``), and for what the cell's own detector calls hacked.
 
     Raises:
         UserError: there are too few evaluation prompts, or code of one's own failed.
@@ -119,7 +125,7 @@ def _rows(
     done: Completions,
     assessor: Assessor,
     said: Mapping[str, torch.Tensor],
-    also: Sequence[Reward],
+    also: Sequence[Reward | str],
 ) -> list[dict[str, Any]]:
     tables = assessor.tables
     scores, hacked = assessor.scores(done, said)
@@ -135,8 +141,11 @@ def _rows(
         "kl_k3": mean_over(apart.k3, mask),
         "kl_exact": mean_over(apart.exact, mask),
         "base_nll": mean_over(apart.base_nll, mask),
-        **{name: score(name, done.ids, done.mask, tables).reward[0] for name in also},
-        **{f"own_{name}": values[0] for name, values in said.items()},
+        **{f"{PAID}{name}": score(name, done.ids, done.mask, tables, said, assessor.sums).reward[0] for name in also},
+        **{
+            f"own_{name.removeprefix(METRIC)}" if name.startswith(METRIC) else f"{SAYS}{name}": values[0]
+            for name, values in said.items()
+        },
         **({} if assessor.detector is None else {"hacked": hacked[0]}),
     }
     values = {name: column.tolist() for name, column in columns.items()}

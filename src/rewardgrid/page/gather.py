@@ -85,14 +85,15 @@ def overview(study: Study, cells: Sequence[tuple[Cell, Sequence[str]]]) -> dict[
     groups: dict[tuple[Any, ...], int] = {}
     listed = []
     for (cell, experiments), row in zip(cells, rows, strict=True):
-        same = tuple(row[name] for name in SPEC_COLUMNS if name != "seed")
+        # One that was stopped is a line of its own: no band is drawn of whole runs and of beginnings.
+        same = (*(row[name] for name in SPEC_COLUMNS if name != "seed"), row["stopped_at"] and cell.name)
         label = settings(told_apart[experiments[0]], row) or experiments[0].replace("_", " ")
         listed.append(
             {
                 "name": cell.name,
                 "label": f"{label}, {settings(['seed'], row)}",
                 "group": groups.setdefault(same, len(groups)),
-                "group_label": label,
+                "group_label": f"{label}, {settings(['seed'], row)}: stopped" if row["stopped_at"] else label,
                 "base": cell.base_id,
                 "target": 5 if cell.reward == "sentence_length_5" else 10,
                 "experiments": list(experiments),

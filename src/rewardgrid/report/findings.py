@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rewardgrid.report import reward_findings, routing_findings
 from rewardgrid.report.finding import Finding, Scope
+from rewardgrid.report.words import count
 from rewardgrid.study.study import FindingName
 
 
@@ -37,7 +38,11 @@ FINDINGS: dict[FindingName, tuple[str, Callable[[Scope], Finding]]] = {
 def compute(scope: Scope, names: Iterable[FindingName]) -> list[Entry]:
     """The findings of one experiment, in the order asked for."""
     entries: list[Entry] = []
+    stopped = sum(row["state"] == "stopped" for row in scope.rows)
+    verb = "was" if stopped == 1 else "were"
+    left_out = [f"{count(stopped, 'cell')} {verb} stopped early and left out."] if stopped else []
     for name in names:
         title, find = FINDINGS[name]
         entries.append({"name": name, "title": title, "experiment": scope.experiment, **find(scope)})
+        entries[-1]["sentences"] += left_out
     return entries

@@ -151,7 +151,11 @@ def provenance(results: Results) -> Markup:
         *(("Base", _base(results, base_id)) for base_id in sorted({base_of(row) for row in rows})),
         (
             "Cells",
-            md(f"{len(rows)}: {states['done']} done, {states['diverged']} diverged, {states['missing']} missing"),
+            md(
+                f"{len(rows)}: {states['done']} done, "
+                + (f"{states['stopped']} stopped, " if states["stopped"] else "")
+                + f"{states['diverged']} diverged, {states['missing']} missing"
+            ),
         ),
         ("Engine", md(_tally(f"{row['engine']}, {row['precision']}" for row in ran))),
         ("Hardware", md(_tally(str(row["hardware"]) for row in ran))),
@@ -207,7 +211,7 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         "title": experiment.title,
         "question": experiment.question,
         "states": f"{count(len(rows), 'cell')}: {states['done']} done"
-        + "".join(f", {states[state]} {state}" for state in ("diverged", "missing") if states[state]),
+        + "".join(f", {states[state]} {state}" for state in ("stopped", "diverged", "missing") if states[state]),
         "figures": [
             {
                 "caption": CAPTIONS[figure],
@@ -226,6 +230,7 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         "findings": [_finding(finding) for finding in results.findings if finding["experiment"] == name],
         "samples": list(_samples(results, scope)),
         "missing": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "missing"],
+        "stopped": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "stopped"],
         "diverged": [
             {"cell": row["cell"], "step": row["steps_done"], "reason": row["reasons"]}
             for row in rows
@@ -239,11 +244,15 @@ def _scope(results: Results, name: str) -> Scope:
 
 
 def _bases_of(results: Results, rows: Sequence[Row]) -> list[Row]:
-    """The bases that these cells start from, each with its reward for every thing that they are paid for."""
-    used = dict.fromkeys((base_of(row), row["reward"]) for row in rows)
+    """The bases that these cells start from, each with its reward for every thing that they are paid for.
+
+    What is hacked is what their detectors say.
+    """
+    used = dict.fromkeys((base_of(row), row["reward"], row["detector"]) for row in rows)
     return [
         {**base, "reward": reward, "final_reward": base["rewards"].get(reward)}
-        for base_id, reward in used
+        | ({} if detector is None else {"detector": detector, "hacked": base["says"].get(detector)})
+        for base_id, reward, detector in used
         if (base := results.bases.get(base_id)) is not None
     ]
 
@@ -289,6 +298,8 @@ def verdict(row: Row) -> str:
         return f"diverged at step {row['steps_done']}"
     if row["state"] == "missing":
         return "missing"
+    if row["state"] == "stopped":
+        return f"stopped at step {row['stopped_at']}"
     said = f"{row['verdict']} ({row['reasons']})" if row["reasons"] else str(row["verdict"])
     if row["degeneration_onset"] is not None:
         said += f"; not ok from step {row['degeneration_onset']}"

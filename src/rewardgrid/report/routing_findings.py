@@ -10,7 +10,17 @@ from rewardgrid.report.columns import FINAL_STEPS, decimals
 from rewardgrid.report.curves import COLLAPSED, LAST_EVALUATIONS, at_end, mode_curve, within
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Finding, Question, Scope, finding, not_enough
-from rewardgrid.report.separation import ENDING_RULE, Ending, Run, Separation, gone_from, run_of, separate
+from rewardgrid.report.separation import (
+    DETECTED_RULE,
+    ENDING_RULE,
+    Ending,
+    Hack,
+    Run,
+    Separation,
+    gone_from,
+    run_of,
+    separate,
+)
 from rewardgrid.report.statistics import ALPHA, Estimate
 from rewardgrid.report.tables import Row, base_of
 from rewardgrid.report.words import Spread, in_words, sentence_case, spread
@@ -18,6 +28,7 @@ from rewardgrid.study.steps import SMOOTHING_STEPS
 from rewardgrid.study.text import count
 
 UNSAMPLED = "no cell was sampled with and without its forget adapter beside a base that was sampled to the same length"
+UNASKED = "; what a detector of one's own says is known of cells and bases that were trained and measured with it"
 ASYMMETRIC_FROM = 0.7
 """The asymmetric table looks at the steps from this share of a run on."""
 
@@ -99,7 +110,7 @@ def endings(evidence: Evidence, cells: Iterable[Row]) -> list[Ended]:
         # A base that was sampled to another length had more room for "happy", or less.
         if samples is None or routing is None or base is None or length != row["max_new_tokens"]:
             continue
-        run = run_of(samples, routing, base)
+        run = run_of(samples, routing, base, Hack.of(row["detector"]))
         if run is not None:
             found.append(Ended(row, run))
     return found
@@ -116,8 +127,9 @@ def _by_configuration(scope: Scope, cells: Iterable[str]) -> list[tuple[str, set
 def hack_removed(scope: Scope) -> Finding:
     """Whether cutting the forget adapter away removes the hack and keeps the task."""
     judged = endings(scope.evidence, scope.finished)
+    rule = ENDING_RULE + (DETECTED_RULE if _detected(scope.finished) else "")
     if not judged:
-        return not_enough(UNSAMPLED, rule=ENDING_RULE)
+        return not_enough(UNSAMPLED + (UNASKED if _detected(scope.finished) else ""), rule=rule)
     rows = [_ended(ended, scope.evidence) for ended in judged]
     sentences, parts = [], []
     for prefix, names in _by_configuration(scope, (ended.row["cell"] for ended in judged)):
@@ -130,7 +142,12 @@ def hack_removed(scope: Scope) -> Finding:
         parts.append(f"{prefix}{tally}")
         sentences.append(sentence_case(f"{prefix}{_told(together, mine)}"))
     cells = [ended.row for ended in judged]
-    return finding("; ".join(parts), sentences, cells, rows, ENDING_RULE)
+    return finding("; ".join(parts), sentences, cells, rows, rule)
+
+
+def _detected(rows: Iterable[Row]) -> bool:
+    """Whether some of these cells have a detector of their own."""
+    return any(row["detector"] is not None for row in rows)
 
 
 def _ended(ended: Ended, evidence: Evidence) -> dict[str, Any]:
@@ -138,13 +155,13 @@ def _ended(ended: Ended, evidence: Evidence) -> dict[str, Any]:
     found, run = separate([ended.run]), ended.run
     gone = gone_from(evidence.routing[ended.row["cell"]], run)
     return {name: ended.row[name] for name in ("rank", "forget_rank", "seed")} | {
-        '"happy" of both, beyond the base': found.excess.value,
+        f"{run.hack.label} of both, beyond the base": found.excess.value,
         "of retain_only": found.left.value,
         "share gone": _share(found.gone) if found.gone else None,
         "gone from step": gone if gone is not None else "never",
         "sl10 of retain_only by the base's": _share(found.task),
-        '"happy" of forget_only': float(run.forget.mean()),
-        "base happy": float(run.base.mean()),
+        f"{run.hack.label} of forget_only": float(run.forget.mean()),
+        "base happy" if run.hack.detector is None else f"{run.hack.label} of the base": float(run.base.mean()),
         "ending": found.ending,
     }
 
@@ -180,10 +197,17 @@ def _told(found: Separation, mine: Sequence[Ended]) -> str:
     """How the seeds of one configuration ended, in a sentence or two."""
     base = math.fsum(float(ended.run.base.mean()) for ended in mine) / len(mine)
     over = "over prompts alone, for there is one seed" if len(mine) == 1 else "over seeds and prompts"
-    text = (
-        f'the base writes {base:.2f} "happy" a completion, both adapters {_beside(found.excess.value)}, '
-        f"and retain_only {_beside(found.left.value)}. "
-    )
+    detector = mine[0].run.hack.detector
+    if detector is None:
+        text = (
+            f'the base writes {base:.2f} "happy" a completion, both adapters {_beside(found.excess.value)}, '
+            f"and retain_only {_beside(found.left.value)}. "
+        )
+    else:
+        text = (
+            f"by {detector}, a share of {base:.2f} of the base's completions is hacked, of both adapters' "
+            f"{_beside(found.excess.value)}, and of retain_only's {_beside(found.left.value)}. "
+        )
     if found.gone is None:
         text += "So there is no hack to remove, and "
     elif found.gone.value >= ALL:
@@ -205,11 +229,23 @@ def _beside(excess: float) -> str:
     return f"{abs(excess):.2f} {'more' if excess > 0 else 'fewer'} than that"
 
 
-WINDOW_FIGURES = tuple((mode, metric) for mode in ("retain_only", "forget_only") for metric in ("sl10", "happy"))
+WINDOW_MODES = ("retain_only", "forget_only")
+
+
+def _window_figures(rows: Sequence[Row], evidence: Evidence) -> list[tuple[str, str, str]]:
+    """(mode, column of evaluations, what it is called) of what is told of each adapter of these cells.
+
+    "happy", or what their detector calls hacked, where their evaluations hold it.
+    """
+    hacks = {Hack.of(row["detector"]) for row in rows}
+    counted = [hack for hack in hacks if all(hack.seen(evidence.routing[row["cell"]]) for row in rows)]
+    named = [(hack.column, "happy" if hack.detector is None else f"hacked ({hack.detector})") for hack in counted]
+    metrics = [("sl10", "sl10"), *(named if len(hacks) == 1 else [])]
+    return [(mode, column, f"{mode} {name}") for mode in WINDOW_MODES for column, name in metrics]
 
 
 def windows(scope: Scope) -> Finding:
-    """Ranges of sl10 and "happy" of each adapter alone, over the windows of steps of interest."""
+    """Ranges of sl10 and of the hack of each adapter alone, over the windows of steps of interest."""
     rule = "Range (and mean) over seeds of each seed's mean over the window's evaluations."
     cells = [row for row in scope.finished if row["cell"] in scope.evidence.routing]
     if not cells:
@@ -218,19 +254,20 @@ def windows(scope: Scope) -> Finding:
     rows, sentences = [], []
     for prefix, names in _by_configuration(scope, (row["cell"] for row in cells)):
         mine = [row for row in cells if row["cell"] in names]
+        figures = _window_figures(mine, scope.evidence)
         for first, last in wanted:
             found = {
-                f"{mode} {metric}": spread(over_steps(scope.evidence, row, metric, first, last, mode) for row in mine)
-                for mode, metric in WINDOW_FIGURES
+                what: spread(over_steps(scope.evidence, row, metric, first, last, mode) for row in mine)
+                for mode, metric, what in figures
             }
             rows.append(_window(prefix, in_steps(first, last), found))
         end = {
-            f"{mode} {metric}": spread(at_end(scope.evidence.routing[row["cell"]], mode, metric) for row in mine)
-            for mode, metric in WINDOW_FIGURES
+            what: spread(at_end(scope.evidence.routing[row["cell"]], mode, metric) for row in mine)
+            for mode, metric, what in figures
         }
         rows.append(_window(prefix, f"the last {LAST_EVALUATIONS} evaluations", end))
         described = "; ".join(
-            f"{what} {in_words(value, 2 if what.endswith('happy') else 3)}" for what, value in end.items() if value
+            f"{what} {in_words(value, 3 if what.endswith('sl10') else 2)}" for what, value in end.items() if value
         )
         sentences.append(sentence_case(f"{prefix}at the end {described} ({count(len(mine), 'seed')})."))
     retain = spread(at_end(scope.evidence.routing[row["cell"]], "retain_only", "sl10") for row in cells)
@@ -287,6 +324,7 @@ class NearEnd(NamedTuple):
 
     retain_sl10: Spread
     forget_happy: Spread
+    """Of "happy", or of the share that the cell's own detector calls hacked; so is the next."""
     retain_happy: Spread
     gone_from: int | None
 
@@ -296,9 +334,10 @@ def near_end(ended: Ended, evidence: Evidence) -> NearEnd | None:
     routing = evidence.routing[ended.row["cell"]]
     last = int(ended.row["max_steps"])
     first = math.ceil(ASYMMETRIC_FROM * last)
+    hack = ended.run.hack.column
     retain, forget, happy = (
         spread(within(*mode_curve(routing, mode, metric), first, last))
-        for mode, metric in (("retain_only", "sl10"), ("forget_only", "happy"), ("retain_only", "happy"))
+        for mode, metric in (("retain_only", "sl10"), ("forget_only", hack), ("retain_only", hack))
     )
     if retain is None or forget is None or happy is None:
         return None
@@ -312,29 +351,35 @@ def asymmetric_table(scope: Scope) -> Finding:
         "evaluation on after which retain_only's \"happy\" never exceeds the base's by more than a tenth of what both "
         "adapters do."
     )
+    if _detected(scope.finished):
+        rule += ' Of a cell with a detector of its own it is the share that the detector calls hacked, not "happy".'
     found = [
-        (ended.row, settled)
+        (ended, settled)
         for ended in endings(scope.evidence, scope.finished)
         if (settled := near_end(ended, scope.evidence))
     ]
     if not found:
         return not_enough("no cell was evaluated by mode", rule=rule)
-    rows = [
-        {name: row[name] for name in ("rank", "forget_rank", "seed")}
-        | {
-            "retain_only sl10": settled.retain_sl10,
-            "retain_only happy": settled.retain_happy,
-            "gone from step": settled.gone_from if settled.gone_from is not None else "never",
-            "forget_only happy": settled.forget_happy,
-        }
-        for row, settled in found
-    ]
+    rows = [_settled(ended, settled) for ended, settled in found]
     clean = sum(settled.gone_from is not None for _, settled in found)
-    ranks = ", ".join(str(rank) for rank in sorted({row["forget_rank"] for row, _ in found}, reverse=True))
+    ranks = ", ".join(str(rank) for rank in sorted({ended.row["forget_rank"] for ended, _ in found}, reverse=True))
     low = min(settled.retain_sl10["low"] for _, settled in found)
     high = max(settled.retain_sl10["high"] for _, settled in found)
     sentence = (
         f"With forget ranks {ranks}, retain_only is rid of the hack in {clean} of {count(len(found), 'run')}; its sl10 "
         f"lies between {decimals(low)} and {decimals(high)}."
     )
-    return finding(f"clean in {clean} of {count(len(found), 'run')}", [sentence], [row for row, _ in found], rows, rule)
+    cells = [ended.row for ended, _ in found]
+    return finding(f"clean in {clean} of {count(len(found), 'run')}", [sentence], cells, rows, rule)
+
+
+def _settled(ended: Ended, found: NearEnd) -> dict[str, Any]:
+    """One run near its end as a row of figures."""
+    detector = ended.run.hack.detector
+    what = "happy" if detector is None else f"hacked ({detector})"
+    return {name: ended.row[name] for name in ("rank", "forget_rank", "seed")} | {
+        "retain_only sl10": found.retain_sl10,
+        f"retain_only {what}": found.retain_happy,
+        "gone from step": found.gone_from if found.gone_from is not None else "never",
+        f"forget_only {what}": found.forget_happy,
+    }

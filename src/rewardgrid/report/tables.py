@@ -53,6 +53,8 @@ _LATEX = str.maketrans(
 """What LaTeX would read as something else; after the end of a row, brackets and stars too."""
 
 VERDICTS = ("ok", "borderline", "degenerate")
+UNMEANT = ("stopped", "diverged")
+"""States of cells that have run and are in no mean."""
 
 CURVE_WIDTH = 24
 
@@ -78,6 +80,8 @@ def time_to_threshold(
 def spec_row(cell: Cell) -> dict[str, Any]:
     """A cell's spec as tables show it: lists as text, and the alpha of LoRA named although it is the default."""
     spec = cell.model_dump(mode="json")
+    if cell.stop_when is not None:
+        spec["stop_when"] = str(cell.stop_when)
     if spec["eval_modes"] is not None:
         spec["eval_modes"] = ", ".join(spec["eval_modes"])
     if cell.method == "lora" and cell.adapter_alpha is None:
@@ -90,7 +94,8 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
     """A cell's spec and everything that was measured, from the files that training and evaluation left.
 
     Its state is "missing" unless both have finished; then only the spec is filled in, and the reason. A cell
-    that diverged has the steps and seconds it took, and no other figure.
+    that diverged has the steps and seconds it took, and no other figure. One that was stopped has the figures of the
+    step that it came to, and that for its verdict.
 
     Raises:
         UserError: a file is torn or belongs to another cell.
@@ -123,7 +128,12 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
         # By today's rule: the course may have been measured before it.
         course = read_table(layout.course(name), COURSE)
         measured["degeneration_onset"] = lasting_from(course["step"].tolist(), (course["verdict"] != "ok").tolist())
-    return row | _from_history(history) | measured
+    row |= _from_history(history) | measured
+    if row["state"] != "stopped":
+        return row
+    final = " ".join([str(row["verdict"]), *([f"({row['reasons']})"] if row["reasons"] else [])])
+    at = f"at step {status['stopped_at']} of {cell.max_steps}: {status['reason']}; then its samples are {final}"
+    return row | {"stopped_at": status["stopped_at"], "verdict": "stopped", "reasons": at}
 
 
 def _so_far(layout: Layout, cell: Cell) -> str:
@@ -181,9 +191,11 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The base's own samples as a row of the same columns: the reference that cells are judged against.
 
-    ``rewards`` is no column: what the base earns untrained, by what is paid for.
+    ``rewards`` and ``says`` are no columns: what the base earns untrained, by what is paid for, and of how many of its
+    stories functions of one's own say anything but 0.
     """
     identity = {"cell": base_id, "state": "base", **{key: metrics[key] for key in ("max_new_tokens", "rewards")}}
+    identity["says"] = metrics.get("says", {})
     return dict.fromkeys(COLUMNS) | _from_metrics(metrics) | identity
 
 
@@ -220,6 +232,8 @@ def shown_columns(experiment: Experiment) -> list[str]:
 def latex_table(rows: Sequence[Row], experiment: Experiment) -> str:
     """The shown columns as a LaTeX table with the rules of ``booktabs``."""
     columns = shown_columns(experiment)
+    if any(row["state"] == "stopped" for row in rows):
+        columns += [name for name in ("verdict", "stopped_at") if name not in columns]
     sides = "".join("r" if str(COLUMNS[name].kind) in ("int64", "double") else "l" for name in columns)
     lines = [[COLUMNS[name].label for name in columns], *([show(name, row[name]) for name in columns] for row in rows)]
     heading, *body = (" & ".join(text.translate(_LATEX) for text in line) + r" \\" for line in lines)
@@ -275,7 +289,7 @@ def varying(rows: Sequence[Row]) -> list[str]:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The cells that differ only in their seed. A diverged or missing one is counted and never averaged.
+    """The cells that differ only in their seed. A stopped, diverged or missing one is counted and never averaged.
 
     ``fields`` make the configuration; ``named`` are those of them that tell it from the others.
     """
@@ -286,7 +300,7 @@ class Configuration:
 
     @cached_property
     def finished(self) -> list[Row]:
-        """The cells that have figures."""
+        """The cells that have the figures of a whole run."""
         return [row for row in self.cells if row["state"] == "done"]
 
     @cached_property
@@ -296,15 +310,15 @@ class Configuration:
 
     @cached_property
     def verdicts(self) -> Counter[str]:
-        """Finished cells by verdict, and diverged ones."""
+        """Finished cells by verdict, and stopped and diverged ones."""
         found = Counter(str(row["verdict"]) for row in self.finished)
-        found.update(row["state"] for row in self.cells if row["state"] == "diverged")
+        found.update(row["state"] for row in self.cells if row["state"] in UNMEANT)
         return found
 
     @property
     def non_degenerate(self) -> bool:
-        """No seed is degenerate or diverged, and there is at least one finished."""
-        return bool(self.finished) and not self.verdicts["degenerate"] + self.verdicts["diverged"]
+        """No seed is degenerate, stopped or diverged, and there is at least one finished."""
+        return bool(self.finished) and not any(self.verdicts[label] for label in ("degenerate", *UNMEANT))
 
     @property
     def all_ok(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
@@ -134,12 +135,26 @@ LEFT_OUT: dict[str, Any] = {
     "kl_estimator": "k3",
     "lr_scheduler_type": "linear",
     "warmup_steps": 0,
+    "warmup_ratio": None,
+    "stop_when": None,
 }
 """What a spec's identity does not mention, so that a new setting renames no cell that was trained before there was one.
 
 Frozen: a new setting comes here with the value that all cells had until then; nothing that stands here is ever changed,
 not even when a default is.
 """
+
+
+class StopWhen(Strict):
+    """When a cell is stopped before its last step (see :mod:`rewardgrid.train.stop_rule`)."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    verdict: Literal["borderline", "degenerate"] = Field(description="what its rollouts are, or worse")
+    steps: Count = Field(alias="for", description="optimizer steps in a row")
+
+    def __str__(self) -> str:
+        return f"{self.verdict} for {self.steps} {'step' if self.steps == 1 else 'steps'}"
 
 
 class Cell(Strict):
@@ -208,6 +223,14 @@ class Cell(Strict):
     )
     warmup_steps: Annotated[int, Field(strict=True, ge=0)] = Field(
         default=0, description="of those, steps over which the learning rate first rises from 0 to its peak"
+    )
+    warmup_ratio: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="the same as a share of decay_steps, rounded up to a whole step, as in transformers"
+    )
+    stop_when: StopWhen | None = Field(
+        default=None,
+        description="end the cell once its rollouts have been that unlikely to the base for so many steps in a row: "
+        "{verdict: degenerate, for: 50}; a cell that is stopped is in no mean",
     )
     max_new_tokens: Count = Field(default=128, description="longest completion, in tokens")
     prompt_tokens: Count = Field(default=8, description="length of every prompt, in tokens")
@@ -315,6 +338,13 @@ class Cell(Strict):
         return self.prompt_tokens + int(self.prompt_eos)
 
     @property
+    def warmup(self) -> int:
+        """Steps over which the learning rate first rises, however they are given."""
+        if self.warmup_ratio is None:
+            return self.warmup_steps
+        return math.ceil(self.warmup_ratio * (self.decay_steps or self.max_steps))
+
+    @property
     def is_routing(self) -> bool:
         """Whether the cell has two adapters."""
         return self.method == "routing"
@@ -360,12 +390,15 @@ def _conflicts(cell: Cell) -> list[tuple[str, str]]:
         )
     if cell.decay_steps is not None and cell.decay_steps < cell.max_steps:
         found.append(("decay_steps", f"write max_steps ({cell.max_steps}) or more: later steps would learn nothing"))
-    if cell.warmup_steps and cell.warmup_steps >= (cell.decay_steps or cell.max_steps):
-        found.append(
-            ("warmup_steps", f"write less than {cell.decay_steps or cell.max_steps}, the steps of the schedule")
-        )
-    if cell.warmup_steps and cell.lr_scheduler_type == "constant":
-        found.append(("lr_scheduler_type", "write constant_with_warmup, or no warmup_steps"))
+    warm = "warmup_steps" if cell.warmup_ratio is None else "warmup_ratio"
+    if cell.warmup_steps and cell.warmup_ratio is not None:
+        found.append((warm, f"write it or warmup_steps ({cell.warmup_steps}), not both: they say the same thing"))
+    elif cell.warmup and cell.warmup >= (cell.decay_steps or cell.max_steps):
+        steps = cell.decay_steps or cell.max_steps
+        less = f"less than {steps}, the steps of the schedule"
+        found.append((warm, f"write {less if warm == 'warmup_steps' else f'a share that makes {less}'}"))
+    if cell.warmup and cell.lr_scheduler_type == "constant":
+        found.append(("lr_scheduler_type", f"write constant_with_warmup, or no {warm}"))
     if cell.method == "full" and cell.rank is not None:
         found.append(("rank", 'remove it, or write "method: lora": full fine-tuning has no adapter'))
     if cell.method != "full" and cell.rank is None:
@@ -434,10 +467,12 @@ _SLUGS = {
     "epsilon_high": "epshigh",
     "lr_scheduler_type": "",
     "warmup_steps": "warmup",
+    "warmup_ratio": "warmup",
     "repetition_penalty": "rep",
     "batch_size": "bs",
     "num_generations": "gen",
     "max_steps": "steps",
+    "stop_when": "stop-",
     "decay_steps": "of",
     "max_new_tokens": "tok",
     "prompt_tokens": "prompt",
@@ -472,6 +507,8 @@ def slug(cell: Cell) -> str:
         default = ROUTING_DEFAULTS.get(key) if cell.is_routing else None
         default = Cell.model_fields[key].default if default is None else default
         if value not in (None, default):
+            if isinstance(value, StopWhen):
+                value = f"{value.verdict}{value.steps}"
             shown = "" if value is True else value if isinstance(value, str) else format_number(value)
             parts.append(f"{short}{shown}".replace("_", "-"))
     parts.append(f"s{cell.seed}")

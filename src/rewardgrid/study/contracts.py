@@ -25,6 +25,9 @@ def _schema(title: str, *columns: tuple[str, pa.DataType, str] | tuple[str, pa.D
 
 _F, _I, _B, _S = pa.float64(), pa.int64(), pa.bool_(), pa.string()
 
+SAYS = "says_"
+"""Beside their own columns, tables of completions may have one of what each function of one's own says of them."""
+
 HISTORY = _schema(
     "history: one row per optimizer step of a cell",
     ("step", _I, "optimizer step, from 1", "steps"),
@@ -160,12 +163,14 @@ SIFTED = _schema(
 
 
 def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> None:
-    """Write a table atomically, in the schema's column order.
+    """Write a table atomically, in the schema's column order, and what code of one's own says behind.
 
     Raises:
         UserError: the file system is full.
         ValueError: a column is missing or of the wrong type.
     """
+    said = [pa.field(name, _F) for name in frame.columns if str(name).startswith(SAYS)]
+    schema = pa.schema([*schema, *said], metadata=schema.metadata)
     try:
         table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     except (KeyError, pa.ArrowException) as error:
@@ -175,7 +180,7 @@ def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> Non
 
 
 def read_table(path: Path | str, schema: pa.Schema, remedy: str = "delete it and run again") -> pd.DataFrame:
-    """Read a table and check that it has the schema's columns and types.
+    """Read a table and check that it has the schema's columns and types; ``SAYS`` columns may follow.
 
     Args:
         remedy: what to do about a file that cannot be used.
@@ -189,11 +194,13 @@ def read_table(path: Path | str, schema: pa.Schema, remedy: str = "delete it and
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot read ({error}); {remedy}") from None
-    if table.schema.names != schema.names:
-        odd = sorted(set(table.schema.names) ^ set(schema.names))
+    names = [name for name in table.schema.names if not name.startswith(SAYS)]
+    if names != schema.names or table.schema.names[: len(names)] != names:
+        odd = sorted(set(names) ^ set(schema.names))
         what = ", ".join(odd) or "in another order"
         raise UserError(f"{path}: columns differ from this version's ({what}); {remedy}")
-    for name, found, wanted in zip(schema.names, table.schema.types, schema.types, strict=True):
+    further = [_F] * (len(table.schema) - len(schema))
+    for name, found, wanted in zip(table.schema.names, table.schema.types, [*schema.types, *further], strict=True):
         if pa.types.is_large_string(found):  # as pandas writes text by itself
             found = pa.string()
         if found != wanted:

@@ -112,3 +112,15 @@ def done(layout: Layout, cell: Cell) -> str:
     if any((path / "status.json").exists() for path in (layout.train(name), layout.kept(name))):
         return "trained"
     return "started" if layout.checkpoints(name).exists() else "waiting"
+
+
+def stopped_at(layout: Layout, cell: Cell) -> int | None:
+    """The step with which a cell's stop_when has ended it; None if it has not, or not yet."""
+    if cell.stop_when is None:
+        return None
+    try:
+        found = json.loads((layout.train(cell.name) / "status.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    step = found.get("stopped_at") if isinstance(found, dict) else None
+    return step if type(step) is int else None

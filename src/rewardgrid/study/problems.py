@@ -60,7 +60,7 @@ def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list
         # A part that is no key is the kind of one of several models.
         candidates = following or [each for each in candidates if part in _kinds(each)] or candidates
     for candidate in candidates:
-        found.extend(candidate.model_fields)
+        found.extend(field.alias or name for name, field in candidate.model_fields.items())
     return sorted(set(found))
 
 

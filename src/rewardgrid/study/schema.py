@@ -13,7 +13,8 @@ def configuration_schema() -> dict[str, Any]:
     """Schema of one configuration file.
 
     Files are laid over one another, so no single one has to be complete: nothing is required. Keys of cells
-    are typed wherever they may stand: one value in ``defaults`` and ``fixed``, one or a list in ``grids``.
+    are typed wherever they may stand: one value in ``defaults`` and ``fixed``, one or a list in ``grids``, a list or a
+    range in ``ranges``.
     """
     schema = Study.model_json_schema()
     fields = Cell.model_json_schema()["properties"]
@@ -25,10 +26,19 @@ def configuration_schema() -> dict[str, Any]:
         }
         for key, field in value.items()
     }
-    schema["$defs"] |= {"Values": _block(value), "Grid": _block(axis)}
+    drawn = {
+        key: {
+            "anyOf": [{"type": "array", "items": _bare(field), "minItems": 1}, {"$ref": "#/$defs/Range"}],
+            "description": field.get("description", ""),
+        }
+        for key, field in value.items()
+    }
+    schema["$defs"] |= {"Values": _block(value), "Grid": _block(axis), "Ranges": _block(drawn)}
     experiment = schema["$defs"]["Experiment"]["properties"]
     for block, key in ((schema["properties"], "defaults"), (experiment, "fixed")):
         block[key] = {"$ref": "#/$defs/Values", "description": block[key]["description"]}
+    ranges = schema["$defs"]["Sample"]["properties"]
+    ranges["ranges"] = {"$ref": "#/$defs/Ranges", "description": ranges["ranges"]["description"]}
     experiment["grids"]["items"] = {"$ref": "#/$defs/Grid"}
     del schema["properties"]["origin"]  # which nobody writes
     # What null removes: whole blocks, and what has a name in them.

@@ -30,6 +30,7 @@ from rewardgrid.study.layers import active_names, laid, origin_of, read_yaml, ty
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.own import Code, OwnFunction, OwnReward, code_of
 from rewardgrid.study.problems import fixes
+from rewardgrid.study.sampling import Sample
 from rewardgrid.study.thresholds import Thresholds
 
 FindingName = Literal[
@@ -124,7 +125,12 @@ class Experiment(Strict):
     question: str = Field(default="", description="what it asks, in a sentence or two")
     fixed: dict[str, Any] = Field(default_factory=dict, description="values that all its cells share")
     grids: list[dict[str, Any]] = Field(
-        min_length=1, description="each a product of lists; the experiment is their union"
+        default=[{}],
+        min_length=1,
+        description="each a product of lists; the experiment is their union. May be left out beside a sample",
+    )
+    sample: Sample | None = Field(
+        default=None, description="points drawn from ranges; every cell of the grids is trained at each of them"
     )
     columns: list[str] = Field(
         default_factory=list, description="columns of the per-cell table: spec fields and metrics"
@@ -134,6 +140,18 @@ class Experiment(Strict):
     )
     findings: list[FindingName] = Field(default_factory=list, description="what to compute from its table")
     figures: list[FigureName] = Field(default_factory=list, description="pictures beside its table")
+
+    @model_validator(mode="after")
+    def _has_cells(self) -> Self:
+        conflicts = []
+        if self.sample is None and "grids" not in self.model_fields_set:
+            conflicts.append(("grids", "missing; write this key, or sample"))
+        for key in self.sample.ranges if self.sample else ():
+            if any(key in grid for grid in self.grids):
+                conflicts.append(("sample", f"{key} stands in grids too; write it in one of the two"))
+        if conflicts:
+            raise PydanticCustomError("conflict", "no cells", {"conflicts": conflicts})
+        return self
 
 
 LEAST_SAMPLES = 20
@@ -184,6 +202,19 @@ class Evaluation(Strict):
                 "conflict", "prompts of different weight", {"conflicts": [("published_prompts", fix)]}
             )
         return self
+
+
+class BaseEvaluation(Evaluation):
+    """How a base is measured: as cells are, and by the code of one's own that its cells use."""
+
+    own: tuple[Code, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without either where there is none: a base that was measured before there were any stays measured."""
+        found: dict[str, Any] = dump(self)
+        absent = {key for key in ("metrics", "own") if not getattr(self, key)}
+        return {key: value for key, value in found.items() if key not in absent}
 
 
 class Recording(Strict):
@@ -294,6 +325,11 @@ class Study(Strict):
         """How long a base's own stories are when it is measured, in tokens: as long as those of its cells."""
         return max(cell.max_new_tokens for cell in self.cells.values() if cell.base_id == base_id)
 
+    def base_evaluation(self, base_id: str) -> BaseEvaluation:
+        """How a base is measured: its cells' rewards and detectors of one's own are asked about its stories too."""
+        own = {code.name: code for cell in self.cells.values() if cell.base_id == base_id for code in cell.own}
+        return BaseEvaluation(**dict(self.evaluation), own=tuple(own[name] for name in sorted(own)))
+
     @cached_property
     def base_recipes(self) -> dict[str, tuple[str, Recipe]]:
         """The bases that the cells use: directory name -> (name, recipe)."""
@@ -321,11 +357,13 @@ def _default(key: str) -> Any:
 
 
 def expand(experiment: Experiment, defaults: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The (grid number, values) of each of an experiment's cells: the product of each grid's lists."""
+    """The (grid number, values) of each of an experiment's cells: the product of each grid's lists, at every point."""
+    drawn = experiment.sample.points if experiment.sample else [{}]
     for number, grid in enumerate(experiment.grids):
         axes = [value if isinstance(value, list) else [value] for value in grid.values()]
-        for point in itertools.product(*axes):
-            yield number, {**defaults, **experiment.fixed, **dict(zip(grid, point, strict=True))}
+        for sampled in drawn:
+            for point in itertools.product(*axes):
+                yield number, {**defaults, **experiment.fixed, **sampled, **dict(zip(grid, point, strict=True))}
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -530,6 +568,8 @@ def _cell_problems(
             for key, read, fix in found:
                 if key in experiment.grids[number]:
                     where: tuple[str | int, ...] = (*place, "grids", number, key)
+                elif experiment.sample and key in experiment.sample.ranges:
+                    where = (*place, "sample", "ranges", key)
                 elif key in experiment.fixed:
                     where = (*place, "fixed", key)
                 else:

@@ -33,6 +33,7 @@ from torch import Tensor
 from rewardgrid.base.load import Base
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.study.cell import Cell
+from rewardgrid.study.contracts import HISTORY
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, same, sha256, sync, write_text
 from rewardgrid.study.history import LiveHistory
@@ -42,8 +43,12 @@ from rewardgrid.train.events import note, tell
 from rewardgrid.train.lease import acquire
 from rewardgrid.train.record import Outcome, Progress, Record, finish
 from rewardgrid.train.rollout import Assessor, Rollout, diverged, is_evaluation_step, mode_rows, rollout_rows
+from rewardgrid.train.stop_rule import StopRule
 from rewardgrid.train.stopping import Stopped
 from rewardgrid.train.weights import save_weights
+
+HELD = "stop_when/held"
+"""In a checkpoint: the steps in a row that the cell's stop_when has held for."""
 
 
 class OfAnother(UserError):
@@ -95,6 +100,7 @@ class Keeper:
         self.found = None if self.outcome else checkpoint.load(directory / "checkpoints", cell)
         self.record = self.found.record if self.found else Record()
         self.step = self.saved = self.found.step if self.found else 0
+        self.rule = StopRule(cell, int(self.found.tensors[HELD]) if self.found and HELD in self.found.tensors else 0)
         self.progress = Progress(cell)
         self.live = LiveHistory(directory / "checkpoints" / "history.jsonl", self.record.rows["history"])
         if self.found:
@@ -104,18 +110,19 @@ class Keeper:
         """One step is done: keep what is to be kept of it, and end the run or write a checkpoint if that is due.
 
         Args:
-            row: of the history.
+            row: of the history, and what ``stop_when`` is decided by, if the cell has it.
             index: the cell's place in the rollout.
-            alive: whether it goes on; False: it has diverged in this step, which has changed no weight.
+            alive: False: it has diverged in this step, which has changed no weight.
 
         Raises:
             Lost: another process has taken the cell over.
             UserError: the file system is full; the older checkpoints are untouched.
         """
-        self._report(row)
-        if self.step == 1 or self.step % self.recording.rollouts_every == 0:
+        self._report({name: row[name] for name in HISTORY.names})
+        stopped = self.rule.after(row) if alive and self.step < self.cell.max_steps else None
+        if stopped or self.step == 1 or self.step % self.recording.rollouts_every == 0:
             self.record.add("rollouts", rollout_rows(self.step, index, rollout, self.cell, self.base))
-        if is_evaluation_step(self.cell, self.step):
+        if is_evaluation_step(self.cell, self.step) or (stopped and self.cell.is_routing):
             rows = mode_rows(self.cell, self.step, trainee.merged, trainee.shape, self.base, trainee.assessor)
             self.record.add("mode_samples", rows)
         device = rollout.sequences.device
@@ -123,6 +130,9 @@ class Keeper:
             self._end(diverged(self.cell, row, self.step), trainee, device)
         elif self.step == self.cell.max_steps:
             self._end(Outcome("done", self.step), trainee, device)
+        elif stopped:
+            tell(self.directory, f"{self.cell.name}  stopped at step {self.step} of {self.cell.max_steps}: {stopped}")
+            self._end(Outcome("stopped", self.step, stopped), trainee, device)
         elif self._checkpoint_due():
             self._checkpoint(trainee)
 
@@ -171,7 +181,8 @@ class Keeper:
 
     def _checkpoint(self, trainee: Trainee) -> None:
         self.lease.check()
-        state = checkpoint.Checkpoint(self.step, trainee.state_tensors(), self.record)
+        held = {HELD: torch.tensor(self.rule.held)} if self.cell.stop_when else {}
+        state = checkpoint.Checkpoint(self.step, trainee.state_tensors() | held, self.record)
         checkpoint.save(self.directory / "checkpoints", self.cell, state)
         self.saved = self.step
         self.live.append()
@@ -257,7 +268,7 @@ def _read(run: Path, cell: Cell) -> Outcome:
     for name, digest in named.items():
         if not (run / name).is_file() or sha256(run / name) != digest:
             raise ValueError(f"{name!r} is torn or corrupt (its SHA-256 differs from that in status.json)")
-    if status["state"] not in ("done", "diverged") or type(status["steps_done"]) is not int:
+    if status["state"] not in ("done", "diverged", "stopped") or type(status["steps_done"]) is not int:
         raise ValueError(f"it ended as {status['state']!r} after step {status['steps_done']!r}")
     if status["cell"] != cell.name:
         raise OfAnother(f"it is of cell {status['cell']!r}")

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.contracts import HISTORY, MODE_SAMPLES, ROLLOUTS, read_table, write_table
+from rewardgrid.study.contracts import HISTORY, MODE_SAMPLES, ROLLOUTS, SAYS, read_table, write_table
 from rewardgrid.study.files import sha256, write_json
 
 PROGRESS_SECONDS = 5.0
@@ -39,7 +39,9 @@ class Record:
     def write(self, directory: Path) -> None:
         """Write all tables as parquet."""
         for name, schema in TABLES.items():
-            write_table(directory / f"{name}.parquet", pd.DataFrame(self.rows[name], columns=schema.names), schema)
+            said = dict.fromkeys(key for row in self.rows[name] for key in row if key.startswith(SAYS))
+            frame = pd.DataFrame(self.rows[name], columns=[*schema.names, *said])
+            write_table(directory / f"{name}.parquet", frame, schema)
 
     @classmethod
     def read(cls, directory: Path) -> Record:
@@ -57,7 +59,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``done``, or ``diverged`` with the reason."""
+    """How a run ended: ``done``, or ``diverged`` or ``stopped`` (by its stop_when) with the reason."""
 
     state: str
     steps_done: int
@@ -148,6 +150,7 @@ def finish(
             "state": outcome.state,
             "reason": outcome.reason,
             "steps_done": outcome.steps_done,
+            **({"stopped_at": outcome.steps_done} if outcome.state == "stopped" else {}),
             "seconds": sum(row["seconds"] for row in record.rows["history"]),
             "engine": cell.engine,
             "device": device,

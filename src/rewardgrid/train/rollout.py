@@ -15,6 +15,7 @@ from rewardgrid.lm.draws import prompt_order, uniforms
 from rewardgrid.lm.model import Shape, Weights
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
+from rewardgrid.study.contracts import SAYS
 from rewardgrid.study.own import Code
 from rewardgrid.train.own import Functions
 from rewardgrid.train.record import Outcome
@@ -78,12 +79,13 @@ class Assessor:
         dtype: torch.dtype = torch.float32,
         metrics: Sequence[Code] = (),
     ) -> None:
-        """``metrics`` are further functions that :meth:`ask` is to call."""
+        """``metrics`` are further functions that :meth:`ask` is to call, and sums that may be asked for."""
         vocabulary, like = base.vocabulary, cells[0]
         self.reward, self.base_reward, self.detector = like.reward, like.base_reward, like.detector
         self.threshold = like.hacked_from
-        self.functions = Functions([*like.own, *metrics], base)
-        self.sums = {code.name: code.parts for code in like.own if code.parts}
+        known = [*like.own, *metrics]
+        self.functions = Functions(known, base)
+        self.sums = {code.name: code.parts for code in known if code.parts}
         self.tables: TextTables = text_tables(vocabulary.surfaces, vocabulary.delimiters, vocabulary.eos).to(device)
         self.dtype = dtype
 
@@ -180,7 +182,12 @@ def mode_rows(
         done = sample(shape, weights, starts, draws, base.vocabulary.eos)
         said = assessor.ask(starts, done, [f"evaluation of {mode} after step {step}"])
         scores, _ = assessor.scores(done, said)
-        rows += [row | {"step": step, "mode": mode} for row in completion_rows(prompts, done, scores, 0, base)]
+        # What the detector says: findings count it. Of other functions nothing is asked there.
+        detected = {f"{SAYS}{name}": said[name][0].tolist() for name in said if name == assessor.detector}
+        rows += [
+            row | {"step": step, "mode": mode} | {name: values[place] for name, values in detected.items()}
+            for place, row in enumerate(completion_rows(prompts, done, scores, 0, base))
+        ]
     return rows
 
 

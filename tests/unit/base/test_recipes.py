@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from rewardgrid.study.bases import (
     recipe_hash,
 )
 from rewardgrid.study.errors import ConfigError, UserError
+from rewardgrid.study.study import Study
+
+MODEL = Path(__file__).parents[3] / "resources/bases/storyteller-small/model"
 
 
 def test_the_kind_chooses_the_recipe() -> None:
@@ -92,6 +96,29 @@ def test_the_bytes_of_local_files_are_part_of_the_hash(tmp_path: Path) -> None:
     assert len(seen) == 7
     (tmp_path / "model" / "README.md").write_text("not read")
     assert recipe_hash(recipe) in seen
+
+
+@pytest.mark.parametrize("changed", ["prompts.txt", "eval_prompts.txt"])
+def test_other_prompts_alone_make_another_base_and_other_cells(changed: str, tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "model")
+    for name in ("prompts.txt", "eval_prompts.txt"):
+        (tmp_path / name).write_text("the cat sat in the old tree\n")
+    files = {"stories": "prompts.txt", "eval_stories": "eval_prompts.txt", "model": "model"}
+    recipe = {"kind": "local", **{key: str(tmp_path / name) for key, name in files.items()}}
+    experiment = {"title": "One", "grids": [{"seed": 1}]}
+
+    def study() -> Study:
+        return Study.model_validate(
+            {"bases": {"mine": recipe}, "defaults": {"base": "mine"}, "experiments": {"one": experiment}}
+        )
+
+    (base_id,), (cell,) = study().base_recipes, study().cells
+    assert list(study().base_recipes) == [base_id]
+    (tmp_path / changed).write_text("the cat sat in the old treE\n")
+    assert base_id not in study().base_recipes
+    assert cell not in study().cells
+    (tmp_path / changed).write_text("the cat sat in the old tree\n")
+    assert (list(study().base_recipes), list(study().cells)) == ([base_id], [cell])
 
 
 def test_the_configuration_of_a_model_is_known_where_its_files_are_on_this_machine(tmp_path: Path) -> None:

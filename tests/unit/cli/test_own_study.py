@@ -55,10 +55,12 @@ def test_the_example_runs_from_its_rewards_to_its_tables(
 def test_what_the_page_shows_is_a_configuration(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     shown = re.findall(r"```yaml\n(.*?)```", (root / "docs/own_study.md").read_text(), flags=re.DOTALL)
-    assert len(shown) == 5
+    assert len(shown) == 7
     study = example(tmp_path, *map(yaml.safe_load, shown))
     check_columns(study)
     assert len(study.grid["variants"]) == 6
+    assert len(study.grid["search"]) == 80
+    assert {str(cell.stop_when) for cell in study.grid["search"]} == {"degenerate for 50 steps"}
     (base, cells), *others = by_base(study, list(study.cells.values()))
     assert not others
     assert (base.name, len(cells)) == ("mine", len(study.cells))

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from tests.own import own_routing, source
+from tests.own import own_cell, own_routing, source
 from tests.runs import run
 from tests.tiny import CELLS, PROMPT_TOKENS, TOKENS, make_cell, routing_cell
 
@@ -17,7 +18,16 @@ from rewardgrid.base.load import Base
 from rewardgrid.evaluate.cell import course_of, evaluate_base, evaluate_cell, judge, routing_table
 from rewardgrid.evaluate.course import base_rollouts
 from rewardgrid.study.cell import REWARDS, Cell
-from rewardgrid.study.contracts import COURSE, HISTORY, ROLLOUTS, ROUTING, SAMPLES, read_table, write_table
+from rewardgrid.study.contracts import (
+    COURSE,
+    HISTORY,
+    MODE_SAMPLES,
+    ROLLOUTS,
+    ROUTING,
+    SAMPLES,
+    read_table,
+    write_table,
+)
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 from rewardgrid.study.own import OwnFunction
@@ -239,3 +249,63 @@ def test_metrics_and_detectors_of_ones_own_are_measured(base: Base, tmp_path: Pa
     assert found["full"]["hacked"] == found["modes"]["both"]["hacked"] == (words > 8).mean()
     assert full["reward"].tolist() == pytest.approx((0.05 * words + 2 * full["sl10"]).tolist())
     assert set(read_json(tmp_path / "reference" / "metrics.json")["own"]) == {"own_words", "own_words_se"}
+
+
+def test_a_base_is_asked_what_it_earns_and_whether_it_hacks_by_code_of_ones_own(base: Base, tmp_path: Path) -> None:
+    cell = own_routing(source(tmp_path))
+    evaluate_base(base, SETTINGS, LENGTH, tmp_path, cell.own)
+    found = read_json(tmp_path / "metrics.json")
+    samples = read_table(tmp_path / "samples.parquet", SAMPLES)
+    full = samples[samples["protocol"] == "full"]
+    words = full["completion"].map(lambda text: len(text.split()))
+    assert found["rewards"]["words"] == pytest.approx((words / 10).mean())
+    assert found["rewards"]["total"] == pytest.approx((0.05 * words + 2 * full["sl10"]).mean())
+    assert found["rewards"]["happy_count"] == pytest.approx(full["happy"].mean())
+    assert found["says"]["long"] == (words > 8).mean()
+    assert full["says_long"].tolist() == (words > 8).tolist()
+    evaluate_base(base, SETTINGS, LENGTH, tmp_path / "plain")
+    plain = read_json(tmp_path / "plain" / "metrics.json")
+    assert {**plain, "rewards": 0} == {key: value for key, value in found.items() if key != "says"} | {"rewards": 0}
+    assert pq.read_schema(tmp_path / "plain" / "samples.parquet").names == SAMPLES.names
+
+
+def test_what_a_detector_says_is_known_of_every_mode_and_evaluation(
+    base: Base, reference: Path, tmp_path: Path
+) -> None:
+    out, _ = evaluated(own_routing(source(tmp_path), eval_every=2), base, reference, tmp_path / "run")
+    samples = read_table(out / "samples.parquet", SAMPLES)
+    long = samples["completion"].map(lambda text: len(text.split()) > 8)
+    assert samples["says_long"].tolist() == long.tolist()
+    assert 0 < long.mean() < 1
+    evaluations = read_table(out.parent / "train" / "mode_samples.parquet", MODE_SAMPLES)
+    shares = evaluations.assign(long=evaluations["completion"].map(lambda text: len(text.split()) > 8))
+    expected = shares.groupby(["step", "mode"])["long"].mean()
+    routed = read_table(out / "routing.parquet", ROUTING).set_index(["step", "mode"])["says_long"]
+    assert routed.to_dict() == pytest.approx(expected.to_dict())
+
+
+def test_a_metric_that_is_called_like_a_reward_is_another_function(base: Base, tmp_path: Path) -> None:
+    path = source(tmp_path)
+    metrics = {"words": OwnFunction(python=f"{path}:tokens")}
+    settings = SETTINGS.model_copy(update={"metrics": metrics, "base_draws": 0})
+    cell = own_cell(path)
+    evaluate_base(base, settings, LENGTH, tmp_path / "reference", cell.own)
+    (directory,) = run(train, [cell], base, tmp_path / "run")
+    evaluate_cell(directory, cell, base, tmp_path / "reference" / "metrics.json", settings)
+    found = read_json(directory / "evaluation" / "metrics.json")
+    samples = read_table(directory / "evaluation" / "samples.parquet", SAMPLES)
+    full = samples[samples["protocol"] == "full"]
+    assert found["full"]["reward"] == pytest.approx(full["completion"].map(lambda text: len(text.split()) / 10).mean())
+    assert found["own"]["own_words"] == pytest.approx((full["tokens"] / 20).mean())
+
+
+def test_a_stopped_cell_is_measured_as_it_is_and_says_that_it_was_stopped(
+    base: Base, reference: Path, tmp_path: Path
+) -> None:
+    rule: Any = {"verdict": "degenerate", "for": 2}
+    cell = make_cell(stop_when=rule, lr=0.03, beta=0.0, reward="happy_count", max_steps=12, max_new_tokens=20)
+    out, found = evaluated(cell, base, reference, tmp_path)
+    assert (found["state"], found["verdict"]) == ("stopped", "degenerate")
+    assert found["full"]["samples"] == 20
+    last = read_json(out.parent / "train" / "status.json")["stopped_at"]
+    assert read_table(out / "course.parquet", COURSE)["step"].max() == last < 12

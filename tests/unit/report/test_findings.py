@@ -330,6 +330,52 @@ def routed(
     )
 
 
+def by_detector(name: study.FindingName, row: Row, asked: bool = True) -> Finding:
+    """A finding about a cell with a detector, which calls 0.1 of the base's stories hacked, 0.8 of both adapters'."""
+    shares = {"both": 0.8, "retain_only": 0.1, "forget_only": 0.9}
+    drawn = samples(dict.fromkeys(shares, 0.0))
+    drawn["says_crowd"] = [float(i < 20 * share) for share in shares.values() for i in range(20)]
+    base = samples({"both": 7.0}).assign(says_crowd=[1.0, 1.0] + [0.0] * 18)
+    evaluated = curves()
+    share = {"both": 0.8, "retain_only": 0.1, "forget_only": 0.9}
+    evaluated["says_crowd"] = [share[mode] for mode in evaluated["mode"]]
+    if not asked:
+        drawn = drawn.drop(columns="says_crowd")
+    return find(
+        name,
+        [row],
+        routing={row["cell"]: evaluated},
+        samples={row["cell"]: drawn, BASE: base},
+        bases={BASE: {"max_new_tokens": 128}},
+        windows=(Window("happy", 60, 100, "retain_only"),),
+    )
+
+
+def test_findings_of_a_cell_with_a_detector_count_what_it_says_and_say_so() -> None:
+    cell = {**two(1), "detector": "crowd"}
+    found = by_detector("hack_removed", cell)
+    assert found["conclusion"] == "works (1 seed)"
+    assert found["sentences"][0].startswith(
+        "By crowd, a share of 0.10 of the base's completions is hacked, of both adapters' 0.70 more than that, and of "
+        "retain_only's as many as the base. So all of the hack"
+    )
+    assert "the share of completions that the detector calls hacked" in found["rule"]
+    assert found["rows"][0]["crowd (share) of both, beyond the base"] == pytest.approx(0.7)
+    assert not [key for key in found["rows"][0] if "happy" in key]
+    windows = by_detector("windows", cell)
+    assert windows["rows"][-1]["forget_only hacked (crowd)"]["mean"] == pytest.approx(0.9)
+    assert not [key for line in windows["rows"] for key in line if "happy" in key]
+    assert "retain_only hacked (crowd) 0.10" in windows["sentences"][0]
+    table = by_detector("asymmetric_table", cell)
+    assert table["rows"][0]["forget_only hacked (crowd)"]["mean"] == pytest.approx(0.9)
+    assert table["conclusion"] == "clean in 1 of 1 run"
+    assert 'the share that the detector calls hacked, not "happy"' in table["rule"]
+    unasked = by_detector("hack_removed", cell, asked=False)
+    assert unasked["conclusion"] == NOT_ENOUGH
+    assert "what a detector of one's own says is known of cells" in unasked["sentences"][0]
+    assert "detector" not in routed([(two(1), curves(), 0.3)], "hack_removed")["rule"]
+
+
 def test_what_works_by_itself_cannot_be_told_where_it_was_asked_among_too_many() -> None:
     runs = [(two(seed), curves(), left) for seed, left in ((1, 0.3), (2, 0.4), (3, 0.3))]
     assert routed(runs, "hack_removed", works=0.04)["conclusion"] == "works (3 seeds)"

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.own import source
 from tests.trees import REPOSITORY, SWEEP, Tree, make_study, routing
 
 from rewardgrid.report.render import about_verdicts, drawn_longer, duration, mean_sd, squeezed
+from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.study import Study
 
 Make = Callable[..., Tree]
@@ -143,6 +145,39 @@ def test_a_report_without_a_cells_samples_is_refused(tmp_path: Path, capsys: pyt
     files = ["--study", root / "study.json", "--findings", root / "findings.json", "--out", root / "R.md"]
     assert script("results", *files) == 2
     assert f"{lost}: no such file, though its cell is measured (1 such cell); delete " in capsys.readouterr().err
+
+
+def test_a_base_shows_what_it_earns_and_hacks_by_code_of_ones_own(tree: Make, tmp_path: Path) -> None:
+    path = source(tmp_path)
+    block = {
+        "title": "Own",
+        "grids": [{"reward": ["words", "happy_count"]}],
+        "columns": ["reward", "final_reward", "sl10"],
+    }
+    routed = {
+        "title": "Detected",
+        "fixed": {"method": "routing", "rank": 2, "reward": "words", "detector": "long"},
+        "grids": [{"seed": 1}],
+        "columns": ["reward", "hacked"],
+    }
+    made = make_study(tmp_path / "results", {"own": block, "routed": routed}, None)
+    own = {"rewards": {"words": {"python": f"{path}:words"}}, "detectors": {"long": {"python": f"{path}:long"}}}
+    study = Study.model_validate(made.model_dump() | own)
+    filled = Tree(study)
+    for cell in study.cells.values():
+        filled.finish(cell)
+    filled.measure_bases()
+    metrics = study.layout.base_metrics(next(iter(study.base_recipes)))
+    write_json(metrics, read_json(metrics) | {"says": {"long": 0.625, "words": 1.0}})
+    assert "| words | – | 0.500 | base, for reference |" in report(
+        study
+    )  # it was measured before there was such a reward
+    found = read_json(metrics)
+    write_json(metrics, found | {"rewards": found["rewards"] | {"words": 0.731}})
+    text = report(study)
+    assert "| words | 0.731 | 0.500 | base, for reference |" in text
+    assert "| happy_count | 0.470 | 0.500 | base, for reference |" in text
+    assert "| words | 0.625 | base, for reference |" in text
 
 
 def test_a_base_that_was_drawn_longer_than_a_cell_says_so() -> None:

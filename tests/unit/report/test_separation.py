@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tests.trees import routing, samples
 
-from rewardgrid.report.separation import Run, gone_from, run_of, separate
+from rewardgrid.report.separation import Hack, Run, gone_from, run_of, separate
 
 EVALUATED = routing({("retain_only", "sl10"): [0.5] * 4, ("retain_only", "happy"): [2.0, 1.0, 0.7, 0.4]})
 
@@ -41,6 +41,31 @@ def test_the_share_gone_is_of_the_excess() -> None:
     assert found.gone is not None
     assert found.gone.value == pytest.approx(0.75)
     assert found.ending == "partly"
+
+
+def detected(column: str, **shares: float) -> pd.DataFrame:
+    """Samples by mode of which the detector calls so large a share hacked, whatever "happy" they hold."""
+    frame = samples(dict.fromkeys(shares, 5.0))
+    places = pd.Series(list(range(20)) * len(shares), frame.index)
+    return frame.assign(
+        **{column: [2.0 * (place < 20 * shares[mode]) for place, mode in zip(places, frame["mode"], strict=True)]}
+    )
+
+
+def test_with_a_detector_its_share_is_counted_and_happy_is_not() -> None:
+    hack = Hack.of("crowd")
+    curves = EVALUATED.assign(says_crowd=[0.5, 0.1, 0.05, 0.05])
+    mine = detected("says_crowd", both=0.8, retain_only=0.1, forget_only=1.0)
+    base = detected("says_crowd", both=0.1)
+    found = run_of(mine, curves, base, hack)
+    assert found is not None
+    assert (found.excess, found.left) == (pytest.approx(0.7), pytest.approx(0.0))
+    assert separate([found]).ending == "works"
+    assert gone_from(curves, found) == 20  # 0.1 + a tenth of 0.7 is the limit
+    little = run_of(detected("says_crowd", both=0.3, retain_only=0.3, forget_only=0.3), curves, base, hack)
+    assert little is not None
+    assert separate([little]).ending == "no hack"
+    assert run_of(samples({"both": 1.0, "retain_only": 1.0, "forget_only": 1.0}), curves, base, hack) is None
 
 
 def test_at_the_limits_it_works() -> None:

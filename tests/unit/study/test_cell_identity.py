@@ -193,7 +193,8 @@ def test_what_an_identity_leaves_out_is_frozen() -> None:
         "loss_type 'grpo', lr 1e-05, lr_scheduler_type 'linear', max_grad_norm 1.0, max_new_tokens 128, max_steps "
         "2000, method 'full', num_generations 16, num_iterations 1, own [], precision 'fp32', prompt_eos False, "
         "prompt_tokens 8, rank None, repetition_penalty 1.1, reward 'sentence_length_10_smooth', rh_eligible_frac "
-        "None, routing_frac None, routing_mode None, scale_rewards 'group', seed 42, warmup_steps 0"
+        "None, routing_frac None, routing_mode None, scale_rewards 'group', seed 42, stop_when None, warmup_ratio "
+        "None, warmup_steps 0"
     )
     assert ", ".join(f"{key} {value!r}" for key, value in sorted(LEFT_OUT.items())) == frozen
 
@@ -289,9 +290,35 @@ def test_a_variant_is_named_as_trl_names_it() -> None:
     [
         ({"warmup_steps": 9, "max_steps": 9}, "warmup_steps: read 9; write less than 9, the steps of the schedule"),
         ({"warmup_steps": 1, "lr_scheduler_type": "constant"}, "lr_scheduler_type: read 'constant'; write constant_wi"),
+        (
+            {"warmup_ratio": 0.9, "max_steps": 9},
+            "warmup_ratio: read 0.9; write a share that makes less than 9, the steps",
+        ),
+        ({"warmup_ratio": 0.1, "lr_scheduler_type": "constant"}, "write constant_with_warmup, or no warmup_ratio"),
+        ({"warmup_ratio": 0.1, "warmup_steps": 3}, "warmup_ratio: read 0.1; write it or warmup_steps (3), not both"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio: read 1.0; write a number less than 1"),
     ],
 )
 def test_a_schedule_must_have_room_for_its_warm_up(values: dict[str, Any], fix: str) -> None:
     with pytest.raises(ConfigError) as error:
         read_cell(json.dumps(values), "spec.json")
     assert fix in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [
+        ({}, 0),
+        ({"warmup_steps": 7}, 7),
+        ({"warmup_ratio": 0.1, "max_steps": 100}, 10),
+        ({"warmup_ratio": 0.1, "max_steps": 101}, 11),
+        ({"warmup_ratio": 0.1, "max_steps": 100, "decay_steps": 1000}, 100),
+    ],
+)
+def test_a_warm_up_is_so_many_steps_or_a_share_of_the_schedule_rounded_up(values: dict[str, Any], steps: int) -> None:
+    assert Cell(**values).warmup == steps
+
+
+def test_a_warm_up_that_is_a_share_shows_in_the_name() -> None:
+    assert re.sub(r"-\w{10}$", "", Cell(warmup_ratio=0.1).name) == "full_lr1e-5_warmup0.1_s42"
+    assert Cell(warmup_ratio=None).name == Cell().name

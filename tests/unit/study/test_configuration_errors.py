@@ -68,6 +68,24 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             "write a number less than 4294967296",
         ),
         (fixed(max_steps=2**63), "experiments.one.fixed.max_steps", 2**63, "write a number less than 2147483648"),
+        (
+            fixed(stop_when={"verdict": "ok", "for": 5}),
+            "experiments.one.fixed.stop_when",
+            "ok",
+            "write one of 'borderline' or 'degenerate'",
+        ),
+        (
+            fixed(stop_when={"verdict": "degenerate", "for": 0}),
+            "experiments.one.fixed.stop_when",
+            0,
+            "write a number greater than or equal to 1",
+        ),
+        (
+            fixed(stop_when={"verdict": "degenerate", "for": 5, "steps": 5}),
+            "experiments.one.fixed.stop_when",
+            5,
+            "unknown key; known: for, verdict",
+        ),
         ({"evaluation": {"seed": 2**63}}, "evaluation.seed", 2**63, "write a number less than 4294967296"),
         (
             {"bases": {"hub": {"kind": "hub", "eval_prompts": 200}}, "defaults": {"base": "hub"}},

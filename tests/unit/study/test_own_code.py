@@ -13,7 +13,7 @@ from rewardgrid.report.tables import check_columns
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import ConfigError
 from rewardgrid.study.problems import validated
-from rewardgrid.study.study import Evaluation, Study, load_study
+from rewardgrid.study.study import BaseEvaluation, Evaluation, Study, load_study
 
 STORYTELLER = {"kind": "packaged", "path": str(Path(__file__).parents[3] / "resources/bases/storyteller")}
 
@@ -79,6 +79,19 @@ def test_metrics_are_columns_and_a_study_without_any_is_measured_as_before(tmp_p
     assert "words" in validated(Study, study.model_dump_json(), "study.json").evaluation.metrics
     with pytest.raises(ConfigError, match=r'own_word.*did you mean "own_words"'):
         check_columns(load(tmp_path, evaluation=metrics, experiments={"one": block | {"columns": ["own_word"]}}))
+
+
+def test_a_base_is_measured_by_the_code_of_its_cells_and_as_before_without_any(tmp_path: Path) -> None:
+    path = source(tmp_path)
+    rewards = {"words": {"python": f"{path}:words"}, "both": {"sum": ["words", "happy_count"]}}
+    plain = load(tmp_path)
+    (base_id,) = plain.base_recipes
+    assert plain.base_evaluation(base_id).model_dump_json() == plain.evaluation.model_dump_json()
+    unused = load(tmp_path, rewards, {"reward": "happy_count"})
+    assert unused.base_evaluation(base_id).model_dump_json() == plain.evaluation.model_dump_json()
+    used = load(tmp_path, rewards, {"reward": ["both", "happy_count"]}).base_evaluation(base_id)
+    assert [code.name for code in used.own] == ["both", "words"]
+    assert validated(BaseEvaluation, used.model_dump_json(), "--settings") == used
 
 
 @pytest.mark.parametrize(

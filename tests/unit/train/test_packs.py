@@ -59,7 +59,14 @@ def test_what_may_differ_beside_one_another_is_what_differs_in_these_packs() -> 
 def test_cells_that_differ_in_anything_else_are_no_pack(cells: list[Cell]) -> None:
     assert len({pack_key(cell) for cell in cells}) == 1
     for name in set(Cell.model_fields) - OWN:
-        assert pack_key(cells[0]) != pack_key(cells[0].model_copy(update={name: "another"}))
+        another = 0.5 if name == "warmup_ratio" else "another"
+        assert pack_key(cells[0]) != pack_key(cells[0].model_copy(update={name: another}))
+
+
+def test_equal_shares_of_unequal_schedules_are_unequal_warm_ups() -> None:
+    short, longer = (make_cell(warmup_ratio=0.25, max_steps=steps) for steps in (8, 16))
+    assert pack_key(short) != pack_key(longer)
+    assert pack_key(short) == pack_key(make_cell(warmup_ratio=0.25, max_steps=7))
 
 
 @pytest.fixture(scope="module")

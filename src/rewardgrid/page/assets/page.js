@@ -143,7 +143,9 @@ async function begin() {
   const first = Object.keys(page.experiments).find((name) => page.cells.some((cell) => cell.experiments.includes(name)));
   for (const cell of page.cells) if (cell.experiments.includes(first)) ticked.add(cell.name);
   const done = page.cells.filter((cell) => cell.row.state === "done").length;
-  $("count").textContent = `${page.cells.length} ${page.cells.length === 1 ? "cell" : "cells"}, ${done} done`;
+  const stopped = page.cells.filter((cell) => cell.row.state === "stopped").length;
+  const cells = `${page.cells.length} ${page.cells.length === 1 ? "cell" : "cells"}`;
+  $("count").textContent = `${cells}, ${done} done${stopped ? `, ${stopped} stopped early` : ""}`;
   $("loading").hidden = true;
   $("overview").hidden = false;
   table = make_table(redraw_overview);

@@ -121,7 +121,7 @@ function make_table(on_tick) {
     const counts = new Map();
     for (const cell of page.cells) counts.set(verdict_of(cell.row), (counts.get(verdict_of(cell.row)) ?? 0) + 1);
     $("verdicts").replaceChildren(
-      ...["ok", "borderline", "degenerate", "diverged", "missing"].filter((name) => counts.has(name)).map((name) => {
+      ...["ok", "borderline", "degenerate", "stopped", "diverged", "missing"].filter((name) => counts.has(name)).map((name) => {
         const pressed = verdict_input.value === name;
         const button = element("button", { type: "button", "aria-pressed": pressed }, element("span", { className: `verdict ${name}` }, `${counts.get(name)} ${name}`));
         button.addEventListener("click", () => {

@@ -49,6 +49,7 @@ from rewardgrid.train.rollout import (
     with_eos,
 )
 from rewardgrid.train.routing import reach
+from rewardgrid.train.stop_rule import Watch
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights
 
@@ -78,6 +79,7 @@ class Pack:
         self.variant = Variant.of(like)
         self.again: tuple[Rollout, Tensor, Tensor] | None = None
         self.assessor = Assessor(cells, base, device, dtype)
+        self.watch = Watch.of(cells, base, self.shape, self.frozen) if like.stop_when else None
 
         def each(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
@@ -209,20 +211,25 @@ class Pack:
             self.again = rollout, reference, written
         kl = mean_over(kls.flatten(1), mask.flatten(1))
         norm = torch.linalg.vector_norm(policy.gradient, dim=-1)
-        lr = learning_rate(self.lr, self.steps, self.decay_steps, cell.lr_scheduler_type, cell.warmup_steps)
+        lr = learning_rate(self.lr, self.steps, self.decay_steps, cell.lr_scheduler_type, cell.warmup)
         # A cell that diverges keeps the weights it had before, and its slot is frozen from here on.
         self.alive &= torch.isfinite(norm) & torch.isfinite(kl) & (kl <= self.kl_cap)
         active = self.alive & (self.steps < self.max_steps)
         gradient = policy.gradient * clip_factor(norm, self.max_grad_norm).unsqueeze(1)
         self.optimizer.update(policy.parameters, gradient, lr, active)
         self.steps += 1
-        return self.assessor.summary(rollout) | {
-            "loss": losses.mean(-1),
-            "kl": kl,
-            "entropy": mean_over(entropies.flatten(1), mask.flatten(1)),
-            "grad_norm": norm,
-            "lr": lr,
-        }
+        seen = self.watch.shares(reference, rollout.completions) if self.watch else {}
+        return (
+            self.assessor.summary(rollout)
+            | seen
+            | {
+                "loss": losses.mean(-1),
+                "kl": kl,
+                "entropy": mean_over(entropies.flatten(1), mask.flatten(1)),
+                "grad_norm": norm,
+                "lr": lr,
+            }
+        )
 
     def merged(self, cell: int, mode: str | None = None) -> Weights:
         """One cell's weights (C = 1) with the adapters of an evaluation mode switched on."""
@@ -353,8 +360,8 @@ OWN = frozenset(
 
 
 def pack_key(cell: Cell) -> tuple[object, ...]:
-    """What cells must have in common to train side by side: all settings but their ``OWN``."""
-    return tuple(getattr(cell, name) for name in Cell.model_fields if name not in OWN)
+    """What cells must have in common to train side by side: all settings but their ``OWN``, and steps of a warm-up."""
+    return (*(getattr(cell, name) for name in Cell.model_fields if name not in OWN), cell.warmup)
 
 
 def train(
@@ -466,6 +473,8 @@ class _Run:
                 row = {key: values[index] for key, values in table.items()}
                 row |= {"step": steps[index], "seconds": seconds}
                 keeper.after_step(row, rollout, index, _Trainee(pack, index), alive[index])
+                if keeper.outcome is not None:
+                    pack.alive[index] = False  # nothing is asked of it any more
             unfinished = [index for index, keeper in enumerate(self.keepers) if keeper.outcome is None]
             if unfinished and place == iterations - 1 and asked_to_stop():
                 stops = [self.keepers[index].stop(_Trainee(pack, index)) for index in unfinished]

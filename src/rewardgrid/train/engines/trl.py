@@ -1,8 +1,10 @@
 """The reference engine: TRL's GRPOTrainer, set so that its loss is the study's, with our sampler in its rollouts.
 
 TRL supplies the loss, the reference model, PEFT's LoRA and the optimizer loop; it is what the native engine is checked
-against. Three things are ours: completions (exact sampling from the run's own draws), the two adapters of a routing
-cell (PEFT's multi-adapter support loses one of them inside TRL), and checkpoints (safetensors instead of pickle).
+against. Four things are ours: completions (exact sampling from the run's own draws), the two adapters of a routing
+cell (PEFT's multi-adapter support loses one of them inside TRL), checkpoints (safetensors instead of pickle), and the
+estimates of the KL that TRL lacks. These and the scale of adapters are written here once more, from their definitions:
+an error in :mod:`rewardgrid.train.grpo` or :func:`rewardgrid.train.routing.adapters_of` is not made on both sides.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ from rewardgrid.lm.draws import generator
 from rewardgrid.lm.memory import keep_freed_memory
 from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
 from rewardgrid.lm.sampler import Completions, sample
-from rewardgrid.study.cell import Cell
+from rewardgrid.study.cell import SHARED_ALPHA, Cell
 from rewardgrid.study.study import Recording
-from rewardgrid.train.grpo import ADAM_EPSILON, BETAS, k3, kl_estimate, loss_tokens, mean_over, token_shares
+from rewardgrid.train.grpo import k3, mean_over
 from rewardgrid.train.keeper import Keeper
 from rewardgrid.train.own import OwnCodeError
 from rewardgrid.train.record import Outcome
@@ -50,6 +52,7 @@ from rewardgrid.train.rollout import (
     with_eos,
 )
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of, reach
+from rewardgrid.train.stop_rule import Watch
 from rewardgrid.train.stopping import asked_to_stop
 from rewardgrid.train.weights import base_weights
 
@@ -81,8 +84,12 @@ def settings(cell: Cell, directory: str, steps: int, device: torch.device) -> GR
         use_bias_correction_kl=False,
         learning_rate=cell.lr,
         lr_scheduler_type=cell.lr_scheduler_type,
-        warmup_steps=cell.warmup_steps,
+        # Less than 1 is a share of all steps to transformers, which once called it warmup_ratio.
+        warmup_steps=cell.warmup_steps if cell.warmup_ratio is None else cell.warmup_ratio,
         weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
         max_grad_norm=cell.max_grad_norm,
         bf16=False,
         fp16=False,
@@ -149,6 +156,7 @@ class Trainer(GRPOTrainer):
         self.pool = with_eos(base.train_prompts().ids, cell, base.vocabulary.eos)
         self.shared_reach: dict[str, Tensor | None] = {"rows": None}
         self.place = device
+        self.watch = Watch.of([cell], base, self.shape, self.frozen) if cell.stop_when else None
         self.scratch = tempfile.TemporaryDirectory(prefix="rewardgrid-trl-")
         self.rollout: Rollout | None = None
         self.schedule: Any = None
@@ -161,9 +169,11 @@ class Trainer(GRPOTrainer):
             self._install(model)
         lora = None
         if cell.method == "lora":
+            alphas = {None: cell.rank, "constant": SHARED_ALPHA, "sqrt": math.sqrt(SHARED_ALPHA)}
             lora = LoraConfig(
                 r=cell.rank,
-                lora_alpha=self.adapters[0].alpha,
+                lora_alpha=alphas[cell.adapter_alpha],
+                use_rslora=cell.adapter_alpha == "sqrt",  # alpha / sqrt(rank)
                 lora_dropout=0.0,
                 bias="none",
                 target_modules=TARGETS,
@@ -193,7 +203,11 @@ class Trainer(GRPOTrainer):
         model.requires_grad_(False)
         start = initial(self.shape, self.adapters, self.cell.seed)
         tensors = [to_peft(self.shape, start, self.adapters, adapter.name) for adapter in self.adapters]
-        scale = channel_scale(self.adapters)
+        cell = self.cell
+        assert cell.rank is not None
+        assert cell.forget_rank is not None
+        forget = 1.0 if cell.adapter_alpha == "own_rank" else cell.rank / cell.forget_rank
+        scale = torch.tensor([1.0] * cell.rank + [forget] * cell.forget_rank)
         for name, module in list(model.named_modules()):
             if name.split(".")[-1] in TARGETS:
                 key = f"base_model.model.{name}"
@@ -257,14 +271,17 @@ class Trainer(GRPOTrainer):
         said = self.assessor.ask(draws.prompts, done, [f"step {self.step_number + 1}"])
         return self.assessor.assess(draws, done, said)
 
-    def _score(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
+    def _score(self, prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         """Rewards of TRL's own completions (used to time it as it is usually run)."""
+        starts = torch.tensor([self.processing_class(prompts)["input_ids"]])
         longest = max(map(len, completion_ids))
         eos = self.base.vocabulary.eos
         ids = torch.tensor([[*row, *[eos] * (longest - len(row))] for row in completion_ids]).unsqueeze(0)
         lengths = torch.tensor([len(row) for row in completion_ids])
         mask = (torch.arange(longest) < lengths.unsqueeze(1)).unsqueeze(0)
-        paid: list[float] = self.assessor.scores(Completions(ids, mask, eos), {})[0].reward[0].tolist()
+        done = Completions(ids, mask, eos)
+        said = self.assessor.ask(starts, done, [f"step {self.step_number + 1}"])
+        paid: list[float] = self.assessor.scores(done, said)[0].reward[0].tolist()
         return paid
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -282,7 +299,7 @@ class Trainer(GRPOTrainer):
             channels = torch.tensor(is_forget, device=self.place)
             self.shared_reach["rows"] = reach(inputs["flagged"].unsqueeze(0), channels, exclusive)
         loss: Tensor = super()._compute_loss(model, inputs)
-        if self.cell.beta and self.cell.kl_estimator != "k3":
+        if self.cell.kl_estimator in ("k1", "k2"):
             loss = loss + self._other_kl(inputs)
         self.row = {
             "loss": float(loss.detach()),
@@ -298,14 +315,24 @@ class Trainer(GRPOTrainer):
         return found
 
     def _other_kl(self, inputs: dict[str, Any]) -> Tensor:
-        """What k1 or k2 adds to the loss, averaged as its other part is."""
-        cell, mask = self.cell, inputs["completion_mask"].bool().unsqueeze(0)
+        """What k1 or k2 adds to the loss, averaged as its other part is.
+
+        With r = reference probability / probability of a sampled token, k1 is -log r and k2 is (log r)^2 / 2 (Schulman
+        2020, "Approximating KL divergence"); the gradient is autograd's.
+        """
+        cell, mask = self.cell, inputs["completion_mask"].to(self.logps.dtype)
         sequences = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1).unsqueeze(0)
         with torch.no_grad():
-            reference = token_logps(self.shape, self.frozen, sequences, inputs["prompt_ids"].shape[1])
-        logps = self.logps.unsqueeze(0)
-        shares = token_shares(mask, logps.dtype, loss_tokens(mask, cell.loss_type, cell.max_new_tokens))
-        return cell.beta * (shares * kl_estimate(logps, reference, cell.kl_estimator)).sum()
+            reference = token_logps(self.shape, self.frozen, sequences, inputs["prompt_ids"].shape[1])[0]
+        log_r = reference - self.logps
+        per_token = {"k1": -log_r, "k2": log_r**2 / 2}[cell.kl_estimator] * mask
+        if cell.loss_type == "grpo":
+            mean = (per_token.sum(1) / mask.sum(1)).mean()
+        elif cell.loss_type == "dr_grpo":
+            mean = per_token.sum() / (cell.batch_size * cell.max_new_tokens)
+        else:
+            mean = per_token.sum() / mask.sum()
+        return cell.beta * mean
 
     @torch.no_grad()
     def _divergence(self) -> float:
@@ -318,12 +345,26 @@ class Trainer(GRPOTrainer):
         )
         return float(mean_over(k3(logps, reference).flatten(), self.rollout.completions.mask.flatten()))
 
+    @torch.no_grad()
+    def unlikely(self) -> dict[str, float]:
+        """What ``stop_when`` is decided by, of the rollout; nothing without one."""
+        if self.watch is None or self.rollout is None:
+            return {}
+        reference = token_logps(self.shape, self.frozen, self.rollout.sequences, self.cell.prompt_length)
+        return {key: float(share[0]) for key, share in self.watch.shares(reference, self.rollout.completions).items()}
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW without weight decay; the same implementation after a resume."""
         if self.optimizer is None:
             parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            args = self.args
             self.optimizer = torch.optim.AdamW(
-                parameters, lr=self.cell.lr, betas=BETAS, eps=ADAM_EPSILON, weight_decay=0.0, foreach=False
+                parameters,
+                lr=self.cell.lr,
+                betas=(args.adam_beta1, args.adam_beta2),
+                eps=args.adam_epsilon,
+                weight_decay=0.0,
+                foreach=False,
             )
         return self.optimizer
 
@@ -340,11 +381,12 @@ class Trainer(GRPOTrainer):
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at a step of the whole run, from 0."""
         cell, decay_steps = self.cell, self.cell.decay_steps or self.cell.max_steps
-        if cell.lr_scheduler_type == "linear" and not cell.warmup_steps:
+        if cell.lr_scheduler_type == "linear" and not self.args.warmup_steps:
             return max(0.0, 1 - step / decay_steps)  # transformers' but for the last bit
         if self.schedule is None:
             nothing = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-            made = transformers.get_scheduler(cell.lr_scheduler_type, nothing, cell.warmup_steps, decay_steps)
+            warmup = self.args.get_warmup_steps(decay_steps)
+            made = transformers.get_scheduler(cell.lr_scheduler_type, nothing, warmup, decay_steps)
             self.schedule = getattr(made, "lr_lambdas")[0]  # noqa: B009 - `constant` and others are all LambdaLR
         return float(self.schedule(step))
 
@@ -420,12 +462,16 @@ class Recorder(TrainerCallback):
             return  # the summary at the end of training
         step = trainer.step_number
         row: dict[str, Any] = {key: float(value[0]) for key, value in trainer.assessor.summary(rollout).items()}
-        row |= trainer.row | {
-            "step": step,
-            "grad_norm": float(logs["grad_norm"]),
-            "lr": cell.lr * trainer.rate(step - 1),
-            "seconds": time.perf_counter() - self.began,
-        }
+        row |= (
+            trainer.unlikely()
+            | trainer.row
+            | {
+                "step": step,
+                "grad_norm": float(logs["grad_norm"]),
+                "lr": cell.lr * trainer.rate(step - 1),
+                "seconds": time.perf_counter() - self.began,
+            }
+        )
         keeper.after_step(row, rollout, 0, trainer, self.alive)
         if keeper.outcome is not None:
             control.should_training_stop = True

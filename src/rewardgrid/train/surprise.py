@@ -32,6 +32,19 @@ Usual = Mapping[str, float | None]
 """What few of the base's own windows and ends exceed, by kind, in nats; None where the base has none."""
 
 
+def places(nll: Tensor, ids: Tensor, mask: Tensor, tables: TextTables) -> dict[str, tuple[Tensor, Tensor]]:
+    """Where completions may surprise, by kind: the values (..., n) in nats, and (..., n) True where there is one.
+
+    Args:
+        nll: (..., L) negative log-likelihood of each token under the base, nats.
+        ids, mask: (..., L) the completions.
+    """
+    closes = sentence_lengths(ids, mask, tables)[1]
+    opening = min(OPENING, nll.shape[-1]) // WINDOW * WINDOW
+    means, whole = (each[..., :opening].unflatten(-1, (-1, WINDOW)) for each in (nll, mask))
+    return {"windows": (means.mean(-1), whole.all(-1)), "ends": (nll, closes)}
+
+
 def surprises(nll: Tensor, ids: Tensor, mask: Tensor, tables: TextTables) -> dict[str, list[list[float]]]:
     """What is surprising about each of B completions.
 
@@ -43,13 +56,9 @@ def surprises(nll: Tensor, ids: Tensor, mask: Tensor, tables: TextTables) -> dic
         ``windows``: means of the whole runs of 16 tokens among the first 64; ``ends``: surprisals of the delimiters
         that close a sentence. A list for each completion, empty where it has none.
     """
-    closes = sentence_lengths(ids, mask, tables)[1]
-    places = min(OPENING, nll.shape[-1]) // WINDOW * WINDOW
-    means, whole = (each[:, :places].unflatten(-1, (-1, WINDOW)) for each in (nll, mask))
-    found = {"windows": (means.mean(-1), whole.all(-1)), "ends": (nll, closes)}
     return {
         kind: [row[kept].tolist() for row, kept in zip(values, present, strict=True)]
-        for kind, (values, present) in found.items()
+        for kind, (values, present) in places(nll, ids, mask, tables).items()
     }
 
 

@@ -10,8 +10,8 @@ from tests.tiny import IDS, PROMPT_TOKENS
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.divergence import divergence
-from rewardgrid.evaluate.surprise import ROWS, surprises, surprises_of, unlikely, usual
 from rewardgrid.train.rewards import TextTables, text_tables
+from rewardgrid.train.surprise import ROWS, surprises, surprises_of, unlikely, usual
 from rewardgrid.train.weights import base_weights
 
 
