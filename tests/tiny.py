@@ -19,11 +19,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from rewardgrid.base.load import Base, load_base
-from rewardgrid.base.model_files import tensor_sizes
 from rewardgrid.base.prompts import Prompts, write_prompts
 from rewardgrid.base.tokenizer import EOS, UNK, save_tokenizer
-from rewardgrid.lm.adapters import to_peft
-from rewardgrid.lm.model import Shape, to_hf
+from rewardgrid.lm.hf.layout import tensor_sizes, to_hf
+from rewardgrid.lm.hf.peft import to_peft
+from rewardgrid.lm.shape import KINDS, Scaling, Shape
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import sha256, write_json
 from rewardgrid.train.policy import Policy
@@ -49,8 +49,14 @@ SHAPE = Shape(
     norm_eps=1e-6,
     tied=True,
 )
-QWEN2 = dataclasses.replace(SHAPE, qkv_bias=True)
-FAMILIES = {"llama": SHAPE, "qwen2": QWEN2}
+QWEN2 = dataclasses.replace(SHAPE, biases=("qkv",))
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 32}
+ROPES: dict[Scaling | None, dict[str, Any]] = {Scaling("llama3", 8.0, 1.0, 4.0, 32): LLAMA3}
+"""Scaled rotary embeddings, and what Hugging Face writes of them."""
+BIASED = dataclasses.replace(SHAPE, biases=KINDS, tied=False, head_dim=12, rope_scaling=next(iter(ROPES)))
+"""All that a LLaMA may have besides: biases everywhere, a head of its own, heads of another size, scaled rotation."""
+FAMILIES = {"llama": SHAPE, "qwen2": QWEN2, "biased": BIASED}
 PROMPT_TOKENS = 4
 
 
@@ -73,8 +79,8 @@ def random_tensors(shape: Shape = SHAPE, seed: int = 0, dtype: torch.dtype = tor
 def config_of(shape: Shape = SHAPE) -> dict[str, Any]:
     """The Hugging Face configuration of a shape."""
     return {
-        "architectures": ["Qwen2ForCausalLM" if shape.qkv_bias else "LlamaForCausalLM"],
-        "model_type": "qwen2" if shape.qkv_bias else "llama",
+        "architectures": ["Qwen2ForCausalLM" if shape.biases == ("qkv",) else "LlamaForCausalLM"],
+        "model_type": "qwen2" if shape.biases == ("qkv",) else "llama",
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
         "num_attention_heads": shape.heads,
@@ -85,9 +91,9 @@ def config_of(shape: Shape = SHAPE) -> dict[str, Any]:
         "vocab_size": shape.vocabulary,
         "hidden_act": "silu",
         "rms_norm_eps": shape.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "attention_bias": False,
-        "mlp_bias": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta} | ROPES.get(shape.rope_scaling, {}),
+        "attention_bias": "o" in shape.biases,
+        "mlp_bias": "down" in shape.biases,
         "tie_word_embeddings": shape.tied,
         "bos_token_id": None,
         "eos_token_id": IDS[EOS],

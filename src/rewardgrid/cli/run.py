@@ -26,11 +26,12 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
     """Cells grouped by their base, which is built if it is not there yet.
 
     Raises:
-        UserError: prompts and completions of a cell are longer than its model's context, or there are too few
-            evaluation prompts: better now than after training.
+        UserError: a cell's engine does not compute its model, its prompts and completions are longer than the model's
+            context, or there are too few evaluation prompts: better now than after training.
     """
     from rewardgrid.evaluate.cell import protocols
     from rewardgrid.evaluate.samples import evaluation_prompts
+    from rewardgrid.train.engines import check_engine
 
     for base_id, group in groupby(sorted(cells, key=lambda cell: cell.base_id), key=lambda cell: cell.base_id):
         directory = study.layout.base(base_id)
@@ -41,6 +42,7 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
                 build_base(name, recipe, directory)
         base, own = load_base(directory), list(group)
         for cell in own:
+            check_engine(cell, base.config, str(base.model_dir / "config.json"))
             base.check_room(cell.name, cell.prompt_length, cell.max_new_tokens)
         for protocol in protocols(study.evaluation, 1):
             evaluation_prompts(base, protocol)
@@ -130,7 +132,7 @@ def export_model(cell_directory: Path, base_directory: Path, mode: str, out: Pat
     Raises:
         UserError: the cell is not trained, has no two adapters to choose from, or ``out`` exists.
     """
-    from rewardgrid.lm.model import to_hf
+    from rewardgrid.lm.hf.layout import to_hf
     from rewardgrid.train.weights import load_policy, save_model
 
     spec = cell_directory / "spec.json"

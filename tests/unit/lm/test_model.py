@@ -10,7 +10,10 @@ import torch
 from tests.tiny import FAMILIES, QWEN2, SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
 from torch import Tensor
 
-from rewardgrid.lm.model import Shape, from_hf, logits, to_hf, token_logps
+from rewardgrid.lm.hf.config import shape_of
+from rewardgrid.lm.hf.layout import from_hf, to_hf
+from rewardgrid.lm.model import logits, token_logps
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.errors import UserError
 
 SHAPES = {
@@ -20,7 +23,7 @@ SHAPES = {
     "one key for all queries": shape_with(kv_heads=1, mlp_width=88),
     "another rotation and norm": shape_with(rope_theta=500.0, norm_eps=1e-3),
     "biases, tied": QWEN2,
-    "biases, untied, one key for all queries": shape_with(qkv_bias=True, tied=False, kv_heads=1),
+    "biases, untied, one key for all queries": shape_with(biases=("qkv",), tied=False, kv_heads=1),
 }
 
 
@@ -64,7 +67,7 @@ def test_logits_are_those_of_hugging_face_in_float64(shape: Shape) -> None:
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, Any], family: Shape) -> None:
     config = {key: value for key, value in config_of(family).items() if key != "rope_parameters"} | rope
-    shape = Shape.from_config(config)
+    shape = shape_of(config)
     assert shape == dataclasses.replace(family, rope_theta=700.0 if rope else 10000.0)
     tensors, ids = random_tensors(shape), random_ids(2, 20)
     with torch.no_grad():
@@ -93,7 +96,7 @@ def test_a_model_that_is_no_plain_llama_or_qwen2_is_refused_by_the_key_that_says
     config = config_of(family) | {key: value, "max_window_layers": 1}
     message = f"base/config.json: {key}: read .*plain LLaMA and Qwen2 models only.*llama .without biases. or qwen2"
     with pytest.raises(UserError, match=message):
-        Shape.from_config(config, "base/config.json")
+        shape_of(config, "base/config.json")
 
 
 @pytest.mark.parametrize("use", [True, False])
@@ -118,9 +121,9 @@ def test_a_sliding_window_is_refused_where_hugging_face_would_use_it(
     theirs = Qwen2Config(**config)
     if theirs.sliding_window is not None and "sliding_attention" in theirs.layer_types:
         with pytest.raises(UserError, match="use_sliding_window: read True"):
-            Shape.from_config(config)
+            shape_of(config)
     else:
-        assert Shape.from_config(config) == QWEN2
+        assert shape_of(config) == QWEN2
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -131,17 +134,17 @@ def test_what_a_configuration_leaves_out_is_what_hugging_face_takes(family: Shap
     named = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
     config = {key: config_of(family)[key] for key in named}
     config |= {"hidden_size": 128, "num_attention_heads": heads, "max_position_embeddings": 64}
-    theirs, ours = AutoConfig.for_model(**config), Shape.from_config(config)
+    theirs, ours = AutoConfig.for_model(**config), shape_of(config)
     assert ours.kv_heads == theirs.num_key_value_heads
     assert ours.head_dim == 128 // heads
     assert ours.norm_eps == theirs.rms_norm_eps
     assert ours.tied == theirs.tie_word_embeddings
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
-    assert Shape.from_config(config | {"num_key_value_heads": None}).kv_heads == heads
+    assert shape_of(config | {"num_key_value_heads": None}).kv_heads == heads
 
 
 def test_a_qwen2_has_its_biases_whatever_its_configuration_says_of_them() -> None:
-    assert Shape.from_config(config_of(QWEN2) | {"attention_bias": False, "mlp_bias": True}) == QWEN2
+    assert shape_of(config_of(QWEN2) | {"attention_bias": False, "mlp_bias": True}) == QWEN2
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
