@@ -7,6 +7,7 @@ sentences, ends, and occurrences that span tokens.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,6 +221,20 @@ def hf_model(
     return model
 
 
+def slowed(frequency: Tensor, rope: dict[str, Any]) -> Tensor:
+    """One frequency as Llama 3 scales it: by its wavelength in the first context."""
+    context, low, high = (
+        rope[key] for key in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+    )
+    wavelength = 2 * math.pi / frequency
+    if wavelength < context / high:
+        return frequency
+    if wavelength > context / low:
+        return frequency / rope["factor"]
+    smooth = (context / wavelength - low) / (high - low)
+    return (1 - smooth) * frequency / rope["factor"] + smooth * frequency
+
+
 @contextmanager
 def exact_hf() -> Iterator[None]:
     """Let Hugging Face compute norms and rotations in the model's own type, instead of always in float32."""
@@ -233,6 +248,8 @@ def exact_hf() -> Iterator[None]:
         size = 2 * self.inv_freq.shape[0]
         theta = self.config.rope_parameters["rope_theta"]
         inverse = 1.0 / theta ** (torch.arange(0, size, 2, dtype=x.dtype) / size)
+        if self.rope_type == "llama3":
+            inverse = torch.stack([slowed(each, self.config.rope_parameters) for each in inverse])
         angles = position_ids[..., None].to(x.dtype) * inverse
         both = torch.cat([angles, angles], -1)
         return both.cos(), both.sin()
