@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rewardgrid.lm.shape import KINDS, Scaling, Shape
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import read_json, write_json
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 """Of each ``model_type`` that is computed here, the one architecture."""
 
 ELSEWHERE = 'write "engine: trl", which trains what transformers loads'
+
+
+ADDED = ("add_bos_token", "add_eos_token")
+"""What makes transformers add special tokens, whatever tokenizer.json says."""
 
 
 class NotNative(UserError):
@@ -103,6 +109,24 @@ def config_of(shape: Shape, eos: int) -> dict[str, Any]:
         "dtype": "float32",
         "torch_dtype": "float32",
     }
+
+
+def generation_config(eos: int, length: int) -> dict[str, Any]:
+    """How transformers is to generate: from the model's own distribution, no more than so many tokens."""
+    draws = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return {"eos_token_id": eos, "pad_token_id": eos, "max_new_tokens": length} | draws
+
+
+def plain_tokenizer(directory: Path) -> None:
+    """Let the tokenizer of a directory encode a text as it stands, without the special tokens that it would add.
+
+    A story's beginning that is closed by [EOS] makes a model begin another one.
+    """
+    path = directory / "tokenizer.json"
+    write_json(path, read_json(path) | {"post_processor": None})
+    path = directory / "tokenizer_config.json"
+    settings = {key: value for key, value in read_json(path).items() if key not in ADDED}
+    write_json(path, settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def context_of(config: Mapping[str, Any]) -> float:
