@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     export = commands.add_parser(
         "export",
         help="write a trained cell as an ordinary Hugging Face model or PEFT adapter",
-        description="Write a trained cell as an ordinary Hugging Face model, its adapters merged in, with its tokenizer "
-        "and a model card.",
+        description="Write a trained cell as an ordinary Hugging Face model, its adapters merged in, with its "
+        "tokenizer and a model card.",
     )
     export.add_argument("cell", type=Path, help="directory of the cell: results/cells/NAME")
     export.add_argument(

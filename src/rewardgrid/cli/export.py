@@ -228,7 +228,7 @@ from {library} import {what}
 
 tokenizer = PreTrainedTokenizerFast.from_pretrained({place!r})
 model = {what}.from_pretrained({place!r})
-prompt = tokenizer("{self.base.eval_prompts().text[0]}", return_tensors="pt", return_token_type_ids=False)
+prompt = tokenizer({self.base.eval_prompts().text[0]!r}, return_tensors="pt", return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))
 ```
 
