@@ -36,8 +36,8 @@ def build_base(name: str, recipe: Recipe, out: Path) -> None:
     its hash, the SHA-256 of every file, origin and figures (commits, held-out loss, counts), versions, seconds.
 
     Raises:
-        UserError: the recipe cannot be followed: no network, wrong revision, damaged or missing files, no LLaMA or
-            Qwen2, no prompts, a full disk.
+        UserError: the recipe cannot be followed: no network, wrong revision, damaged or missing files, no sound
+            model, no prompts, a full disk.
     """
     started = time.monotonic()
     with staged(out) as directory:
@@ -57,7 +57,7 @@ def add_prompts(name: str, recipe: Prompted, stories: Stories, directory: Path) 
     """Check the model of a new base and cut its prompts; returns the facts so far.
 
     Raises:
-        UserError: the model is no sound LLaMA or Qwen2, or there are no prompts that fit it.
+        UserError: the model is not sound, or there are no prompts that fit it.
     """
     model = directory / "model"
     _settle(model)

@@ -35,8 +35,8 @@ def fetch_hub(recipe: HubBase, directory: Path) -> Stories:
     order of its file names, and only as far as the prompts reach.
 
     Raises:
-        UserError: no network, no such repository or revision, a truncated or altered file, no plain LLaMA or
-            Qwen2 with safetensors weights, no such split or column.
+        UserError: no network, no such repository or revision, a truncated or altered file, no sound model
+            with safetensors weights, no such split or column.
     """
     model = Repository.resolve("model", recipe.model, recipe.model_revision)
     dataset = Repository.resolve("dataset", recipe.dataset, recipe.dataset_revision)
@@ -55,7 +55,7 @@ def fetch_model(model: Repository, directory: Path) -> None:
     """Download a model and its tokenizer into a directory.
 
     Raises:
-        UserError: a truncated or altered file, or no plain LLaMA or Qwen2 with safetensors weights.
+        UserError: a truncated or altered file, or no sound model with safetensors weights.
     """
     if not any("/" not in name and name.endswith(".safetensors") for name in model.files):
         raise UserError(

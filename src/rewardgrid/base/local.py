@@ -22,7 +22,7 @@ def copy_local(recipe: LocalBase, directory: Path) -> Stories:
     """Check the model, copy it, and give the stories.
 
     Raises:
-        UserError: the directory is missing or holds no plain LLaMA or Qwen2 with sound safetensors weights, or
+        UserError: the directory is missing or holds no sound model with safetensors weights, or
             there is no such file of stories.
     """
     source = Path(recipe.model)

@@ -107,9 +107,9 @@ def check_model(directory: Path) -> None:
         shape = shape_of(config, source)
     except KeyError as error:
         raise UserError(f"{source}: the key {error} is missing; fetch the model again") from None
-    except NotNative as why:
+    except NotNative:
         _check_numbers(directory)
-        check_foreign(directory, str(why))
+        check_foreign(directory, str(config.get("model_type")))
         vocabulary = foreign_sizes(directory).get("vocab_size", math.inf)
     else:
         _check_weights(directory, shape)

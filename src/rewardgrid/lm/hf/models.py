@@ -76,24 +76,28 @@ def foreign_sizes(directory: Path) -> dict[str, Any]:
     return {key: value for key, value in names.items() if value is not None}
 
 
-def check_foreign(directory: Path, why: str) -> None:
+def check_foreign(directory: Path, kind: str) -> None:
     """Make sure that transformers loads a model whole, without code of its own.
 
     Args:
-        why: it is not computed here.
+        kind: its ``model_type``.
 
     Raises:
         UserError: it does not.
     """
+    alone = f"{directory / 'config.json'}: model_type: read {kind!r}; transformers, which alone computes this model,"
     try:
         _, report = _load(directory, _config(directory), torch.float32)
     except (ValueError, OSError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
         said = str(error).strip().partition("\n")[0]
-        raise UserError(f"{why}; and transformers cannot load it without code of its own: {said}") from None
-    for kind in ("missing_keys", "mismatched_keys"):
-        if report[kind]:
-            some = ", ".join(sorted(str(key) for key in report[kind])[:3])
-            raise UserError(f"{why}; and its weights do not fit config.json ({kind.replace('_', ' ')}: {some})")
+        raise UserError(f"{alone} cannot load it without code of its own: {said}; choose another model") from None
+    for wrong in ("missing_keys", "mismatched_keys"):
+        if report[wrong]:
+            some = ", ".join(sorted(str(key) for key in report[wrong])[:3])
+            raise UserError(
+                f"{alone} finds that its weights do not fit config.json ({wrong.replace('_', ' ')}: {some}); fetch the "
+                "model again, or choose another one"
+            )
 
 
 def _config(directory: Path) -> Any:
@@ -109,6 +113,7 @@ def _load(directory: Path, config: Any, dtype: torch.dtype) -> tuple[Any, dict[s
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
+        ignore_mismatched_sizes=True,  # they are in the report
         output_loading_info=True,
     )
     return model, report
