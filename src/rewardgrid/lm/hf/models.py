@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rewardgrid.lm.hf.peft import PREFIX
 from rewardgrid.study.errors import UserError
 
 
-def load_module(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
+def load_module(directory: Path) -> Any:
     """The model of a Hugging Face directory as transformers makes it, without dropout: the policy is one distribution.
 
     Raises:
@@ -25,7 +26,7 @@ def load_module(directory: Path, dtype: torch.dtype = torch.float32) -> Any:
     for key, value in vars(config).items():
         if "drop" in key and isinstance(value, float):
             setattr(config, key, 0.0)
-    return _load(directory, config, dtype)[0]
+    return _load(directory, config)[0]
 
 
 def open_foreign(directory: Path) -> tuple[Foreign, dict[str, Tensor]]:
@@ -87,7 +88,7 @@ def check_foreign(directory: Path, kind: str) -> None:
     """
     alone = f"{directory / 'config.json'}: model_type: read {kind!r}; transformers, which alone computes this model,"
     try:
-        _, report = _load(directory, _config(directory), torch.float32)
+        _, report = _load(directory, _config(directory), ignore_mismatched_sizes=True)  # they are in the report
     except (ValueError, OSError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
         said = str(error).strip().partition("\n")[0]
         raise UserError(f"{alone} cannot load it without code of its own: {said}; choose another model") from None
@@ -105,16 +106,16 @@ def _config(directory: Path) -> Any:
     return transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
 
 
-def _load(directory: Path, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def _load(directory: Path, config: Any, **more: Any) -> tuple[Any, dict[str, Any]]:
     model, report = _library().AutoModelForCausalLM.from_pretrained(
         directory,
         config=config,
-        dtype=dtype,
+        dtype=torch.float32,
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
-        ignore_mismatched_sizes=True,  # they are in the report
         output_loading_info=True,
+        **more,
     )
     return model, report
 
@@ -133,4 +134,5 @@ def _library() -> Any:
         ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="fan_in_fan_out")  # which PEFT sets as a GPT-2 needs it
     return transformers
