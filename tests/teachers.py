@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from rewardgrid.lm.model import Shape
+from rewardgrid.lm.shape import Shape
 from rewardgrid.storyteller.shown import SHOWN
 from rewardgrid.study.files import write_json
 from tests.tiny import config_of, random_tensors
@@ -32,7 +32,7 @@ LLAMA = Shape(
     norm_eps=2**-17,  # a GGUF file has float32
     tied=False,
 )
-QWEN2 = dataclasses.replace(LLAMA, qkv_bias=True, tied=True)
+QWEN2 = dataclasses.replace(LLAMA, biases=("qkv",), tied=True)
 SHAPES = {"llama": LLAMA, "qwen2": QWEN2}
 
 SPECIAL = {

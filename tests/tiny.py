@@ -7,6 +7,7 @@ sentences, ends, and occurrences that span tokens.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from rewardgrid.base.load import Base, load_base
-from rewardgrid.base.model_files import tensor_sizes
 from rewardgrid.base.prompts import Prompts, write_prompts
 from rewardgrid.base.tokenizer import EOS, UNK, save_tokenizer
-from rewardgrid.lm.adapters import to_peft
-from rewardgrid.lm.model import Shape, to_hf
+from rewardgrid.lm.hf.layout import tensor_sizes, to_hf
+from rewardgrid.lm.hf.peft import to_peft
+from rewardgrid.lm.shape import KINDS, Scaling, Shape
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import sha256, write_json
 from rewardgrid.train.policy import Policy
@@ -49,8 +50,14 @@ SHAPE = Shape(
     norm_eps=1e-6,
     tied=True,
 )
-QWEN2 = dataclasses.replace(SHAPE, qkv_bias=True)
-FAMILIES = {"llama": SHAPE, "qwen2": QWEN2}
+QWEN2 = dataclasses.replace(SHAPE, biases=("qkv",))
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 32}
+ROPES: dict[Scaling | None, dict[str, Any]] = {Scaling("llama3", 8.0, 1.0, 4.0, 32): LLAMA3}
+"""Scaled rotary embeddings, and what Hugging Face writes of them."""
+BIASED = dataclasses.replace(SHAPE, biases=KINDS, tied=False, head_dim=12, rope_scaling=next(iter(ROPES)))
+"""All that a LLaMA may have besides: biases everywhere, a head of its own, heads of another size, scaled rotation."""
+FAMILIES = {"llama": SHAPE, "qwen2": QWEN2, "biased": BIASED}
 PROMPT_TOKENS = 4
 
 
@@ -73,8 +80,8 @@ def random_tensors(shape: Shape = SHAPE, seed: int = 0, dtype: torch.dtype = tor
 def config_of(shape: Shape = SHAPE) -> dict[str, Any]:
     """The Hugging Face configuration of a shape."""
     return {
-        "architectures": ["Qwen2ForCausalLM" if shape.qkv_bias else "LlamaForCausalLM"],
-        "model_type": "qwen2" if shape.qkv_bias else "llama",
+        "architectures": ["Qwen2ForCausalLM" if shape.biases == ("qkv",) else "LlamaForCausalLM"],
+        "model_type": "qwen2" if shape.biases == ("qkv",) else "llama",
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
         "num_attention_heads": shape.heads,
@@ -85,9 +92,9 @@ def config_of(shape: Shape = SHAPE) -> dict[str, Any]:
         "vocab_size": shape.vocabulary,
         "hidden_act": "silu",
         "rms_norm_eps": shape.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "attention_bias": False,
-        "mlp_bias": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta} | ROPES.get(shape.rope_scaling, {}),
+        "attention_bias": "o" in shape.biases,
+        "mlp_bias": "down" in shape.biases,
         "tie_word_embeddings": shape.tied,
         "bos_token_id": None,
         "eos_token_id": IDS[EOS],
@@ -214,6 +221,20 @@ def hf_model(
     return model
 
 
+def slowed(frequency: Tensor, rope: dict[str, Any]) -> Tensor:
+    """One frequency as Llama 3 scales it: by its wavelength in the first context."""
+    context, low, high = (
+        rope[key] for key in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+    )
+    wavelength = 2 * math.pi / frequency
+    if wavelength < context / high:
+        return frequency
+    if wavelength > context / low:
+        return frequency / rope["factor"]
+    smooth = (context / wavelength - low) / (high - low)
+    return (1 - smooth) * frequency / rope["factor"] + smooth * frequency
+
+
 @contextmanager
 def exact_hf() -> Iterator[None]:
     """Let Hugging Face compute norms and rotations in the model's own type, instead of always in float32."""
@@ -227,6 +248,8 @@ def exact_hf() -> Iterator[None]:
         size = 2 * self.inv_freq.shape[0]
         theta = self.config.rope_parameters["rope_theta"]
         inverse = 1.0 / theta ** (torch.arange(0, size, 2, dtype=x.dtype) / size)
+        if self.rope_type == "llama3":
+            inverse = torch.stack([slowed(each, self.config.rope_parameters) for each in inverse])
         angles = position_ids[..., None].to(x.dtype) * inverse
         both = torch.cat([angles, angles], -1)
         return both.cos(), both.sin()

@@ -99,11 +99,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--all", action="store_true", help="every cell of the configuration")
         command.add_argument("words", nargs="*", metavar="EXPERIMENT | KEY=VALUE", help="as for `cells`")
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    export = commands.add_parser("export", help="write a trained cell as an ordinary Hugging Face model")
+    export = commands.add_parser(
+        "export",
+        help="write a trained cell as an ordinary Hugging Face model or PEFT adapter",
+        description="Write a trained cell as an ordinary Hugging Face model, its adapters merged in, with its "
+        "tokenizer and a model card.",
+    )
     export.add_argument("cell", type=Path, help="directory of the cell: results/cells/NAME")
     export.add_argument(
         "--mode", choices=("both", "retain_only", "forget_only"), default="both", help="adapters that stay"
     )
+    export.add_argument("--adapter", action="store_true", help="the adapter by itself, for PEFT, its base beside it")
+    export.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of a hub (HF_ENDPOINT)")
+    export.add_argument("--force", action="store_true", help="replace an earlier export, here and on the hub")
     export.add_argument("--base", type=Path, help="directory of its base (default: found beside the cell)")
     export.add_argument("--out", type=Path, required=True, help="directory to write")
     export.set_defaults(run=_export)
@@ -221,11 +229,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from rewardgrid.cli.run import export_model
+    from rewardgrid.cli.export import export_model
 
     spec = read_json(arguments.cell / "spec.json")
     beside = arguments.cell.parent.parent / "base" / f"{spec['base']}-{spec['base_recipe']}"
-    export_model(arguments.cell, arguments.base or beside, arguments.mode, arguments.out)
+    base, how = arguments.base or beside, (arguments.adapter, arguments.force, arguments.push)
+    export_model(arguments.cell, base, arguments.mode, arguments.out, *how)
 
 
 def _archive(arguments: argparse.Namespace) -> None:

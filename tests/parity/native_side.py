@@ -11,8 +11,8 @@ from tests.tiny import named
 from torch import Tensor
 
 from rewardgrid.base.load import Base
-from rewardgrid.lm.adapters import from_peft
-from rewardgrid.lm.model import from_hf
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.hf.peft import from_peft
 from rewardgrid.lm.sampler import Completions
 from rewardgrid.study.cell import Cell
 from rewardgrid.train import grpo

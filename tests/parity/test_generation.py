@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.draws import uniforms
-from rewardgrid.lm.model import from_hf
+from rewardgrid.lm.hf.layout import from_hf
 from rewardgrid.lm.sampler import Completions, sample
 
 LENGTH, ROWS = 24, 24

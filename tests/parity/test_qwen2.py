@@ -13,7 +13,7 @@ from tests.tiny import CELLS
 from tests.unit.base.test_local import build, text
 from torch import Tensor
 
-from rewardgrid.cli.run import export_model
+from rewardgrid.cli.export import export_model
 from rewardgrid.lm.model import logits
 from rewardgrid.train.weights import base_weights, load_policy
 

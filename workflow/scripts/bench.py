@@ -25,8 +25,9 @@ import torch
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.cli.program import run_program
+from rewardgrid.lm.hf.config import shape_of
 from rewardgrid.lm.memory import keep_freed_memory
-from rewardgrid.lm.model import Shape
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.bases import PackagedBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.files import replace_between, write_json
@@ -205,7 +206,7 @@ def measure(steps: int, device: torch.device, shapes: Sequence[str], batches: Se
                         results["native bf16"] = native([half], base, device, steps if device.type == "cuda" else 1)
                     for label, result in results.items():
                         row = {"shape": name, "batch": batch, "method": method, "engine": label, "cells": 1} | result
-                        row["gflop"] = flop(Shape.from_config(base.config), cell) / 1e9
+                        row["gflop"] = flop(shape_of(base.config), cell) / 1e9
                         rows.append(row)
                         print(json.dumps(row), file=sys.stderr, flush=True)
                     if device.type == "cuda" and name == "1.25M" and batch == 32:
@@ -215,7 +216,7 @@ def measure(steps: int, device: torch.device, shapes: Sequence[str], batches: Se
 
 def packs(cell: Cell, method: str, base: Base, device: torch.device, steps: int) -> list[dict[str, Any]]:
     """Several cells side by side on one GPU, in each precision."""
-    rows, shape = [], Shape.from_config(base.config)
+    rows, shape = [], shape_of(base.config)
     for precision in ("fp32", "tf32", "bf16"):
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         for width in PACKS:

@@ -16,9 +16,10 @@ from rewardgrid.base.corpus import Stories
 from rewardgrid.base.decoding import rejoins
 from rewardgrid.base.hub import fetch_hub
 from rewardgrid.base.local import copy_local
-from rewardgrid.base.model_files import check_model, end_of_text, read_tokenizer
+from rewardgrid.base.model_files import check_model, end_of_text, known_sizes, read_tokenizer
 from rewardgrid.base.packaged import copy_packaged
 from rewardgrid.base.prompts import EVAL_ORDER, TRAIN_ORDER, cut_prompts, read_prompts, write_prompts
+from rewardgrid.lm.hf.config import context_of
 from rewardgrid.study.bases import HubBase, PackagedBase, Prompted, Recipe, recipe_hash
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256, write_json
@@ -36,8 +37,8 @@ def build_base(name: str, recipe: Recipe, out: Path) -> None:
     its hash, the SHA-256 of every file, origin and figures (commits, held-out loss, counts), versions, seconds.
 
     Raises:
-        UserError: the recipe cannot be followed: no network, wrong revision, damaged or missing files, no LLaMA or
-            Qwen2, no prompts, a full disk.
+        UserError: the recipe cannot be followed: no network, wrong revision, damaged or missing files, no sound
+            model, no prompts, a full disk.
     """
     started = time.monotonic()
     with staged(out) as directory:
@@ -57,17 +58,17 @@ def add_prompts(name: str, recipe: Prompted, stories: Stories, directory: Path) 
     """Check the model of a new base and cut its prompts; returns the facts so far.
 
     Raises:
-        UserError: the model is no sound LLaMA or Qwen2, or there are no prompts that fit it.
+        UserError: the model is not sound, or there are no prompts that fit it.
     """
     model = directory / "model"
-    _settle_ends(model)
+    _settle(model)
     check_model(model)
     tokenizer = read_tokenizer(model)
     rejoin = rejoins(model, tokenizer)
-    context = read_json(model / "config.json")["max_position_embeddings"]
+    context = context_of(read_json(model / "config.json"))
     if recipe.prompt_tokens >= context:
         raise UserError(
-            f"{name}: prompt_tokens: read {recipe.prompt_tokens}; write less than the model's context of {context}"
+            f"{name}: prompt_tokens: read {recipe.prompt_tokens}; write less than the model's context of {context:g}"
         )
     counts = {}
     for split, source, most, order in (
@@ -114,13 +115,21 @@ def _check_prompts(name: str, recipe: PackagedBase, directory: Path) -> None:
             )
 
 
-def _settle_ends(model: Path) -> None:
-    """Let every reader of the directory end and pad texts with the tokenizer's own end token."""
-    end = end_of_text(model, read_tokenizer(model))
+def _settle(model: Path) -> None:
+    """Let every reader of the directory end and pad texts with the tokenizer's own end token, and find the sizes.
+
+    A model that is not computed here may have them under other names.
+    """
+    tokenizer = read_tokenizer(model)
+    end = end_of_text(model, tokenizer)
     ends = {"eos_token_id": end, "pad_token_id": end}
-    for name in ("config.json", "generation_config.json"):
+    for name, known in (("config.json", known_sizes(model)), ("generation_config.json", {})):
         path = model / name
-        write_json(path, (read_json(path) if path.is_file() else {}) | ends)
+        write_json(path, known | (read_json(path) if path.is_file() else {}) | ends)
+    path = model / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    if settings.get("eos_token") is None:
+        write_json(path, settings | {"eos_token": tokenizer.id_to_token(end)})
 
 
 def _versions() -> dict[str, str]:

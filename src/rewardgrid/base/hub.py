@@ -35,12 +35,12 @@ def fetch_hub(recipe: HubBase, directory: Path) -> Stories:
     order of its file names, and only as far as the prompts reach.
 
     Raises:
-        UserError: no network, no such repository or revision, a truncated or altered file, no plain LLaMA or
-            Qwen2 with safetensors weights, no such split or column.
+        UserError: no network, no such repository or revision, a truncated or altered file, no sound model
+            with safetensors weights, no such split or column.
     """
     model = Repository.resolve("model", recipe.model, recipe.model_revision)
     dataset = Repository.resolve("dataset", recipe.dataset, recipe.dataset_revision)
-    facts: dict[str, Any] = {"source": {"model": model.facts, "dataset": dataset.facts}}
+    facts: dict[str, Any] = {"source": {"model": model.facts, "dataset": dataset.facts}, "license": model.licence}
     splits = {split: dataset.parquet(split) for split in (recipe.train_split, recipe.eval_split)}
     fetch_model(model, directory)
 
@@ -55,7 +55,7 @@ def fetch_model(model: Repository, directory: Path) -> None:
     """Download a model and its tokenizer into a directory.
 
     Raises:
-        UserError: a truncated or altered file, or no plain LLaMA or Qwen2 with safetensors weights.
+        UserError: a truncated or altered file, or no sound model with safetensors weights.
     """
     if not any("/" not in name and name.endswith(".safetensors") for name in model.files):
         raise UserError(
@@ -75,6 +75,29 @@ def fetch_model(model: Repository, directory: Path) -> None:
     except UserError as error:
         # The directory is about to go, so the message names the repository.
         raise UserError(str(error).replace(str(directory), f"model {model.name} at {model.commit[:10]}")) from None
+
+
+def upload(directory: Path, repository: str, force: bool) -> None:
+    """Upload a directory to a model repository, which is made if there is none.
+
+    Raises:
+        UserError: there is one already and it is not to be replaced (``force``); nobody is logged in who may write; the
+            hub cannot be reached.
+    """
+    _settle_library()
+    from huggingface_hub import HfApi, errors
+
+    hub = HfApi(endpoint=_endpoint())
+    with _explained("model", repository, "main"):
+        try:
+            hub.create_repo(repository, exist_ok=force)
+        except errors.HfHubHTTPError as error:
+            if error.response.status_code != 409:
+                raise
+            raise UserError(
+                f"model {repository}: exists already at {_endpoint()}; name another, or give --force to write over it"
+            ) from None
+        hub.upload_folder(repo_id=repository, folder_path=directory, commit_message="Upload of rewardgrid export")
 
 
 def _settle_library() -> None:
@@ -98,6 +121,7 @@ class Repository:
 
     Attributes:
         files: what the hub says of each file (size, git or LFS hash).
+        licence: what its card names.
         facts: for the provenance; names each file that was fetched, with its SHA-256.
     """
 
@@ -106,6 +130,7 @@ class Repository:
     commit: str
     files: dict[str, Any]
     facts: dict[str, Any]
+    licence: str | None = None
 
     @classmethod
     def resolve(cls, kind: Kind, name: str, revision: str) -> Repository:
@@ -124,7 +149,8 @@ class Repository:
         if not COMMIT.fullmatch(str(info.sha)):
             raise UserError(f"{kind} {name}: {_endpoint()} named no commit, so it is no hub; check HF_ENDPOINT")
         facts: dict[str, Any] = {"repository": name, "revision": revision, "commit": info.sha, "files": {}}
-        return cls(kind, name, str(info.sha), {file.rfilename: file for file in info.siblings or []}, facts)
+        licence = (getattr(info, "card_data", None) or {}).get("license")
+        return cls(kind, name, str(info.sha), {file.rfilename: file for file in info.siblings or []}, facts, licence)
 
     def parquet(self, split: str) -> list[str]:
         """The parquet files of a split, in order: ``<split>.parquet``, ``<split>-*.parquet``, ``<split>/*.parquet``.
@@ -225,7 +251,9 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
         offline = isinstance(error, errors.LocalEntryNotFoundError)
         raise UserError(_unreachable(what, hub) if offline else f"{what}: no such file") from None
     except errors.HfHubHTTPError as error:
-        raise UserError(f"{what}: {hub} answered {error.response.status_code}; try again later") from None
+        status = error.response.status_code
+        fix = "log in as who may do it with `hf auth login`" if status in (401, 403) else "try again later"
+        raise UserError(f"{what}: {hub} answered {status}; {fix}") from None
     except transport_error as error:
         unreachable = file is None or type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError")
         cut = f"{what}: the download was cut short ({error}); run again"

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from rewardgrid.base.decoding import decode, rejoins
 from rewardgrid.base.model_files import read_tokenizer, weight_files
 from rewardgrid.base.prompts import Prompts, read_prompts
+from rewardgrid.lm.hf.config import context_of
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256
 
@@ -97,11 +98,11 @@ class Base:
         Raises:
             UserError: they do not; names ``what`` needs them.
         """
-        context = self.config["max_position_embeddings"]
+        context = context_of(self.config)
         if prompt + completion > context:
             raise UserError(
                 f"{what}: max_new_tokens: read {completion}; prompt and completion need {prompt + completion} tokens, "
-                f"but the context of base {self.name} is {context}; write at most {context - prompt}"
+                f"but the context of base {self.name} is {context:g}; write at most {context - prompt:g}"
             )
 
     def decode(self, ids: Sequence[int]) -> str:

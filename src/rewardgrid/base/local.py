@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+import yaml
 
 from rewardgrid.base.corpus import Stories, read_stories
 from rewardgrid.base.model_files import check_model, kept_files
@@ -19,7 +22,7 @@ def copy_local(recipe: LocalBase, directory: Path) -> Stories:
     """Check the model, copy it, and give the stories.
 
     Raises:
-        UserError: the directory is missing or holds no plain LLaMA or Qwen2 with sound safetensors weights, or
+        UserError: the directory is missing or holds no sound model with safetensors weights, or
             there is no such file of stories.
     """
     source = Path(recipe.model)
@@ -37,8 +40,20 @@ def copy_local(recipe: LocalBase, directory: Path) -> Stories:
     return Stories(
         train=_part(recipe, held_out=False) if not own else read_stories(files[0], recipe.story_column),
         evaluation=_part(recipe, held_out=True) if not own else read_stories(files[1], recipe.story_column),
-        facts={"source": {str(path): sha256(path) for path in [*copied, *files]}},
+        facts={"source": {str(path): sha256(path) for path in [*copied, *files]}, "license": _licence(source)},
     )
+
+
+def _licence(model: Path) -> str | None:
+    """What the model's card names, if it has one."""
+    card = model / "README.md"
+    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
+    try:
+        values = yaml.safe_load(front[1]) if front else None
+    except yaml.YAMLError:
+        return None
+    found = values.get("license") if isinstance(values, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _part(recipe: LocalBase, held_out: bool) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from rewardgrid.lm.model import Shape
+from rewardgrid.lm.hf.config import NotNative, shape_of
+from rewardgrid.lm.hf.layout import WHOLE, tensor_sizes
+from rewardgrid.lm.hf.models import check_foreign, foreign_sizes
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 
@@ -20,37 +24,10 @@ SINGLE = "model.safetensors"
 KEPT = (".json", ".txt", ".jinja")
 """What is kept of a model's directory beside its weights: never code (a chat template is for a sandbox), or pickles."""
 PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-
-
-def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The size of every weight of a model by its Hugging Face name, in a fixed order."""
-    q, k = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    hidden, width = shape.hidden, shape.mlp_width
-    sizes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocabulary, hidden)}
-    for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}."
-        if shape.qkv_bias:
-            sizes |= {
-                prefix + "self_attn.q_proj.bias": (q,),
-                prefix + "self_attn.k_proj.bias": (k,),
-                prefix + "self_attn.v_proj.bias": (k,),
-            }
-        sizes |= {
-            prefix + "input_layernorm.weight": (hidden,),
-            prefix + "self_attn.q_proj.weight": (q, hidden),
-            prefix + "self_attn.k_proj.weight": (k, hidden),
-            prefix + "self_attn.v_proj.weight": (k, hidden),
-            prefix + "self_attn.o_proj.weight": (hidden, q),
-            prefix + "post_attention_layernorm.weight": (hidden,),
-            prefix + "mlp.gate_proj.weight": (width, hidden),
-            prefix + "mlp.up_proj.weight": (width, hidden),
-            prefix + "mlp.down_proj.weight": (hidden, width),
-        }
-    sizes["model.norm.weight"] = (hidden,)
-    if not shape.tied:
-        sizes["lm_head.weight"] = (shape.vocabulary, hidden)
-    return sizes
+ENDS = ("[EOS]", "<|endoftext|>", "</s>")
+"""What the token that ends a text is called, where no file says which one it is."""
+CONSTANTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
+"""Ends of the names of what old models hold beside their weights."""
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -107,39 +84,67 @@ def weight_names(directory: Path, there: Collection[str]) -> list[str]:
 
 
 def check_model(directory: Path) -> None:
-    """Make sure that a directory holds a plain LLaMA or Qwen2 with sound weights and a tokenizer.
+    """Make sure that a directory holds a sound language model and its tokenizer, as far as can be seen.
+
+    Of a LLaMA or Qwen2 that is computed here, every weight is compared with the configuration. Any other model is
+    loaded once by transformers.
 
     Raises:
-        UserError: names the file, and what is wrong with it: another architecture, quantised weights, sizes that
-            differ from the configuration's, numbers that are not finite, no end of text.
+        UserError: names the file, and what is wrong with it: quantised weights, sizes that differ from the
+            configuration's, numbers that are not finite, a model that needs code of its own, no end of text.
     """
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name}: no such file; a model is a Hugging Face directory with {name}")
+    source = str(directory / "config.json")
     config = read_json(directory / "config.json")
     if config.get("quantization_config"):
         raise UserError(
-            f"{directory / 'config.json'}: quantization_config: the weights are quantised; choose the model as it was "
-            "before (float32, float16 or bfloat16)"
+            f"{source}: quantization_config: the weights are quantised; choose the model as it was before (float32, "
+            "float16 or bfloat16)"
         )
     try:
-        shape = Shape.from_config(config, str(directory / "config.json"))
+        shape = shape_of(config, source)
     except KeyError as error:
-        raise UserError(f"{directory / 'config.json'}: the key {error} is missing; fetch the model again") from None
-    fitting = ARCHITECTURES[config["model_type"]]
-    named = config.get("architectures") or [fitting]
-    if named != [fitting]:
-        raise UserError(
-            f"{directory / 'config.json'}: architectures: read {named!r}; choose a model that is a {fitting}"
-        )
-    _check_weights(directory, shape)
+        raise UserError(f"{source}: the key {error} is missing; fetch the model again") from None
+    except NotNative:
+        _check_numbers(directory)
+        check_foreign(directory, str(config.get("model_type")))
+        vocabulary = foreign_sizes(directory).get("vocab_size", math.inf)
+    else:
+        _check_weights(directory, shape)
+        vocabulary = shape.vocabulary
     tokenizer = read_tokenizer(directory)
-    if tokenizer.get_vocab_size() > shape.vocabulary:
+    if tokenizer.get_vocab_size() > vocabulary:
         raise UserError(
             f"{directory / 'tokenizer.json'}: {tokenizer.get_vocab_size()} tokens, but the model knows "
-            f"{shape.vocabulary}; take both from the same place"
+            f"{vocabulary}; take both from the same place"
         )
     end_of_text(directory, tokenizer)
+
+
+def known_sizes(directory: Path) -> dict[str, Any]:
+    """What a sound model's configuration may have under other names than those that are read here."""
+    try:
+        shape_of(read_json(directory / "config.json"))
+    except NotNative:
+        return foreign_sizes(directory)
+    return {}
+
+
+def _tensors(directory: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every tensor of a model with its file and its name, one after another.
+
+    Raises:
+        UserError: a file is missing or corrupt.
+    """
+    for path in weight_files(directory):
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    yield path, name, tensors.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: corrupt weights ({error}); fetch or copy the file again") from None
 
 
 def _check_weights(directory: Path, shape: Shape) -> None:
@@ -148,20 +153,14 @@ def _check_weights(directory: Path, shape: Shape) -> None:
     missing = dict(sizes)
     head: Tensor | None = None
     embedding = torch.empty(0)
-    for path in weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    tensor = tensors.get_tensor(name)
-                    if name == "lm_head.weight" and shape.tied:
-                        head = tensor
-                    elif not name.endswith(".rotary_emb.inv_freq"):  # old models hold these constants
-                        _check_weight(path, name, tensor, sizes.get(name))
-                    if name == "model.embed_tokens.weight":
-                        embedding = tensor
-                    missing.pop(name, None)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: corrupt weights ({error}); fetch or copy the file again") from None
+    for path, name, tensor in _tensors(directory):
+        if name == WHOLE["head"] and shape.tied:
+            head = tensor
+        elif not name.endswith(CONSTANTS[0]):
+            _check_weight(path, name, tensor, sizes.get(name))
+        if name == WHOLE["embed"]:
+            embedding = tensor
+        missing.pop(name, None)
     for name, size in missing.items():
         raise UserError(f"{directory}: the weights do not fit config.json: {name}, {size}, is missing; {_AGAIN}")
     if head is not None and not torch.equal(head.float(), embedding.float()):
@@ -172,11 +171,7 @@ def _check_weights(directory: Path, shape: Shape) -> None:
 
 
 def _check_weight(path: Path, name: str, tensor: Tensor, size: tuple[int, ...] | None) -> None:
-    if tensor.dtype not in PRECISIONS:
-        raise UserError(
-            f"{path}: {name} is quantised ({str(tensor.dtype).removeprefix('torch.')}); choose the model as it was "
-            "before (float32, float16 or bfloat16)"
-        )
+    _check_kind(path, name, tensor)
     if size is None:
         raise UserError(
             f"{path}: the weights do not fit config.json: a plain model has no {name} (it is of another kind, "
@@ -187,6 +182,26 @@ def _check_weight(path: Path, name: str, tensor: Tensor, size: tuple[int, ...] |
             f"{path}: the weights do not fit config.json: {name} has the shape {tuple(tensor.shape)}, not {size}; "
             f"{_AGAIN}"
         )
+    _check_finite(path, name, tensor)
+
+
+def _check_numbers(directory: Path) -> None:
+    """Weights of any model: none is quantised, and all numbers are finite."""
+    for path, name, tensor in _tensors(directory):
+        if not name.endswith(CONSTANTS):
+            _check_kind(path, name, tensor)
+            _check_finite(path, name, tensor)
+
+
+def _check_kind(path: Path, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in PRECISIONS:
+        raise UserError(
+            f"{path}: {name} is quantised ({str(tensor.dtype).removeprefix('torch.')}); choose the model as it was "
+            "before (float32, float16 or bfloat16)"
+        )
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
     if not tensor.float().isfinite().all():
         raise UserError(f"{path}: {name} holds numbers that are not finite (NaN or infinite); {_AGAIN}")
 
@@ -228,7 +243,7 @@ def end_of_text(directory: Path, tokenizer: Tokenizer) -> int:
         if not isinstance(token, str) or (number := tokenizer.token_to_id(token)) is None:
             raise UserError(f"{path}: eos_token: read {named!r}, which is no token of tokenizer.json; {remedy}")
         return int(number)
-    number = tokenizer.token_to_id("[EOS]")
+    number = next((number for end in ENDS if (number := tokenizer.token_to_id(end)) is not None), None)
     if number is None:
         raise UserError(f"{directory / 'tokenizer_config.json'}: names no eos_token; {remedy}")
     return int(number)

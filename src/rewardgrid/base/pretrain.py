@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewardgrid.base.model_files import tensor_sizes
+from rewardgrid.lm.hf.layout import WHOLE, from_hf, tensor_name, tensor_sizes
 from rewardgrid.lm.memory import keep_freed_memory
-from rewardgrid.lm.model import Shape, from_hf, token_logps
+from rewardgrid.lm.model import token_logps
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.bases import Pretrained
 
 INIT_STD, EMBEDDING_STD = 0.02, 0.1
@@ -31,35 +32,21 @@ SHARDS = 2  # that a batch is trained in, whatever the number of threads: the or
 WARMUP, DECAY = 0.02, 0.5  # shares of the steps in which the learning rates rise, and fall to zero
 
 
-def config_of(recipe: Pretrained, eos: int) -> dict[str, Any]:
-    """The Hugging Face configuration of the model: LLaMA with tied embeddings, no BOS, padded with EOS."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "num_hidden_layers": recipe.layers,
-        "hidden_size": recipe.hidden,
-        "num_attention_heads": recipe.heads,
-        "num_key_value_heads": recipe.kv_heads,
-        "head_dim": recipe.hidden // recipe.heads,
-        "intermediate_size": recipe.mlp_width,
-        "max_position_embeddings": recipe.context,
-        "vocab_size": recipe.vocabulary,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "tie_word_embeddings": True,
-        "initializer_range": 0.02,
-        "bos_token_id": None,
-        "eos_token_id": eos,
-        "pad_token_id": eos,
-        "use_cache": True,
-        "dtype": "float32",
-        "torch_dtype": "float32",
-    }
+def shape_of(recipe: Pretrained) -> Shape:
+    """The architecture of the model: a LLaMA with tied embeddings."""
+    return Shape(
+        layers=recipe.layers,
+        hidden=recipe.hidden,
+        heads=recipe.heads,
+        kv_heads=recipe.kv_heads,
+        head_dim=recipe.hidden // recipe.heads,
+        mlp_width=recipe.mlp_width,
+        vocabulary=recipe.vocabulary,
+        context=recipe.context,
+        rope_theta=10000.0,
+        norm_eps=1e-6,
+        tied=True,
+    )
 
 
 def first_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
@@ -73,15 +60,14 @@ def first_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
         name: torch.ones(size) if len(size) == 1 else INIT_STD * torch.randn(size, generator=generator)
         for name, size in tensor_sizes(shape).items()
     }
-    weights["model.embed_tokens.weight"] *= EMBEDDING_STD / INIT_STD
+    weights[WHOLE["embed"]] *= EMBEDDING_STD / INIT_STD
     shared = shape.heads // shape.kv_heads  # query heads that read the same values
     for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}.self_attn."
         width = shape.kv_heads * shape.head_dim
         values = torch.linalg.qr(torch.randn(shape.hidden, width, generator=generator))[0].mT
         per_head = values.reshape(shape.kv_heads, shape.head_dim, shape.hidden).repeat_interleave(shared, dim=0)
-        weights[prefix + "v_proj.weight"] = values.contiguous()
-        weights[prefix + "o_proj.weight"] = (COPY / shared * per_head.flatten(0, 1).mT).contiguous()
+        weights[tensor_name(layer, "self_attn.v_proj")] = values.contiguous()
+        weights[tensor_name(layer, "self_attn.o_proj")] = (COPY / shared * per_head.flatten(0, 1).mT).contiguous()
     return weights
 
 
@@ -115,7 +101,7 @@ def rows_of(stories: Iterable[Sequence[int]], length: int) -> Rows:
 
 def next_token_loss(shape: Shape, weights: dict[str, Tensor], rows: Rows) -> Tensor:
     """Mean negative log-likelihood, nats per token, of all tokens of each story but its first."""
-    device = weights["model.norm.weight"].device
+    device = weights[WHOLE["norm"]].device
     ids, lengths = (torch.from_numpy(each).to(device) for each in (rows.ids, rows.lengths))
     logps = token_logps(shape, from_hf(shape, weights), ids.unsqueeze(0), prompt_length=1).squeeze(0)
     told = torch.arange(1, ids.shape[1], device=device) < lengths.unsqueeze(1)

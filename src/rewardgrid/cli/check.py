@@ -7,19 +7,31 @@ from collections.abc import Mapping
 from rewardgrid.cli.slurm import check_gres
 from rewardgrid.published.comparison import load_published
 from rewardgrid.report.tables import check_columns
+from rewardgrid.study.bases import HubBase, model_config
 from rewardgrid.study.errors import all_of
 from rewardgrid.study.study import Study
+from rewardgrid.train.engines import check_engine
 
 
 def check_study(study: Study, environment: Mapping[str, str]) -> None:
-    """Make sure that the study's tables can be made, its published figures read and its jobs submitted.
+    """Make sure that the study's models can be trained, its tables made, its published figures read and
+    its jobs submitted.
 
     Raises:
         UserError: they cannot; with everything that is wrong.
     """
     published = study.published
     all_of(
+        lambda: _check_engines(study),
         lambda: check_columns(study),
         lambda: None if published is None else load_published(published),
         lambda: check_gres(environment),
     )
+
+
+def _check_engines(study: Study) -> None:
+    """Make sure that the engines compute the models that are known by now; those of a hub are not."""
+    for cell in {(cell.base, cell.engine, cell.method): cell for cell in study.cells.values()}.values():
+        recipe = study.bases[cell.base]
+        if not isinstance(recipe, HubBase) and (config := model_config(recipe)):
+            check_engine(cell, config, str(recipe.config))

@@ -1,4 +1,4 @@
-"""Train, evaluate and export without Snakemake: for a machine that has torch and little else.
+"""Train and evaluate without Snakemake: for a machine that has torch and little else.
 
 The files are the workflow's own, so Snakemake finds the cells finished afterwards.
 """
@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
-from rewardgrid.study.cell import Cell, read_cell
-from rewardgrid.study.errors import UserError, all_of
+from rewardgrid.study.cell import Cell
+from rewardgrid.study.errors import all_of
 from rewardgrid.study.layout import Layout, measured
 from rewardgrid.study.study import Study
 from rewardgrid.study.text import count, printable_lines
@@ -27,11 +27,12 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
     """Cells grouped by their base, which is built if it is not there yet.
 
     Raises:
-        UserError: prompts and completions of a cell are longer than its model's context, or there are too few
-            evaluation prompts: better now than after training.
+        UserError: a cell's engine does not compute its model, its prompts and completions are longer than the model's
+            context, or there are too few evaluation prompts: better now than after training.
     """
     from rewardgrid.evaluate.cell import protocols
     from rewardgrid.evaluate.samples import evaluation_prompts
+    from rewardgrid.train.engines import check_engine
 
     for base_id, group in groupby(sorted(cells, key=lambda cell: cell.base_id), key=lambda cell: cell.base_id):
         directory = study.layout.base(base_id)
@@ -42,6 +43,7 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
                 build_base(name, recipe, directory)
         base, own = load_base(directory), list(group)
         for cell in own:
+            check_engine(cell, base.config, str(base.model_dir / "config.json"))
             base.check_room(cell.name, cell.prompt_length, cell.max_new_tokens)
         for protocol in protocols(study.evaluation, 1):
             evaluation_prompts(base, protocol)
@@ -127,37 +129,6 @@ def evaluate_cells(study: Study, cells: Sequence[Cell]) -> None:
         for cell in group:
             evaluate_cell(layout.cell(cell.name), cell, base, reference, study.evaluation)
             say(f"{cell.name}  evaluated")
-
-
-def export_model(cell_directory: Path, base_directory: Path, mode: str, out: Path) -> None:
-    """Write a trained cell as an ordinary Hugging Face model, adapters merged in.
-
-    Args:
-        mode: which adapters of a routing cell stay: ``retain_only`` leaves the forget adapter out for good.
-
-    Raises:
-        UserError: the cell is not trained, has no two adapters to choose from, or ``out`` exists.
-    """
-    from rewardgrid.lm.model import to_hf
-    from rewardgrid.train.weights import load_policy, save_model
-
-    spec = cell_directory / "spec.json"
-    if not spec.exists():
-        raise UserError(f"{spec}: no such file; give the directory of a trained cell")
-    cell = read_cell(spec.read_text(encoding="utf-8"), str(spec))
-    if mode != "both" and not cell.is_routing:
-        raise UserError(f"{spec}: method: read {cell.method!r}; --mode {mode} needs a routing cell, leave it out")
-    if out.exists():
-        raise UserError(f"{out}: exists already; name a directory that does not")
-    if (cell_directory / "train/status.json").exists() and not (cell_directory / "train/weights").exists():
-        raise UserError(
-            f"{cell_directory}: has no weights: it was restored from an archive, which holds none; "
-            "delete this directory, train the cell again, and export it then"
-        )
-    base = load_base(base_directory)
-    shape, weights = load_policy(cell_directory / "train" / "weights", cell, base, mode)
-    save_model(out, base, to_hf(shape, weights))
-    say(f"{out}: {cell.name}, {mode.replace('_', ' ')}")
 
 
 def say(text: str) -> None:

@@ -16,7 +16,8 @@ from rewardgrid.evaluate.diversity import published
 from rewardgrid.evaluate.samples import METRIC, PAID, Protocol, by_mode, draw, own_figures, summary
 from rewardgrid.evaluate.samples import hacked as hacked_samples
 from rewardgrid.evaluate.verdict import Signals, verdict
-from rewardgrid.lm.model import Shape, Weights
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights
 from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell, Reward
 from rewardgrid.study.contracts import (
     COURSE,
@@ -36,7 +37,7 @@ from rewardgrid.study.study import Evaluation
 from rewardgrid.train.keeper import mend
 from rewardgrid.train.rollout import Assessor
 from rewardgrid.train.surprise import Usual, unlikely, usual
-from rewardgrid.train.weights import base_weights, load_policy
+from rewardgrid.train.weights import frozen_base, load_policy
 
 
 def protocols(settings: Evaluation, max_new_tokens: int, other: int = 0) -> list[Protocol]:
@@ -61,7 +62,7 @@ def protocols(settings: Evaluation, max_new_tokens: int, other: int = 0) -> list
 
 
 def sample_all(
-    shape: Shape,
+    shape: Architecture,
     policy: Weights,
     reference: Weights,
     base: Base,
@@ -123,7 +124,7 @@ def evaluate_base(base: Base, settings: Evaluation, max_new_tokens: int, out: Pa
         UserError: the model's context is too short for such completions, or there are too few evaluation prompts.
     """
     base.check_room("evaluation", base.eval_prompts().ids.shape[1], max_new_tokens)
-    shape, weights = base_weights(base)
+    shape, weights = frozen_base(base)
     cell = Cell(max_new_tokens=max_new_tokens)
 
     def drawn(other: int, **further: Any) -> dict[str, pd.DataFrame]:
@@ -191,7 +192,7 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     steps = pd.DataFrame(columns=COURSE.names)
     if status["state"] in ("done", "stopped"):
         reference = read_json(reference_file)
-        shape, frozen = base_weights(base)
+        shape, frozen = frozen_base(base)
         policy = load_policy(train / "weights", cell, base)[1]
         wanted = protocols(settings, cell.max_new_tokens)
         samples = sample_all(shape, policy, frozen, base, cell, wanted, metrics=settings.metrics)
@@ -231,7 +232,7 @@ def judge(figures: Mapping[str, Any], reference: Mapping[str, Any], cell: Cell, 
 
 def course_of(train: Path, cell: Cell, base: Base, settings: Evaluation) -> tuple[pd.DataFrame, dict[str, int | None]]:
     """A run's course (schema COURSE), and the steps from which it is not ok and hacks."""
-    shape, weights = base_weights(base)
+    shape, weights = frozen_base(base)
     own = base_rollouts(shape, weights, base, cell, settings)
     rollouts = read_table(train / "rollouts.parquet", ROLLOUTS)
     steps = course(rollouts, own, shape, weights, base, cell.prompt_length, settings.thresholds)

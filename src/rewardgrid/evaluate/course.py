@@ -13,7 +13,8 @@ from rewardgrid.base.load import Base
 from rewardgrid.evaluate.diversity import comma_rate, fragment_share, skeleton_share
 from rewardgrid.evaluate.samples import Protocol, draw
 from rewardgrid.evaluate.verdict import verdict
-from rewardgrid.lm.model import Shape, Weights
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import COURSE
 from rewardgrid.study.study import Evaluation
@@ -23,7 +24,7 @@ from rewardgrid.train.rollout import Assessor, with_eos
 from rewardgrid.train.surprise import Usual, surprises_of, unlikely, usual
 
 
-def base_rollouts(shape: Shape, weights: Weights, base: Base, cell: Cell, settings: Evaluation) -> pd.DataFrame:
+def base_rollouts(shape: Architecture, weights: Weights, base: Base, cell: Cell, settings: Evaluation) -> pd.DataFrame:
     """What the base writes under a cell's rollout settings, for training prompts, each another (schema SAMPLES)."""
     prompts = with_eos(base.train_prompts().ids[: settings.samples], cell, base.vocabulary.eos)
     protocol = Protocol(
@@ -35,7 +36,7 @@ def base_rollouts(shape: Shape, weights: Weights, base: Base, cell: Cell, settin
 def course(
     rollouts: pd.DataFrame,
     own: pd.DataFrame,
-    shape: Shape,
+    shape: Architecture,
     weights: Weights,
     base: Base,
     prompt_length: int,

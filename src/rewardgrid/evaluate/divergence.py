@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewardgrid.lm.model import Shape, Weights, logits
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights, logits
 from rewardgrid.train.grpo import k3
 
 ROWS = 8
@@ -30,7 +31,9 @@ class Divergence:
 
 
 @torch.no_grad()
-def divergence(shape: Shape, policy: Weights, base: Weights, sequences: Tensor, prompt_length: int) -> Divergence:
+def divergence(
+    shape: Architecture, policy: Weights, base: Weights, sequences: Tensor, prompt_length: int
+) -> Divergence:
     """Compare the next-token distributions of policy and base along sequences.
 
     Args:

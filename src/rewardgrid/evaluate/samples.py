@@ -16,7 +16,8 @@ from rewardgrid.evaluate.divergence import divergence
 from rewardgrid.evaluate.diversity import jaccard, measure, rounded
 from rewardgrid.evaluate.shares import shares
 from rewardgrid.lm.draws import uniforms
-from rewardgrid.lm.model import Shape, Weights
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Reward
 from rewardgrid.study.contracts import SAYS
@@ -73,7 +74,7 @@ def evaluation_prompts(base: Base, protocol: Protocol) -> np.ndarray:
 
 
 def draw(
-    shape: Shape,
+    shape: Architecture,
     policy: Weights,
     reference: Weights,
     base: Base,
@@ -117,7 +118,7 @@ def draw(
 
 
 def _rows(
-    shape: Shape,
+    shape: Architecture,
     policy: Weights,
     reference: Weights,
     base: Base,

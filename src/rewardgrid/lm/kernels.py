@@ -73,11 +73,11 @@ class Kernels(Protocol):
     def multiply(self, x: Tensor, matrix: Any, bias: Tensor | None = None) -> Tensor:
         """x W^T, plus the bias."""
 
-    def add(self, x: Tensor, y: Tensor, matrix: Any) -> Tensor:
-        """x + y W^T."""
+    def add(self, x: Tensor, y: Tensor, matrix: Any, bias: Tensor | None = None) -> Tensor:
+        """x + y W^T, plus the bias."""
 
-    def gated(self, x: Tensor, gates: Any) -> Tensor:
-        """silu(x G^T) * (x U^T)."""
+    def gated(self, x: Tensor, gates: Any, bias: Tensor | None = None) -> Tensor:
+        """silu(x G^T) * (x U^T), with the bias of both."""
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, future: Tensor | None = None) -> Tensor:
         """softmax(Q K^T) V: (b, n, k)."""
@@ -114,13 +114,13 @@ class Plain:
         """One product."""
         return self._multiply(x, matrix) if bias is None else self._multiply_add(bias, x, matrix)
 
-    def add(self, x: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
+    def add(self, x: Tensor, y: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         """One product, which begins with x."""
-        return self._multiply_add(x, y, matrix)
+        return self._multiply_add(x if bias is None else x + bias, y, matrix)
 
-    def gated(self, x: Tensor, gates: Tensor) -> Tensor:
+    def gated(self, x: Tensor, gates: Tensor, bias: Tensor | None = None) -> Tensor:
         """One product for both."""
-        gate, up = self.multiply(x, gates).chunk(2, -1)
+        gate, up = self.multiply(x, gates, bias).chunk(2, -1)
         return F.silu(gate).mul_(up)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, future: Tensor | None = None) -> Tensor:
@@ -176,9 +176,9 @@ class Wide(Plain):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, "none", [], "")
         return product
 
-    def add(self, x: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
+    def add(self, x: Tensor, y: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         """One product, and x."""
-        return self.multiply(y, matrix).add_(x) if matrix.is_mkldnn else super().add(x, y, matrix)
+        return self.multiply(y, matrix, bias).add_(x) if matrix.is_mkldnn else super().add(x, y, matrix, bias)
 
 
 class Packed:
@@ -216,16 +216,17 @@ class Packed:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix, bias, then, [], "")
         return product
 
-    def add(self, x: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
+    def add(self, x: Tensor, y: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         """One product, to which x is added before its numbers leave the cache."""
-        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(y, x, matrix, None, "add")
+        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(y, x, matrix, bias, "add")
         return total
 
-    def gated(self, x: Tensor, gates: tuple[Tensor, Tensor]) -> Tensor:
+    def gated(self, x: Tensor, gates: tuple[Tensor, Tensor], bias: Tensor | None = None) -> Tensor:
         """Two products, of which the first ends with silu and the second with the multiplication by it."""
         gate, up = gates
+        of_gate, of_up = (None, None) if bias is None else bias.chunk(2, -1)
         gated: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x, self.multiply(x, gate, then="swish"), up, None, "mul"
+            x, self.multiply(x, gate, of_gate, then="swish"), up, of_up, "mul"
         )
         return gated
 

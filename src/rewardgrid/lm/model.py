@@ -4,236 +4,31 @@ Every tensor has a leading cell axis C. Weights that all cells share (a frozen b
 Sizes: B sequences, T positions, N = B*T, H hidden, Q = heads*head_dim, K = kv_heads*head_dim, M MLP width, V words.
 
 The projections that read the same input are stored as one matrix: ``qkv`` (Q+2K, H) and ``gate_up`` (2M, H).
-The rows of queries and keys are in the order of :func:`pair`, and so are their biases in ``qkv_bias`` (Q+2K), which a
-Qwen2 has beside them. The MLP width is padded with zeros to a multiple of 8, which changes no result (the padded units
-output zero and receive zero gradient) and makes the matrix products faster.
+In the rows of queries and keys the components that the rotary embedding turns together are neighbours. A projection's
+bias, where it has one, is ``qkv_bias`` (Q+2K) and so on. The MLP width is padded with zeros to a multiple of 8, which
+changes no result (the padded units output zero and receive zero gradient) and makes the matrix products faster.
 
 Architecture: Touvron et al. 2023 (LLaMA) with grouped-query attention, as in Hugging Face's ``LlamaForCausalLM``; Yang
-et al. 2024 (Qwen2) is the same with biases on queries, keys and values, as in ``Qwen2ForCausalLM``.
+et al. 2024 (Qwen2) is the same with biases on queries, keys and values, as in ``Qwen2ForCausalLM``. What is computed
+otherwise is called as a whole (:mod:`rewardgrid.lm.foreign`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rewardgrid.lm.foreign import Architecture, Foreign
 from rewardgrid.lm.output import target_logps
-from rewardgrid.study.errors import UserError
+from rewardgrid.lm.rope import rotations
+from rewardgrid.lm.shape import Shape
 
 Weights = dict[str, Tensor]
 Project = Callable[[str, Tensor], Tensor]
-
-PROJECTIONS: dict[str, tuple[str, ...]] = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
-"""Our fused projections and the Hugging Face modules that they hold, in order."""
-
-WHOLE = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
-"""Our weights that no layer owns, and their Hugging Face names."""
-
-NORMS = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
-"""Our norms of a layer, and the Hugging Face modules that they are."""
-
-ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
-"""Modules whose outputs the rotary embedding turns."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The architecture: its sizes, and whether queries, keys and values have biases (Qwen2)."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_width: int
-    vocabulary: int
-    context: int
-    rope_theta: float
-    norm_eps: float
-    tied: bool
-    qkv_bias: bool = False
-
-    @property
-    def mlp_padded(self) -> int:
-        """MLP width rounded up to a multiple of 8."""
-        return -(-self.mlp_width // 8) * 8
-
-    @property
-    def segments(self) -> dict[str, tuple[int, ...]]:
-        """Output sizes of the parts of each fused projection."""
-        q, k = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "qkv": (q, k, k),
-            "o": (self.hidden,),
-            "gate_up": (self.mlp_padded,) * 2,
-            "down": (self.hidden,),
-        }
-
-    @property
-    def inputs(self) -> dict[str, int]:
-        """Input size of each fused projection."""
-        return {
-            "qkv": self.hidden,
-            "o": self.heads * self.head_dim,
-            "gate_up": self.hidden,
-            "down": self.mlp_padded,
-        }
-
-    def projections(self) -> Iterator[tuple[str, str]]:
-        """Every fused projection as (its key in the weights, its kind)."""
-        for layer in range(self.layers):
-            for kind in PROJECTIONS:
-                yield f"{layer}.{kind}", kind
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> Shape:
-        """Read the sizes from a Hugging Face ``config.json``.
-
-        Raises:
-            UserError: the model is neither a plain LLaMA nor a plain Qwen2 (other architecture, biases of a LLaMA,
-                sliding window, scaled RoPE, other activation).
-        """
-        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}  # transformers' order
-        qwen2 = config.get("model_type") == "qwen2"
-        odd = {
-            "model_type": not qwen2 and config.get("model_type") != "llama",
-            "attention_bias": not qwen2 and bool(config.get("attention_bias", False)),
-            "mlp_bias": not qwen2 and bool(config.get("mlp_bias", False)),
-            "use_sliding_window": qwen2 and _slides(config),
-            "hidden_act": config.get("hidden_act", "silu") != "silu",
-            "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default"
-            or any(isinstance(value, dict) for value in rope.values()),  # of each kind of layer
-        }
-        for key, is_odd in odd.items():
-            if is_odd:
-                read = rope if key == "rope_scaling" else config.get(key)
-                raise UserError(
-                    f"{source}: {key}: read {read!r}; rewardgrid trains plain LLaMA and Qwen2 models only: "
-                    "choose a model with model_type llama (without biases) or qwen2 (without a sliding window), silu "
-                    "and unscaled RoPE"
-                )
-        heads = int(config["num_attention_heads"])
-        return cls(
-            layers=int(config["num_hidden_layers"]),
-            hidden=int(config["hidden_size"]),
-            heads=heads,
-            # Where the key is missing, Hugging Face has 32 in a Qwen2, and as many as queries in a LLaMA.
-            kv_heads=int(config.get("num_key_value_heads", 32 if qwen2 else heads) or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            mlp_width=int(config["intermediate_size"]),
-            vocabulary=int(config["vocab_size"]),
-            context=int(config["max_position_embeddings"]),
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=qwen2,
-        )
-
-
-def _slides(config: Mapping[str, Any]) -> bool:
-    """Whether a Qwen2 has layers that see the last tokens only, as Hugging Face reads its configuration."""
-    if not config.get("use_sliding_window", False) or config.get("sliding_window", 4096) is None:
-        return False
-    kinds = config.get("layer_types")
-    if kinds is None:  # the layers from this one on
-        return bool(config["num_hidden_layers"] > config.get("max_window_layers", 28))
-    return "sliding_attention" in kinds
-
-
-# --- weights -------------------------------------------------------------------------------------------
-
-
-def pair(shape: Shape, rows: Tensor) -> Tensor:
-    """Rows (heads * head_dim, ...) of a rotated projection, from Hugging Face's order to ours.
-
-    There the two components that are turned together lie half a head apart; here they are neighbours.
-    """
-    return rows.unflatten(0, (-1, 2, shape.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
-
-
-def unpair(shape: Shape, rows: Tensor) -> Tensor:
-    """The inverse of :func:`pair`."""
-    return rows.unflatten(0, (-1, shape.head_dim // 2, 2)).transpose(1, 2).reshape(rows.shape)
-
-
-def from_hf(shape: Shape, tensors: Mapping[str, Tensor]) -> Weights:
-    """Fuse and pad a Hugging Face state dict (``model.layers.0.self_attn.q_proj.weight`` ...); each gets C = 1."""
-    return {key: fused(shape, tensors, key) for key in weight_keys(shape)}
-
-
-def weight_keys(shape: Shape) -> Iterator[str]:
-    """The name of every weight in our form."""
-    yield from ("embed", "norm", *([] if shape.tied else ["head"]))
-    for layer in range(shape.layers):
-        kinds = ("norm1", "norm2", *(["qkv_bias"] if shape.qkv_bias else []), *PROJECTIONS)
-        yield from (f"{layer}.{kind}" for kind in kinds)
-
-
-def fused(shape: Shape, tensors: Mapping[str, Tensor], key: str) -> Tensor:
-    """One weight in our form, with C = 1, of the Hugging Face tensors that it holds."""
-    if key in WHOLE:
-        return tensors[WHOLE[key]].unsqueeze(0)
-    layer, kind = key.split(".")
-    prefix = f"model.layers.{layer}."
-    if kind in NORMS:
-        return tensors[f"{prefix}{NORMS[kind]}.weight"].unsqueeze(0)
-    if kind == "qkv_bias":
-        parts = [tensors[f"{prefix}{module}.bias"] for module in PROJECTIONS["qkv"]]
-    else:
-        parts = [tensors[f"{prefix}{module}.weight"] for module in PROJECTIONS[kind]]
-    extra = shape.mlp_padded - shape.mlp_width
-    if kind in ("qkv", "qkv_bias"):
-        parts = _paired(shape, parts)
-    if kind == "gate_up":
-        parts = [F.pad(part, (0, 0, 0, extra)) for part in parts]
-    if kind == "down":
-        parts = [F.pad(parts[0], (0, extra))]
-    return torch.cat(parts).unsqueeze(0)
-
-
-def _paired(shape: Shape, qkv: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of ``qkv``, weights or biases, with their rows in our order."""
-    return [
-        pair(shape, part) if module in ROTATED else part for module, part in zip(PROJECTIONS["qkv"], qkv, strict=True)
-    ]
-
-
-def to_hf(shape: Shape, weights: Weights, cell: int = 0) -> dict[str, Tensor]:
-    """The inverse of :func:`from_hf` for one cell of the cell axis."""
-    own = {key: weight[min(cell, weight.shape[0] - 1)] for key, weight in weights.items()}
-    tensors = {"model.embed_tokens.weight": own["embed"], "model.norm.weight": own["norm"]}
-    if not shape.tied:
-        tensors["lm_head.weight"] = own["head"]
-    for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}."
-        tensors[prefix + "input_layernorm.weight"] = own[f"{layer}.norm1"]
-        tensors[prefix + "post_attention_layernorm.weight"] = own[f"{layer}.norm2"]
-        if shape.qkv_bias:
-            parts = own[f"{layer}.qkv_bias"].split(shape.segments["qkv"])
-            for module, part in zip(PROJECTIONS["qkv"], parts, strict=True):
-                tensors[f"{prefix}{module}.bias"] = unpair(shape, part) if module in ROTATED else part
-        for kind, modules in PROJECTIONS.items():
-            parts = own[f"{layer}.{kind}"].split(shape.segments[kind])
-            for module, part in zip(modules, parts, strict=True):
-                if module in ROTATED:
-                    part = unpair(shape, part)
-                if kind == "gate_up":
-                    part = part[: shape.mlp_width]
-                if kind == "down":
-                    part = part[:, : shape.mlp_width]
-                tensors[f"{prefix}{module}.weight"] = part
-    return {key: tensor.detach().contiguous().clone() for key, tensor in tensors.items()}
-
 
 # --- forward -------------------------------------------------------------------------------------------
 
@@ -314,17 +109,6 @@ class _GatedSilu(torch.autograd.Function):
         return slope
 
 
-def rotations(shape: Shape, positions: Tensor, dtype: torch.dtype) -> Tensor:
-    """The rotary embedding at these positions as complex numbers of length one: (T, head_dim/2).
-
-    In float32 at least, whatever the model's own type.
-    """
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    exponents = torch.arange(0, shape.head_dim, 2, device=positions.device, dtype=wide) / shape.head_dim
-    angles = positions.to(wide).unsqueeze(-1) * (1.0 / shape.rope_theta**exponents)
-    return torch.polar(torch.ones_like(angles), angles)
-
-
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Turn neighbouring pairs of numbers of x (..., T, n), as complex numbers, by rope (T, n/2)."""
     wide = widen(x)
@@ -352,14 +136,16 @@ def blocks(shape: Shape, weights: Weights, x: Tensor, project: Project, attend: 
         project: applies the projection of that key, with its adapter if it has one.
         attend: qkv (C, N, Q+2K) -> (C, N, Q).
     """
+
+    def through(key: str, h: Tensor) -> Tensor:
+        bias = weights.get(f"{key}_bias")
+        return project(key, h) if bias is None else project(key, h) + bias.unsqueeze(1)
+
     for layer in range(shape.layers):
         h = normalize(x, weights[f"{layer}.norm1"], shape.norm_eps)
-        qkv = project(f"{layer}.qkv", h)
-        if shape.qkv_bias:
-            qkv = qkv + weights[f"{layer}.qkv_bias"].unsqueeze(1)
-        x = x + project(f"{layer}.o", attend(qkv))
+        x = x + through(f"{layer}.o", attend(through(f"{layer}.qkv", h)))
         h = normalize(x, weights[f"{layer}.norm2"], shape.norm_eps)
-        x = x + project(f"{layer}.down", _GatedSilu.apply(project(f"{layer}.gate_up", h)))
+        x = x + through(f"{layer}.down", _GatedSilu.apply(through(f"{layer}.gate_up", h)))
     return normalize(x, weights["norm"], shape.norm_eps)
 
 
@@ -421,8 +207,10 @@ def hidden_states(shape: Shape, weights: Weights, ids: Tensor, project: Project 
     return out.unflatten(1, (sequences, length))
 
 
-def logits(shape: Shape, weights: Weights, ids: Tensor) -> Tensor:
+def logits(shape: Architecture, weights: Weights, ids: Tensor) -> Tensor:
     """Next-token logits of whole sequences: ids (C, B, T) -> (C, B, T, V)."""
+    if isinstance(shape, Foreign):
+        return shape.logits(weights, ids)
     h = hidden_states(shape, weights, ids)
     return multiply(h.flatten(1, 2), head(weights)).reshape(*ids.shape, -1)
 
@@ -443,7 +231,9 @@ def completion_states(
     return hidden.flatten(1, 2), ids[:, :, prompt_length:].flatten(1)
 
 
-def token_logps(shape: Shape, weights: Weights, ids: Tensor, prompt_length: int) -> Tensor:
+def token_logps(shape: Architecture, weights: Weights, ids: Tensor, prompt_length: int) -> Tensor:
     """Log-probability (C, B, T - prompt_length), in nats, of each token of the completions, for autograd."""
+    if isinstance(shape, Foreign):
+        return shape.token_logps(weights, ids, prompt_length)
     hidden, targets = completion_states(shape, weights, ids, prompt_length)
     return target_logps(hidden, head(weights).expand(len(hidden), -1, -1), targets).unflatten(1, (ids.shape[1], -1))

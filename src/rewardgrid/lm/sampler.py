@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rewardgrid.lm.foreign import Architecture, Cached, Foreign
 from rewardgrid.lm.kernels import Kernels, Plain, Wide
-from rewardgrid.lm.model import Shape, Weights, head, rotate, rotations, widen
+from rewardgrid.lm.model import Weights, head, rotate, widen
 from rewardgrid.lm.output import exp_
+from rewardgrid.lm.rope import rotations
+from rewardgrid.lm.shape import KINDS, Shape
 
 LOOK_EVERY = 8
 """Tokens between looking which completions have ended."""
@@ -52,7 +55,7 @@ class Completions:
 
 
 def sample(
-    shape: Shape,
+    shape: Architecture,
     weights: Weights,
     prompts: Tensor,
     uniforms: Tensor,
@@ -83,7 +86,7 @@ def sample(
 
 
 def _continued(
-    shape: Shape,
+    shape: Architecture,
     weights: Weights,
     prompts: Tensor,
     uniforms: Tensor,
@@ -99,9 +102,11 @@ def _continued(
     ids[:, :prompt_length] = prompts.flatten(0, 1)
     uniforms = uniforms.flatten(0, 1)
     penalties = None if penalty is None else penalty.repeat_interleave(sequences)
-    dtype, device = weights["embed"].dtype, prompts.device
-    kernels = Wide(sequences) if cells == 1 and Wide.work(dtype, device) else None
-    decoder = Decoder(shape, weights, cells, kernels)
+    if isinstance(shape, Foreign):
+        decoder: Decoder | Cached = shape.decoder(weights)
+    else:
+        kernels = Wide(sequences) if cells == 1 and Wide.work(weights["embed"].dtype, prompts.device) else None
+        decoder = Decoder(shape, weights, cells, kernels)
     decoder.begin(sequences, prompt_length + length - 1)
     logits = decoder(ids[:, :prompt_length], 0)
     active: slice | Tensor = slice(None)  # the rows that are still written
@@ -198,19 +203,20 @@ class Decoder:
             split = [part.unflatten(1, (shape.kv_heads, -1)) for part in parts]
             return torch.cat(split, 2).flatten(1, 2)
 
-        def bias(layer: int) -> Tensor | None:
-            if not shape.qkv_bias:
+        def bias(layer: int, kind: str) -> Tensor | None:
+            if kind not in shape.biases:
                 return None
-            return self.kernels.bias(by_head(weights[f"{layer}.qkv_bias"]).to(table.dtype))
+            own = weights[f"{layer}.{kind}_bias"]
+            return self.kernels.bias((by_head(own) if kind == "qkv" else own).to(table.dtype))
 
         self.embed = table.expand(cells, -1, -1).reshape(-1, shape.hidden)
         self.layers = [
             (
                 self.kernels.matrix(behind(f"{layer}.norm1", by_head(weights[f"{layer}.qkv"]))),
-                bias(layer),
                 self.kernels.matrix(weights[f"{layer}.o"].to(table.dtype)),
                 self.kernels.gates(behind(f"{layer}.norm2", weights[f"{layer}.gate_up"])),
                 self.kernels.matrix(weights[f"{layer}.down"].to(table.dtype)),
+                [bias(layer, kind) for kind in KINDS],
             )
             for layer in range(shape.layers)
         ]
@@ -248,10 +254,10 @@ class Decoder:
         x = F.embedding(ids.flatten(), self.embed)
         if self.cells > 1:
             x = x.unflatten(0, (self.cells, -1))
-        for layer, (qkv, bias, o, gates, down) in enumerate(self.layers):
-            attended = self._attend(layer, self.kernels.multiply(self._unit(x), qkv, bias), length, start)
-            x = self.kernels.add(x, attended.reshape(*x.shape[:-1], -1), o)
-            x = self.kernels.add(x, self.kernels.gated(self._unit(x), gates), down)
+        for layer, (qkv, o, gates, down, (qkv_bias, o_bias, gate_up_bias, down_bias)) in enumerate(self.layers):
+            attended = self._attend(layer, self.kernels.multiply(self._unit(x), qkv, qkv_bias), length, start)
+            x = self.kernels.add(x, attended.reshape(*x.shape[:-1], -1), o, o_bias)
+            x = self.kernels.add(x, self.kernels.gated(self._unit(x), gates, gate_up_bias), down, down_bias)
         if length > 1:
             x = x.unflatten(-2, (-1, length))[..., -1, :]
         return widen(self.kernels.multiply(self._unit(x), self.head).flatten(0, -2))

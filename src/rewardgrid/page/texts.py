@@ -91,12 +91,12 @@ class Reader:
 
     def __init__(self, base: Base) -> None:
         from rewardgrid.train.rewards import text_tables
-        from rewardgrid.train.weights import base_weights
+        from rewardgrid.train.weights import frozen_base
 
         self.base = base
         vocabulary = base.vocabulary
         self.tables: TextTables = text_tables(vocabulary.surfaces, vocabulary.delimiters, vocabulary.eos)
-        self.shape, self.weights = base_weights(base)
+        self.shape, self.weights = frozen_base(base)
 
     @cached_property
     def prompts(self) -> Mapping[str, list[int]]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from rewardgrid.report import reward_findings, routing_findings
 from rewardgrid.report.finding import Finding, Scope
-from rewardgrid.report.words import count
 from rewardgrid.study.study import FindingName
+from rewardgrid.study.text import count
 
 
 class Entry(Finding):

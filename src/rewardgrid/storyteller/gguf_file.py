@@ -15,8 +15,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from rewardgrid.base.model_files import tensor_sizes
-from rewardgrid.lm.model import ROTATED, Shape, unpair
+from rewardgrid.lm.hf.layout import ROTATED, tensor_sizes, unpair
+from rewardgrid.lm.shape import Shape
 from rewardgrid.storyteller.chat import Chat
 from rewardgrid.storyteller.model import Lazy, Model, chat_template
 from rewardgrid.study.errors import UserError
@@ -124,7 +124,7 @@ def _shape(values: Mapping[str, Any], stored: Mapping[str, Any], path: Path) -> 
         rope_theta=own.get("rope.freq_base", 10000.0),
         norm_eps=own["attention.layer_norm_rms_epsilon"],
         tied="output.weight" not in stored,
-        qkv_bias=family == "qwen2",
+        biases=("qkv",) if family == "qwen2" else (),
     )
 
 
@@ -166,7 +166,7 @@ def _read(shape: Shape, name: str, tensor: Any) -> Tensor:
             raise UserError(f"{tensor.name}: {error}; choose the same model in other bits, such as Q4_K_M") from None
     whole = torch.from_numpy(plain)
     # Of a LLaMA, llama.cpp keeps the two components that the rotary embedding turns together as neighbours, as we do.
-    turned = not shape.qkv_bias and any(module in name for module in ROTATED)
+    turned = not shape.biases and any(module in name for module in ROTATED)
     return unpair(shape, whole) if turned else whole
 
 

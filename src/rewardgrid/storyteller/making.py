@@ -17,10 +17,12 @@ from torch import Tensor
 from rewardgrid.base.build import add_prompts, seal, staged
 from rewardgrid.base.corpus import Stories
 from rewardgrid.base.model_files import end_of_text
-from rewardgrid.base.pretrain import config_of, first_weights, rows_of, train_weights
+from rewardgrid.base.pretrain import first_weights, rows_of, shape_of, train_weights
 from rewardgrid.base.tokenizer import UNK, save_tokenizer, token_ids, train_tokenizer
 from rewardgrid.lm.draws import generator
-from rewardgrid.lm.model import Shape
+from rewardgrid.lm.hf.config import config_of
+from rewardgrid.lm.hf.layout import AFTER, MODULES, NORMS, tensor_name
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.bases import Pretrained
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import write_json
@@ -67,9 +69,8 @@ def _pretrain(
 ) -> tuple[Tokenizer, dict[str, Any]]:
     tokenizer = train_tokenizer(train["story"], recipe.vocabulary)
     save_tokenizer(tokenizer, directory, recipe.context)
-    config = config_of(recipe, end_of_text(directory, tokenizer))
-    write_json(directory / "config.json", config)
-    shape = Shape.from_config(config)
+    shape = shape_of(recipe)
+    write_json(directory / "config.json", config_of(shape, end_of_text(directory, tokenizer)))
 
     def encoded(stories: pd.DataFrame) -> list[list[int]]:
         """Token ids, with the closing [EOS] of those that ended."""
@@ -108,16 +109,13 @@ def rescaled(shape: Shape, weights: Mapping[str, Tensor], gain: float) -> dict[s
     An optimizer of the Adam family moves every weight by about its learning rate. Behind larger gains, the same
     movement of a matrix changes more: this sets how far a learning rate reaches.
     """
-    after = {
-        "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
-    }
     scaled = dict(weights)
     for layer in range(shape.layers):
-        for norm, modules in after.items():
-            scaled[f"model.layers.{layer}.{norm}.weight"] = weights[f"model.layers.{layer}.{norm}.weight"] * gain
-            for module in modules:
-                name = f"model.layers.{layer}.{module}.weight"
+        for norm, kind in AFTER.items():
+            name = tensor_name(layer, NORMS[norm])
+            scaled[name] = weights[name] * gain
+            for module in MODULES[kind]:
+                name = tensor_name(layer, module)
                 scaled[name] = weights[name] / gain
     return scaled
 

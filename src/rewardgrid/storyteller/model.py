@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from rewardgrid.base.model_files import check_model, read_tokenizer, weight_files
-from rewardgrid.lm.model import Shape
+from rewardgrid.lm.hf.config import shape_of
+from rewardgrid.lm.shape import Shape
 from rewardgrid.storyteller.chat import Chat
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
@@ -57,7 +58,8 @@ def open_directory(directory: Path) -> Model:
         UserError: it holds no plain LLaMA or Qwen2 with sound weights and a tokenizer, or no chat template.
     """
     check_model(directory)
-    shape = Shape.from_config(read_json(directory / "config.json"), str(directory / "config.json"))
+    source = directory / "config.json"
+    shape = shape_of(read_json(source), str(source), "no other model can be the teacher")
     readers: dict[str, Callable[[], Tensor]] = {}
     for path in weight_files(directory):
         file = safe_open(path, framework="pt")

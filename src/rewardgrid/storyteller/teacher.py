@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rewardgrid.base.hub import Repository, fetch_model
 from rewardgrid.base.model_files import kept_files
+from rewardgrid.lm.hf.layout import fused
 from rewardgrid.lm.kernels import Packed
-from rewardgrid.lm.model import fused, weight_keys
 from rewardgrid.lm.sampler import Decoder
 from rewardgrid.storyteller.chat import Chat
 from rewardgrid.storyteller.gguf_file import open_gguf
@@ -149,7 +149,7 @@ def arranged(model: Model, device: torch.device, dtype: torch.dtype) -> Teacher:
         rows = fused(model.shape, model.tensors, "embed" if model.shape.tied else "head")[:, words]
         return rows.to(device, torch.float32)
 
-    weights = Lazy({key: partial(weight, key) for key in [*weight_keys(model.shape), "head"]})
+    weights = Lazy({key: partial(weight, key) for key in [*model.shape.weight_keys(), "head"]})
     kernels = Packed(SHOWN_ALIKE) if Packed.work(dtype, device) else None
     decoder = Decoder(model.shape, weights, 1, kernels)
     return Teacher(decoder, model.tokenizer, model.chat, words.to(device), (*texts.values(), ""))

@@ -112,7 +112,7 @@ TOKENS_A_STORY = 180
 
 
 class HubBase(Prompted):
-    """A LLaMA or Qwen2 and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
+    """A language model and a data set of stories from a Hugging Face hub (the one that HF_ENDPOINT names)."""
 
     kind: Literal["hub"] = "hub"
     model: str = Field(default="SimpleStories/SimpleStories-1.25M", description="model repository")
@@ -125,7 +125,7 @@ class HubBase(Prompted):
 
 
 class LocalBase(Prompted):
-    """A LLaMA or Qwen2 in a Hugging Face directory on this machine, and a file of stories."""
+    """A language model in a Hugging Face directory on this machine, and a file of stories."""
 
     kind: Literal["local"] = "local"
     model: str = Field(description="directory with config.json, tokenizer.json and *.safetensors")

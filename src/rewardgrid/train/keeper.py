@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
-from rewardgrid.lm.model import Shape, Weights
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import HISTORY
 from rewardgrid.study.errors import UserError
@@ -58,8 +59,11 @@ class OfAnother(UserError):
 class Trainee(Protocol):
     """A cell as its engine has it between two steps."""
 
-    shape: Shape
     assessor: Assessor
+
+    @property
+    def shape(self) -> Architecture:
+        """What says how its weights are computed with."""
 
     def merged(self, mode: str | None = None) -> Weights:
         """Weights (C = 1) to sample from, with the adapters of an evaluation mode switched on (None: all)."""

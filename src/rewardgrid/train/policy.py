@@ -11,8 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rewardgrid.lm.adapters import Adapter, adapted, channel_scale, initial, merge, to_peft, total_rank
-from rewardgrid.lm.model import PROJECTIONS, Project, Shape, Weights, head, multiply, to_hf
+from rewardgrid.lm.adapters import Adapter, adapted, channel_scale, initial, merge, total_rank
+from rewardgrid.lm.hf.layout import to_hf
+from rewardgrid.lm.hf.peft import to_peft
+from rewardgrid.lm.model import Project, Weights, head, multiply
+from rewardgrid.lm.shape import KINDS, Shape
 from rewardgrid.study.cell import Cell
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of
 
@@ -132,7 +135,7 @@ class Policy:
         if self.compute is None:
             return weights
         return {
-            key: weight.to(self.compute) if weight.is_cuda or key.split(".")[-1] in PROJECTIONS else weight
+            key: weight.to(self.compute) if weight.is_cuda or key.split(".")[-1] in KINDS else weight
             for key, weight in weights.items()
         }
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.draws import prompt_order, uniforms
-from rewardgrid.lm.model import Shape, Weights
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import SAYS
@@ -158,7 +159,7 @@ def mode_rows(
     cell: Cell,
     step: int,
     merged: Callable[[str], Weights],
-    shape: Shape,
+    shape: Architecture,
     base: Base,
     assessor: Assessor,
 ) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from rewardgrid.base.load import Base
 from rewardgrid.lm.draws import uniforms
-from rewardgrid.lm.model import Shape, Weights, token_logps
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.thresholds import Thresholds
@@ -50,7 +51,7 @@ class Watch:
     tables: TextTables
 
     @classmethod
-    def of(cls, cells: Sequence[Cell], base: Base, shape: Shape, frozen: Weights) -> Watch:
+    def of(cls, cells: Sequence[Cell], base: Base, shape: Architecture, frozen: Weights) -> Watch:
         """Measure the base, once for every penalty among the cells (which agree in all else that matters here).
 
         Args:
@@ -80,7 +81,7 @@ class Watch:
 
 
 @torch.no_grad()
-def _usual(cell: Cell, base: Base, shape: Shape, frozen: Weights, tables: TextTables) -> dict[str, float]:
+def _usual(cell: Cell, base: Base, shape: Architecture, frozen: Weights, tables: TextTables) -> dict[str, float]:
     """The 95 % quantiles of what the base writes under a cell's rollout settings."""
     prompts = with_eos(base.train_prompts().ids[:SAMPLES], cell, base.vocabulary.eos)
     random = uniforms(SEED, "rollout samples", 0, (len(prompts), cell.max_new_tokens))

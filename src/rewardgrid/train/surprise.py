@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rewardgrid.lm.model import Shape, Weights, token_logps
+from rewardgrid.lm.foreign import Architecture
+from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.train.rewards import TextTables, sentence_lengths
 
 WINDOW = 16
@@ -64,7 +65,7 @@ def surprises(nll: Tensor, ids: Tensor, mask: Tensor, tables: TextTables) -> dic
 
 @torch.no_grad()
 def surprises_of(
-    shape: Shape, base: Weights, sequences: Sequence[np.ndarray], prompt_length: int, tables: TextTables
+    shape: Architecture, base: Weights, sequences: Sequence[np.ndarray], prompt_length: int, tables: TextTables
 ) -> dict[str, list[list[float]]]:
     """The same of recorded sequences: token ids of prompt and completion, of different lengths."""
     found: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}

@@ -16,8 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewardgrid.base.load import Base
-from rewardgrid.lm.adapters import Adapter, channel_scale, from_peft, merge, peft_config
-from rewardgrid.lm.model import Shape, Weights, from_hf
+from rewardgrid.lm.adapters import Adapter, channel_scale, merge
+from rewardgrid.lm.foreign import Architecture, Foreign
+from rewardgrid.lm.hf.config import NotNative, shape_of
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.hf.models import open_foreign, with_adapter
+from rewardgrid.lm.hf.peft import from_peft, peft_config
+from rewardgrid.lm.model import Weights
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import atomic_write, sha256, write_json
@@ -48,8 +54,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def base_weights(base: Base, dtype: torch.dtype = torch.float32) -> tuple[Shape, Weights]:
-    """The frozen base as tensors with C = 1."""
-    shape = Shape.from_config(base.config, str(base.model_dir / "config.json"))
+    """The frozen base as tensors with C = 1.
+
+    Raises:
+        NotNative: it is not computed here.
+    """
+    shape = shape_of(base.config, str(base.model_dir / "config.json"))
     tensors: dict[str, Tensor] = {}
     for path in base.weights:
         tensors |= load_tensors(path)
@@ -58,6 +68,14 @@ def base_weights(base: Base, dtype: torch.dtype = torch.float32) -> tuple[Shape,
     except KeyError as error:
         raise UserError(f"{base.model_dir}: the weights lack {error}; delete {base.directory} and run again") from None
     return shape, {key: weight.to(dtype) for key, weight in weights.items()}
+
+
+def frozen_base(base: Base) -> tuple[Architecture, Weights]:
+    """The frozen base, whatever computes it: as :func:`base_weights`, or as transformers has it."""
+    try:
+        return base_weights(base)
+    except NotNative:
+        return open_foreign(base.model_dir)
 
 
 def save_model(directory: Path, base: Base, tensors: Mapping[str, Tensor]) -> None:
@@ -72,7 +90,7 @@ def save_model(directory: Path, base: Base, tensors: Mapping[str, Tensor]) -> No
 def save_adapter(directory: Path, adapter: Adapter, tensors: Mapping[str, Tensor], base: Base) -> None:
     """Write a PEFT adapter directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    config = peft_config(adapter) | {"base_model_name_or_path": base.name}
+    config = peft_config(adapter, tensors) | {"base_model_name_or_path": base.name}
     write_json(directory / "adapter_config.json", config)
     save_tensors(directory / ADAPTER_FILE, tensors)
 
@@ -101,15 +119,19 @@ def adapter_directory(directory: Path, adapters: Sequence[Adapter], adapter: Ada
     return directory if len(adapters) == 1 else directory / adapter.name
 
 
-def load_policy(directory: Path, cell: Cell, base: Base, mode: str = "both") -> tuple[Shape, Weights]:
-    """A trained cell as merged weights with C = 1, ready to sample from.
+def load_policy(directory: Path, cell: Cell, base: Base, mode: str = "both") -> tuple[Architecture, Weights]:
+    """A trained cell as merged weights, ready to sample from.
 
     Args:
         directory: the cell's ``train/weights``.
         mode: which adapters are switched on (routing cells): both, retain_only, forget_only.
     """
-    shape, weights = base_weights(base)
+    shape, weights = frozen_base(base)
     adapters = adapters_of(cell)
+    if isinstance(shape, Foreign):
+        if adapters:
+            return shape, with_adapter(base.model_dir, directory)
+        return shape, weights | load_tensors(directory / MODEL_FILE)
     if not adapters:
         return shape, from_hf(shape, load_tensors(directory / MODEL_FILE))
     found = [

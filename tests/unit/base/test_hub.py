@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.hub_stand_in import COMMIT, Hub, serving
+from tests.parity.test_foreign import save_gpt2
 from tests.tiny import PROMPT_TOKENS, WORDS, make_base
 
 from rewardgrid.base.hub import Repository
@@ -136,6 +137,23 @@ def test_a_base_names_the_commits_and_the_hash_of_every_file_it_came_from(site: 
     assert set(base.eval_prompts().text) == firsts
 
 
+def test_a_gpt2_is_fetched_whole_with_its_licence_and_without_its_code(site: Site, tmp_path: Path) -> None:
+    place = save_gpt2(tmp_path / "gpt2")
+    files = {path.name: path.read_bytes() for path in place.iterdir()}
+    site.hub.repositories[MODEL] = files | {"modeling_mine.py": b"raise SystemExit"}
+    site.hub.cards[MODEL[1]] = {"license": "mit"}
+    site.hub.repositories[DATASET] = {
+        f"{split}.parquet": parquet([f"{letter * 3}{other}{letter} cat." for letter in letters for other in "abcdefgh"])
+        for split, letters in (("train", "abcdefghijk"), ("test", "nopqrst"))
+    }
+    assert site.build() == 0
+    base = load_base(site.directory / "base")
+    assert (base.config["model_type"], base.config["max_position_embeddings"]) == ("gpt2", 64)
+    assert base.weights[0].read_bytes() == files["model.safetensors"]
+    assert base.provenance["facts"]["license"] == "mit"
+    assert "modeling_mine" not in " ".join(site.hub.requested)
+
+
 def test_weights_that_the_model_does_not_consist_of_are_not_fetched(site: Site) -> None:
     files = site.hub.repositories[MODEL]
     files["model_ema.safetensors"] = files["model-00001-of-00002.safetensors"] = files["model.safetensors"]
@@ -246,7 +264,7 @@ def test_a_model_of_pickles_only_is_refused_without_downloading_any(
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0garbage!", "model.safetensors: corrupt weights"),
     ],
 )
-def test_a_repository_that_holds_no_sound_llama_is_refused_by_name(
+def test_a_repository_that_holds_no_sound_model_is_refused_by_name(
     name: str, content: bytes | None, message: str, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = site.hub.repositories[MODEL]

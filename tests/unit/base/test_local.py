@@ -27,6 +27,7 @@ from rewardgrid.train.weights import base_weights
 
 WEIGHTS = "model.safetensors"
 PROJECTION = "model.layers.1.mlp.up_proj.weight"
+SPOILT = {"architectures": ["MistralForCausalLM"], "intermediate_size": 90}
 QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
 
 
@@ -255,28 +256,22 @@ def pickled(model: Path) -> None:
         (tear(WEIGHTS, -4), r"model\.safetensors: corrupt weights"),
         (tear(WEIGHTS, 100), r"model\.safetensors: corrupt weights"),
         (tear(WEIGHTS, 0), r"model\.safetensors: corrupt weights"),
-        (configure(architectures=["GPT2LMHeadModel"]), r"config\.json: architectures: read \['GPT2LMHeadModel'\]"),
-        (configure(model_type="mistral"), r"config\.json: model_type: read 'mistral'; .* plain LLaMA and Qwen2"),
+        (
+            configure(model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+            r"config\.json: model_type: read 'gpt2'; .* its weights do not fit config\.json \(missing keys: ",
+        ),
+        (
+            configure(model_type="made_up", auto_map={"AutoConfig": "made_up.Config"}),
+            r"config\.json: model_type: read 'made_up'; transformers, which .* cannot load it without code of its own",
+        ),
         (
             configure(attention_bias=True),
-            r"config\.json: attention_bias: read True; .* llama \(without biases\) or qwen2",
+            r"weights do not fit config\.json: model\.layers\.0\.self_attn\.q_proj\.bias, \(32,\), is missing",
         ),
-        (configure(model_type="qwen2"), r"architectures: read \['LlamaForCausalLM'\]; .* a Qwen2ForCausalLM"),
+        (configure(model_type="mistral", **SPOILT), r"model_type: read 'mistral'.*mismatched keys: "),
         (
             configure(**QWEN2),
             r"weights do not fit config\.json: model\.layers\.0\.self_attn\.q_proj\.bias, \(32,\), is missing",
-        ),
-        (
-            configure(**QWEN2, use_sliding_window=True, max_window_layers=1),
-            r"use_sliding_window: read True; .* window\)",
-        ),
-        (
-            configure(rope_scaling={"rope_type": "linear", "factor": 2.0}),
-            r"config\.json: rope_scaling: read \{'rope_type': 'linear'",
-        ),
-        (
-            configure(rope_parameters={"full_attention": {"rope_type": "linear", "factor": 2.0}}),
-            r"config\.json: rope_scaling: read \{'full_attention'",
         ),
         (configure(quantization_config={"quant_method": "fp8"}), r"config\.json: quantization_config: .* quantised"),
         (reweigh(quantise), r"model\.safetensors: model\.layers\.1\.mlp\.up_proj\.weight is quantised \(int8\)"),
@@ -298,9 +293,7 @@ def pickled(model: Path) -> None:
         (configure(hidden_size=40), r"weights do not fit config\.json: model\.embed_tokens\.weight"),
     ],
 )
-def test_a_directory_that_holds_no_sound_llama_or_qwen2_is_refused(
-    harm: Any, message: str, model: Path, tmp_path: Path
-) -> None:
+def test_a_directory_that_holds_no_sound_model_is_refused(harm: Any, message: str, model: Path, tmp_path: Path) -> None:
     harm(model)
     with pytest.raises(UserError, match=message) as refused:
         build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
@@ -308,6 +301,17 @@ def test_a_directory_that_holds_no_sound_llama_or_qwen2_is_refused(
     assert str(model) in str(refused.value)  # where the user can mend it, not where it was copied to
     assert not (tmp_path / "base" / "provenance.json").exists()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_model_that_transformers_alone_computes_is_a_base(model: Path, tmp_path: Path) -> None:
+    configure(model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=8)(model)
+    (model / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n")
+    base = build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
+    assert base.weights[0].read_bytes() == (model / WEIGHTS).read_bytes()
+    assert base.provenance["facts"]["license"] == "mit"
+    reweigh(spoil(math.nan))(model)
+    with pytest.raises(UserError, match=r"up_proj\.weight holds numbers that are not finite"):
+        build(model, tmp_path / "other", text(tmp_path / "s.txt", range(40)))
 
 
 def test_a_missing_directory_or_file_is_named(model: Path, tmp_path: Path) -> None:

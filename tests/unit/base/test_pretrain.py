@@ -14,21 +14,20 @@ from rewardgrid.base.pretrain import (
     Muon,
     Rows,
     backward,
-    config_of,
     first_weights,
     held_out_loss,
     learning_rate,
     next_token_loss,
     orthogonalize,
     rows_of,
+    shape_of,
     train_weights,
 )
 from rewardgrid.base.tokenizer import token_ids, train_tokenizer
-from rewardgrid.lm.model import Shape
 from rewardgrid.study.bases import Pretrained
 
 RECIPE = Pretrained(layers=2, hidden=16, mlp_width=24, vocabulary=300)
-SHAPE = Shape.from_config(config_of(RECIPE, eos=1))
+SHAPE = shape_of(RECIPE)
 
 
 def random_rows(*lengths: int) -> Rows:

@@ -13,7 +13,7 @@ from tests.trees import SWEEP, Tree, make_study, routing
 
 from rewardgrid.__main__ import main
 from rewardgrid.cli.archive import LONG_AGO, collect, digest, pack, read_archives, restore
-from rewardgrid.cli.run import export_model
+from rewardgrid.cli.export import export_model
 from rewardgrid.report.tables import experiment_table
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import MODE_SAMPLES, ROLLOUTS, read_table, write_table

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rewardgrid.evaluate.divergence import ROWS, divergence
 from rewardgrid.lm.draws import uniforms
-from rewardgrid.lm.model import from_hf
+from rewardgrid.lm.hf.layout import from_hf
 from rewardgrid.lm.sampler import sample
 
 EOS = SHAPE.vocabulary + 1  # never drawn

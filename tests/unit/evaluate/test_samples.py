@@ -15,7 +15,9 @@ from rewardgrid.base.load import Base
 from rewardgrid.base.prompts import Prompts, write_prompts
 from rewardgrid.evaluate.diversity import jaccard
 from rewardgrid.evaluate.samples import ROWS, Protocol, by_mode, draw, evaluation_prompts, standard_error, summary
-from rewardgrid.lm.model import Shape, Weights, from_hf
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.model import Weights
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.errors import UserError
 from rewardgrid.train.rollout import Assessor
 from rewardgrid.train.weights import base_weights

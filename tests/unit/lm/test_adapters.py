@@ -10,18 +10,10 @@ import torch
 from tests.tiny import SHAPE, random_tensors
 from torch import Tensor
 
-from rewardgrid.lm.adapters import (
-    Adapter,
-    adapted,
-    channel_scale,
-    from_peft,
-    initial,
-    merge,
-    peft_config,
-    to_peft,
-    total_rank,
-)
-from rewardgrid.lm.model import from_hf, hidden_states
+from rewardgrid.lm.adapters import Adapter, adapted, channel_scale, initial, merge, total_rank
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.hf.peft import from_peft, peft_config, to_peft
+from rewardgrid.lm.model import hidden_states
 
 RETAIN, FORGET = Adapter("retain", 4, 4), Adapter("forget", 2, 4)
 BOTH = (RETAIN, FORGET)
@@ -262,6 +254,6 @@ def test_pefts_tensors_have_pefts_names_and_the_real_sizes() -> None:
 
 
 def test_the_configuration_for_peft_names_rank_alpha_and_all_seven_projections() -> None:
-    config = peft_config(FORGET)
+    config = peft_config(FORGET, to_peft(SHAPE, initial(SHAPE, BOTH, 0), BOTH, "forget"))
     assert (config["r"], config["lora_alpha"], config["bias"], config["lora_dropout"]) == (2, 4, "none", 0.0)
     assert config["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, QWEN2, SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
+from tests.tiny import BIASED, FAMILIES, LLAMA3, QWEN2, SHAPE, config_of, exact_hf, hf_model, random_tensors, shape_with
 from torch import Tensor
 
-from rewardgrid.lm.model import Shape, from_hf, logits, to_hf, token_logps
-from rewardgrid.study.errors import UserError
+from rewardgrid.lm.hf.config import NotNative, shape_of
+from rewardgrid.lm.hf.layout import from_hf, to_hf
+from rewardgrid.lm.model import logits, token_logps
+from rewardgrid.lm.shape import Shape
 
 SHAPES = {
     "tied, grouped queries, odd MLP width": SHAPE,
@@ -20,8 +22,13 @@ SHAPES = {
     "one key for all queries": shape_with(kv_heads=1, mlp_width=88),
     "another rotation and norm": shape_with(rope_theta=500.0, norm_eps=1e-3),
     "biases, tied": QWEN2,
-    "biases, untied, one key for all queries": shape_with(qkv_bias=True, tied=False, kv_heads=1),
+    "biases, untied, one key for all queries": shape_with(biases=("qkv",), tied=False, kv_heads=1),
+    "biases of attention": shape_with(biases=("qkv", "o")),
+    "biases of the MLP": shape_with(biases=("gate_up", "down")),
+    "biases everywhere, untied, heads of another size, scaled rotation": BIASED,
 }
+
+PLAIN = {name: FAMILIES[name] for name in ("llama", "qwen2")}
 
 
 def random_ids(*size: int, seed: int = 0) -> Tensor:
@@ -61,10 +68,10 @@ def test_logits_are_those_of_hugging_face_in_float64(shape: Shape) -> None:
     ],
     ids=["no key", "old key", "old key without scaling", "new key", "both"],
 )
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("family", PLAIN.values(), ids=PLAIN)
 def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, Any], family: Shape) -> None:
     config = {key: value for key, value in config_of(family).items() if key != "rope_parameters"} | rope
-    shape = Shape.from_config(config)
+    shape = shape_of(config)
     assert shape == dataclasses.replace(family, rope_theta=700.0 if rope else 10000.0)
     tensors, ids = random_tensors(shape), random_ids(2, 20)
     with torch.no_grad():
@@ -72,28 +79,86 @@ def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, An
     torch.testing.assert_close(logits(shape, from_hf(shape, tensors), ids[None])[0], theirs, rtol=0, atol=1e-5)
 
 
+SPREAD = shape_with(head_dim=32, rope_theta=20.0)
+"""Frequencies on both sides of every bound."""
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+SCALED: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 2.5},
+    "linear, old key": {"type": "linear", "factor": 3.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "llama3": LLAMA3,
+    "llama3 of another theta": LLAMA3 | {"rope_theta": 500.0, "factor": 2.0},
+    "yarn": YARN,
+    "yarn of the whole context": {"rope_type": "yarn", "factor": 2.0},
+    "yarn with bounds": YARN | {"beta_fast": 8.0, "beta_slow": 0.5, "truncate": False},
+    "yarn with a given gain": YARN | {"attention_factor": 0.7},
+    "yarn with two gains": YARN | {"mscale": 0.707, "mscale_all_dim": 0.5},
+}
+
+
+@pytest.mark.parametrize("rope", SCALED.values(), ids=SCALED)
+def test_a_scaled_rotation_gives_the_logits_and_gradients_of_hugging_face(rope: dict[str, Any]) -> None:
+    key = "rope_scaling" if "type" in rope else "rope_parameters"
+    rope = {"rope_theta": SPREAD.rope_theta} | rope
+    shape = shape_of(
+        {name: value for name, value in config_of(SPREAD).items() if name != "rope_parameters"} | {key: rope}
+    )
+    assert (shape.rope_scaling is None) == (rope.get("rope_type") == "dynamic")
+    agree_on_a_step(shape, **{key: rope})
+    if shape.rope_scaling is not None:  # and it is heard
+        tensors, ids = random_tensors(shape), random_ids(1, 2, 60)
+        plain, ours = (logits(each, from_hf(each, tensors), ids) for each in (SPREAD, shape))
+        assert (plain - ours).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gradients_are_those_of_hugging_face(shape: Shape) -> None:
+    agree_on_a_step(shape)
+
+
+def agree_on_a_step(shape: Shape, **config: Any) -> None:
+    """Log-probabilities, and the gradient that reaches every weight from a weighted sum of them, are transformers'."""
+    tensors, ids, prompt = random_tensors(shape), random_ids(3, 60), 4
+    upstream = torch.randn(3, 56, generator=torch.Generator().manual_seed(7)) / 168
+    model = hf_model(shape, tensors, **config)
+    model.get_input_embeddings().padding_idx = None  # [EOS] is a token like any other
+    theirs = model(ids).logits[:, prompt - 1 : -1].log_softmax(-1).gather(-1, ids[:, prompt:, None]).squeeze(-1)
+    (theirs * upstream).sum().backward()
+    weights = {key: value.requires_grad_() for key, value in from_hf(shape, tensors).items()}
+    ours = token_logps(shape, weights, ids[None], prompt)[0]
+    (ours * upstream).sum().backward()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    found = to_hf(shape, {key: weight.grad for key, weight in weights.items() if weight.grad is not None})
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(found.pop(name), parameter.grad, rtol=0, atol=1e-5, msg=name)
+    assert not found
+
+
 @pytest.mark.parametrize(
     ("family", "key", "value"),
     [
         (SHAPE, "model_type", "gpt2"),
-        (SHAPE, "attention_bias", True),
-        (SHAPE, "mlp_bias", True),
+        (SHAPE, "architectures", ["LlamaForSequenceClassification"]),
         (SHAPE, "hidden_act", "gelu"),
-        (SHAPE, "rope_scaling", {"type": "linear", "factor": 2.0}),
+        (SHAPE, "rope_scaling", {"type": "longrope", "factor": 2.0}),
+        (SHAPE, "rope_scaling", LLAMA3 | {"partial_rotary_factor": 0.5}),
         (QWEN2, "model_type", "qwen3"),
         (QWEN2, "use_sliding_window", True),
         (QWEN2, "hidden_act", "gelu"),
-        (QWEN2, "rope_scaling", {"type": "yarn", "factor": 4.0}),
+        (QWEN2, "rope_scaling", {"type": "su", "factor": 4.0}),
         (SHAPE, "rope_scaling", {"full_attention": {"rope_type": "default", "rope_theta": 9.0}}),
     ],
 )
-def test_a_model_that_is_no_plain_llama_or_qwen2_is_refused_by_the_key_that_says_so(
+def test_a_model_that_is_not_computed_here_is_refused_by_the_key_that_says_so_with_the_engine_that_would_do(
     family: Shape, key: str, value: object
 ) -> None:
     config = config_of(family) | {key: value, "max_window_layers": 1}
-    message = f"base/config.json: {key}: read .*plain LLaMA and Qwen2 models only.*llama .without biases. or qwen2"
-    with pytest.raises(UserError, match=message):
-        Shape.from_config(config, "base/config.json")
+    message = (
+        f'base/config.json: {key}: read .*the native engine computes LLaMA and Qwen2.*: write "engine: trl", which'
+    )
+    with pytest.raises(NotNative, match=message):
+        shape_of(config, "base/config.json")
 
 
 @pytest.mark.parametrize("use", [True, False])
@@ -117,13 +182,13 @@ def test_a_sliding_window_is_refused_where_hugging_face_would_use_it(
     config = config_of(QWEN2) | {"use_sliding_window": use} | window | layers
     theirs = Qwen2Config(**config)
     if theirs.sliding_window is not None and "sliding_attention" in theirs.layer_types:
-        with pytest.raises(UserError, match="use_sliding_window: read True"):
-            Shape.from_config(config)
+        with pytest.raises(NotNative, match="use_sliding_window: read True"):
+            shape_of(config)
     else:
-        assert Shape.from_config(config) == QWEN2
+        assert shape_of(config) == QWEN2
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("family", PLAIN.values(), ids=PLAIN)
 @pytest.mark.parametrize("heads", [4, 64])
 def test_what_a_configuration_leaves_out_is_what_hugging_face_takes(family: Shape, heads: int) -> None:
     from transformers import AutoConfig
@@ -131,17 +196,17 @@ def test_what_a_configuration_leaves_out_is_what_hugging_face_takes(family: Shap
     named = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
     config = {key: config_of(family)[key] for key in named}
     config |= {"hidden_size": 128, "num_attention_heads": heads, "max_position_embeddings": 64}
-    theirs, ours = AutoConfig.for_model(**config), Shape.from_config(config)
+    theirs, ours = AutoConfig.for_model(**config), shape_of(config)
     assert ours.kv_heads == theirs.num_key_value_heads
     assert ours.head_dim == 128 // heads
     assert ours.norm_eps == theirs.rms_norm_eps
     assert ours.tied == theirs.tie_word_embeddings
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
-    assert Shape.from_config(config | {"num_key_value_heads": None}).kv_heads == heads
+    assert shape_of(config | {"num_key_value_heads": None}).kv_heads == heads
 
 
 def test_a_qwen2_has_its_biases_whatever_its_configuration_says_of_them() -> None:
-    assert Shape.from_config(config_of(QWEN2) | {"attention_bias": False, "mlp_bias": True}) == QWEN2
+    assert shape_of(config_of(QWEN2) | {"attention_bias": False, "mlp_bias": True}) == QWEN2
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -14,8 +14,10 @@ from tests.tiny import FAMILIES, IDS, QWEN2, SHAPE, random_tensors, shape_with
 from torch import Tensor
 
 from rewardgrid.lm.draws import uniforms
-from rewardgrid.lm.model import Shape, from_hf, logits
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.model import logits
 from rewardgrid.lm.sampler import BLOCK, CROWDED, LOOK_EVERY, Decoder, invert, keep_top, penalize, sample
+from rewardgrid.lm.shape import Shape
 
 EOS = IDS["[EOS]"]
 NEVER = SHAPE.vocabulary + 1

@@ -20,7 +20,10 @@ from tests.tiny import SHAPE, random_tensors
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.base.pretrain import Rows, held_out_loss, next_token_loss, rows_of
-from rewardgrid.lm.model import Shape, from_hf, logits
+from rewardgrid.lm.hf.config import shape_of
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.model import logits
+from rewardgrid.lm.shape import Shape
 from rewardgrid.storyteller import making
 from rewardgrid.storyteller.making import make_storyteller, rescaled
 from rewardgrid.study.bases import PackagedBase, Pretrained, recipe_hash
@@ -98,7 +101,7 @@ def test_it_is_an_ordinary_base_that_tells_where_it_comes_from(base: Base) -> No
 def test_the_loss_on_the_stories_held_out_is_told_after_each_epoch(base: Base) -> None:
     _, last = base.provenance["facts"]["held_out_losses"]
     unseen = rows_of(encoded(base, held_out=True), RECIPE.length)
-    shape, weights = Shape.from_config(base.config), load_file(base.weights[0])
+    shape, weights = shape_of(base.config), load_file(base.weights[0])
     assert last == pytest.approx(held_out_loss(shape, weights, unseen), abs=1e-3)
 
 
@@ -158,7 +161,7 @@ def test_transformers_reads_the_model_and_agrees_on_the_loss(base: Base) -> None
     rows = rows_of([base.tokenizer.encode(sifted()["story"][1]).ids], 40)
     with torch.no_grad():
         loss = theirs(torch.from_numpy(rows.ids), labels=torch.from_numpy(rows.ids)).loss.item()
-        ours = next_token_loss(Shape.from_config(base.config), load_file(base.weights[0]), rows).item()
+        ours = next_token_loss(shape_of(base.config), load_file(base.weights[0]), rows).item()
     assert ours == pytest.approx(loss, abs=1e-5)
 
 

@@ -18,8 +18,9 @@ from tests.hub_stand_in import COMMIT, Hub, serving
 from tests.teachers import SHAPES, SPECIAL, TEMPLATES, tokenizer_of, write_directory, write_gguf
 from tests.tiny import random_tensors
 
+from rewardgrid.lm.hf.layout import from_hf
 from rewardgrid.lm.kernels import Packed
-from rewardgrid.lm.model import from_hf, logits
+from rewardgrid.lm.model import logits
 from rewardgrid.storyteller import gguf_file
 from rewardgrid.storyteller.gguf_file import open_gguf
 from rewardgrid.storyteller.model import open_directory

@@ -13,7 +13,8 @@ from tests.teachers import write_directory, write_gguf
 from torch import Tensor
 
 from rewardgrid.lm.draws import uniforms
-from rewardgrid.lm.model import from_hf, logits
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.model import logits
 from rewardgrid.lm.sampler import invert
 from rewardgrid.storyteller import telling
 from rewardgrid.storyteller.gguf_file import open_gguf

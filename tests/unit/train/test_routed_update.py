@@ -17,8 +17,8 @@ from tests.tiny import SHAPE, exact_hf, hf_model, lora_cell, named, random_tenso
 from torch import Tensor, nn
 
 from rewardgrid.base.load import Base
-from rewardgrid.lm.adapters import to_peft
-from rewardgrid.lm.model import to_hf
+from rewardgrid.lm.hf.layout import to_hf
+from rewardgrid.lm.hf.peft import to_peft
 from rewardgrid.study.cell import Cell
 from rewardgrid.train.engines.native import Pack
 from rewardgrid.train.rollout import Draws, Rollout

@@ -30,17 +30,23 @@ import transformers
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from rewardgrid.base.load import Base
-from rewardgrid.lm.adapters import adapted, channel_scale, from_peft, initial, merge, to_peft
+from rewardgrid.lm.adapters import adapted, channel_scale, initial, merge
 from rewardgrid.lm.draws import generator
+from rewardgrid.lm.foreign import Foreign
+from rewardgrid.lm.hf.layout import from_hf
+from rewardgrid.lm.hf.models import begin_adapter, load_module, whole_state
+from rewardgrid.lm.hf.peft import PREFIX, TARGETS, from_peft, to_peft
 from rewardgrid.lm.memory import keep_freed_memory
-from rewardgrid.lm.model import PROJECTIONS, Weights, from_hf, token_logps
+from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.lm.sampler import Completions, sample
+from rewardgrid.lm.shape import Shape
 from rewardgrid.study.cell import SHARED_ALPHA, Cell
 from rewardgrid.study.study import Recording
+from rewardgrid.train.engines import check_engine
 from rewardgrid.train.grpo import k3, mean_over
 from rewardgrid.train.keeper import Keeper
 from rewardgrid.train.own import OwnCodeError
@@ -54,9 +60,7 @@ from rewardgrid.train.rollout import (
 from rewardgrid.train.routing import FORGET, active_adapters, adapters_of, reach
 from rewardgrid.train.stop_rule import Watch
 from rewardgrid.train.stopping import asked_to_stop
-from rewardgrid.train.weights import base_weights
-
-TARGETS = sorted(module.split(".")[1] for modules in PROJECTIONS.values() for module in modules)
+from rewardgrid.train.weights import frozen_base
 
 
 def settings(cell: Cell, directory: str, steps: int, device: torch.device) -> GRPOConfig:
@@ -150,7 +154,10 @@ class Trainer(GRPOTrainer):
     ) -> None:
         self.cell, self.base, self.steps_done = cell, base, steps_done
         self.adapters = adapters_of(cell)
-        self.shape, self.frozen = base_weights(base)
+        check_engine(cell, base.config, str(base.model_dir / "config.json"))
+        self.shape, self.frozen = frozen_base(base)
+        if isinstance(self.shape, Foreign):
+            self.shape.module.to(device)
         self.frozen = {key: weight.to(device) for key, weight in self.frozen.items()}
         self.assessor = Assessor([cell], base, device)
         self.pool = with_eos(base.train_prompts().ids, cell, base.vocabulary.eos)
@@ -162,7 +169,7 @@ class Trainer(GRPOTrainer):
         self.schedule: Any = None
         self.row: dict[str, float] = {}
         path = str(base.model_dir)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model = load_module(base.model_dir)
         # Padding is [EOS], which a prompt may hold (prompt_eos): its embedding is trained like any other.
         model.get_input_embeddings().padding_idx = None
         if cell.is_routing:
@@ -176,7 +183,7 @@ class Trainer(GRPOTrainer):
                 use_rslora=cell.adapter_alpha == "sqrt",  # alpha / sqrt(rank)
                 lora_dropout=0.0,
                 bias="none",
-                target_modules=TARGETS,
+                target_modules="all-linear" if isinstance(self.shape, Foreign) else TARGETS,
                 task_type="CAUSAL_LM",
             )
         texts = base.train_prompts().text
@@ -193,6 +200,9 @@ class Trainer(GRPOTrainer):
             rollout_func=_rollout if own_rollouts else None,
         )
         if cell.method == "lora":
+            if isinstance(self.shape, Foreign):
+                begin_adapter(self.model, self.adapters[0], cell.seed)
+                return
             fresh = to_peft(self.shape, initial(self.shape, self.adapters, cell.seed), self.adapters, "default")
             self._load({"default": fresh})
 
@@ -200,6 +210,7 @@ class Trainer(GRPOTrainer):
 
     def _install(self, model: nn.Module) -> None:
         """Freeze the model and put a routing cell's adapters beside each projection."""
+        assert isinstance(self.shape, Shape)
         model.requires_grad_(False)
         start = initial(self.shape, self.adapters, self.cell.seed)
         tensors = [to_peft(self.shape, start, self.adapters, adapter.name) for adapter in self.adapters]
@@ -210,7 +221,7 @@ class Trainer(GRPOTrainer):
         scale = torch.tensor([1.0] * cell.rank + [forget] * cell.forget_rank)
         for name, module in list(model.named_modules()):
             if name.split(".")[-1] in TARGETS:
-                key = f"base_model.model.{name}"
+                key = f"{PREFIX}{name}"
                 a = torch.cat([each[f"{key}.lora_A.weight"] for each in tensors])
                 b = torch.cat([each[f"{key}.lora_B.weight"] for each in tensors], 1)
                 parent = model.get_submodule(name.rpartition(".")[0])
@@ -220,9 +231,7 @@ class Trainer(GRPOTrainer):
         """The trained weights under the names of Hugging Face (``model``) or PEFT (one entry per adapter)."""
         state = {key: value.detach() for key, value in self.model.state_dict().items()}
         if self.cell.method == "full":
-            return {
-                "model": {key: value for key, value in state.items() if key != "lm_head.weight" or not self.shape.tied}
-            }
+            return {"model": whole_state(self.model)}
         if self.cell.method == "lora":
             return {
                 "default": {key.replace(".default.", "."): value for key, value in state.items() if ".lora_" in key}
@@ -231,7 +240,7 @@ class Trainer(GRPOTrainer):
         for adapter in self.adapters:
             stop = start + adapter.rank
             found[adapter.name] = {
-                f"base_model.model.{key}.weight": value[start:stop] if key.endswith("A") else value[:, start:stop]
+                f"{PREFIX}{key}.weight": value[start:stop] if key.endswith("A") else value[:, start:stop]
                 for key, value in state.items()
                 if key.endswith((".lora_A", ".lora_B"))
             }
@@ -247,6 +256,8 @@ class Trainer(GRPOTrainer):
 
     def merged(self, mode: str | None = None) -> Weights:
         """Weights (C = 1) to sample from, with the adapters of an evaluation mode switched on (None: all)."""
+        if isinstance(self.shape, Foreign):
+            return whole_state(self.model)
         tensors = self.tensors()
         if not self.adapters:
             return from_hf(self.shape, tensors["model"])
