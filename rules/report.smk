@@ -180,28 +180,12 @@ rule results:
         + "--out {output:q} > {log:q} 2>&1"
 
 
-if ALONE:
-
-    rule publish:
-        """Copy RESULTS.md and its figures to where the repository shows them, without links to the page, which stays."""
-        input:
-            "<results>/RESULTS.md",
-        output:
-            results="RESULTS.md",
-            figures=directory("docs/figures"),
-        log:
-            "<logs>/report/publish.log",
-        localrule: True
-        conda:
-            "../envs/report.yaml"
-        params:
-            figures=f"{study.results}/figures",
-        shell:
-            "(cp -R {params.figures:q} {output.figures:q} && "
-            "sed -E -f workflow/templates/publish.sed {input:q} > {output.results:q}) > {log:q} 2>&1"
-
-
 rule results_partial:
     """Render RESULTS.md from the cells that are done so far; the others are named in it as missing."""
     input:
         "<results>/RESULTS.md",
+
+
+if ALONE:
+
+    include: "publish.smk"
