@@ -36,7 +36,7 @@ def importing(directory: Path, module: str, config: dict[str, Any], triggers: st
     for name, text in {
         "workflow/Snakefile": f'configfile: "config/config.yaml"\n{module}\n'
         'rule count:\n    input: rules.rewardgrid_all.input\n    output: "count.txt"\n'
-        "    default_target: True\n    shell: 'cat {input} | wc > {output}'\n",
+        "    default_target: True\n    shell: 'cat {input:q} | wc > {output}'\n",
         "config/config.yaml": json.dumps({"samples": 3, **config}),
         "profiles/default/config.yaml": f"show-failed-logs: true\n{triggers}",
     }.items():
@@ -100,11 +100,17 @@ def test_nothing_is_made_again_and_modules_do_not_feel_each_other(local: Project
     assert partial["rewardgrid_results"] == 1
 
 
-def test_other_reasons_to_run_again_are_refused_as_finished_cells_would_be_made_again(local: Project) -> None:
-    done = local.run("-n", "--cores", "1", "--rerun-triggers", "mtime", "params", "input", check=False)
+def test_other_reasons_to_run_again_train_no_finished_cell_and_are_refused_by_an_unfinished_one(
+    local: Project, root: Path, tmp_path: Path
+) -> None:
+    words = ("--rerun-triggers", "mtime", "params", "input", "code", "software-env")
+    assert local.plan(*words)["rewardgrid_train"] == 0
+    fresh = importing(tmp_path, block(repr(str(root / "Snakefile"))), {"rewardgrid": TINY}, triggers="")
+    done = fresh.run("-n", "--cores", "1", check=False)
     assert done.returncode == 1
     assert (
-        "module rewardgrid: rerun-triggers: read input besides; write `rerun-triggers: [mtime, params]`" in done.stdout
+        "module rewardgrid: rerun-triggers: read code, input, software-env besides; "
+        "write `rerun-triggers: [mtime, params]` in the workflow's profile" in done.stdout
     )
 
 
@@ -116,7 +122,7 @@ def test_mistakes_of_a_module_are_told_under_its_name(root: Path, tmp_path: Path
             (
                 block(snakefile),
                 {"rewardgrid": wrong},
-                "module rewardgrid: config: defaults.bete: read 1; unknown key; did",
+                'config: defaults.bete: read 1; unknown key; did you mean "beta"?',
             ),
             (block(snakefile, config="{}"), {}, "module rewardgrid: there is no configuration; write a study"),
             (block(snakefile).replace("    config", "    # config"), {}, "there is no configuration; write a study"),
@@ -125,6 +131,7 @@ def test_mistakes_of_a_module_are_told_under_its_name(root: Path, tmp_path: Path
         done = importing(tmp_path / str(number), module, config).run("-n", "--cores", "1", check=False)
         assert done.returncode == 1
         assert message in done.stdout
+        assert "module rewardgrid: " in done.stdout
         assert "Traceback" not in done.stdout
 
 
