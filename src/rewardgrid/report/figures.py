@@ -291,7 +291,7 @@ def _bars(axes: Axes, evidence: Evidence, row: Row, colour: str) -> None:
     kl, reward = (mean_of_steps(final[column].tolist(), SMOOTHING_STEPS).interval for column in ("kl", "reward"))
     style: Any = {"color": colour, "linewidth": 0.8, "alpha": 0.7}
     if kl is not None:
-        axes.plot(kl, [row["final_reward"]] * 2, **style)
+        axes.plot([max(0.0, kl[0]), kl[1]], [row["final_reward"]] * 2, **style)  # no KL is below 0
     if reward is not None:
         axes.plot([row["final_kl"]] * 2, reward, **style)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from tests.trees import history, routing, row
@@ -149,6 +150,15 @@ def test_bars_are_intervals_of_the_last_steps() -> None:
     assert along_kl == [[1.0, 0.5], [1.0, 0.5]]
     half = 2.776 * 0.1 / 5**0.5
     assert along_reward == [[1.0, pytest.approx(0.5 - half, abs=1e-4)], [1.0, pytest.approx(0.5 + half, abs=1e-4)]]
+
+
+def test_a_bar_ends_where_kl_does() -> None:
+    cell = row("reward_sweep", final_reward=0.5, final_kl=1.0)
+    waves = pd.DataFrame({"step": range(1, 51), "reward": 0.5, "kl": [v for v in (0, 0, 0, 0, 5) for _ in range(10)]})
+    (axes,) = reward_kl(scope([cell], histories={cell["cell"]: waves})).axes
+    low, high = axes.lines[0].get_xdata()
+    assert low == 0.0
+    assert high == pytest.approx(1.0 + 2.776 * 5**0.5 / 5**0.5, abs=1e-3)
 
 
 def test_many_configurations_are_spread_over_panels_in_the_order_of_the_first_field() -> None:
