@@ -24,27 +24,15 @@ min_version("9.20")
 
 
 try:
-    over = (
-        {"over": workflow.config_settings.config}
-        if ALONE
-        else {"config": configuration_of_module(config, workflow)}
-    )
+    over = {"over": workflow.config_settings.config} if ALONE else {"config": configuration_of_module(config, workflow)}
     study = load_study(config_files, **over)
     if workflow.is_main_process:
         check_study(study, os.environ)
         check_request(study, targets, write=not workflow.dryrun)
         found = forecast(study)
-        logger.info(
-            found.text,
-            extra={
-                "ready": ready(study, targets) if ALONE else [],
-                "rests": found.rests,
-            },
-        )
+        logger.info(found.text, extra={"ready": ready(study, targets) if ALONE else [], "rests": found.rests})
 except UserError as error:
-    raise WorkflowError(
-        str(error) if ALONE else f"module {__name__}: {error}"
-    ) from None
+    raise WorkflowError(str(error) if ALONE else f"module {__name__}: {error}") from None
 
 
 pathvars:

@@ -33,12 +33,8 @@ PARTIAL = workflow.modifier.modify_rulename("results_partial")
 # `python` in a shell command is the interpreter that runs Snakemake, whether its environment is activated or not, on
 # this machine or on a cluster's node; a conda environment puts its own before it. Either one finds the library.
 os.environ.update(
-    PATH=os.pathsep.join(
-        [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
-    ),
-    PYTHONPATH=os.pathsep.join(
-        [*LIBRARY, *filter(None, [os.environ.get("PYTHONPATH")])]
-    ),
+    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
+    PYTHONPATH=os.pathsep.join([*LIBRARY, *filter(None, [os.environ.get("PYTHONPATH")])]),
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_TELEMETRY="1",
 )
@@ -84,9 +80,7 @@ def base_of_unmeasured(name):
         if "base" in wildcards.keys():
             base, metrics = wildcards.base, study.layout.base_metrics(wildcards.base)
         else:
-            base, metrics = cell_of(wildcards).base_id, study.layout.metrics(
-                wildcards.cell
-            )
+            base, metrics = cell_of(wildcards).base_id, study.layout.metrics(wildcards.cell)
         return [] if measured(metrics) else str(study.layout.base(base) / name)
 
     return path
@@ -119,15 +113,8 @@ def needs_of_untrained(wildcards):
 
 def needs_of_untold(wildcards):
     """What a shard of stories is told by; nothing once it is told."""
-    path = (
-        study.layout.told(wildcards.teacher, wildcards.stories)
-        / f"{wildcards.seed}-{wildcards.shard}.parquet"
-    )
-    return (
-        []
-        if path.exists() or kept(path).exists()
-        else [str(study.layout.teacher(wildcards.teacher))]
-    )
+    path = study.layout.told(wildcards.teacher, wildcards.stories) / f"{wildcards.seed}-{wildcards.shard}.parquet"
+    return [] if path.exists() or kept(path).exists() else [str(study.layout.teacher(wildcards.teacher))]
 
 
 def shards_of_stories(wildcards):
@@ -140,18 +127,13 @@ def shards_of_stories(wildcards):
 
 def metrics_of(wildcards):
     """The measurements of every cell of an experiment."""
-    return [
-        str(study.layout.metrics(cell.name))
-        for cell in study.grid[wildcards.experiment]
-    ]
+    return [str(study.layout.metrics(cell.name)) for cell in study.grid[wildcards.experiment]]
 
 
 def metrics_for_table(wildcards):
     """All of them, or those that there are if the target is `results_partial`."""
     partial = PARTIAL in workflow.dag_settings.targets
-    return [
-        path for path in metrics_of(wildcards) if not partial or os.path.exists(path)
-    ]
+    return [path for path in metrics_of(wildcards) if not partial or os.path.exists(path)]
 
 
 def all_metrics():
@@ -191,11 +173,7 @@ def left_out(asked, given):
 
 def published_files(wildcards):
     """What the published study reports; nothing where there is none to compare with."""
-    return (
-        sorted(str(path) for path in shipped(study.published).glob("*.*"))
-        if study.published
-        else []
-    )
+    return sorted(str(path) for path in shipped(study.published).glob("*.*")) if study.published else []
 
 
 def evaluation_settings(wildcards):

@@ -18,9 +18,7 @@ from rewardgrid.study.targets import asked_for
 ALONE = workflow.modifier.is_main_snakefile()
 if ALONE:
     if not os.path.exists("config/config.yaml"):
-        raise WorkflowError(
-            "There is no config/config.yaml here: run it in the repository's directory."
-        )
+        raise WorkflowError("There is no config/config.yaml here: run it in the repository's directory.")
 
     configfile: "config/config.yaml"
 

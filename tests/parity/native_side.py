@@ -32,7 +32,7 @@ class Tolerance:
     relative: float
     weights: float
     stray: float
-    """Share of a tensor's weights that may differ by more than ``weights``."""
+    """Share of a tensor's weights that may differ by more than ``weights``; of a small tensor, one of them."""
     afresh: bool
     """Whether each step starts from TRL's weights."""
 
@@ -98,7 +98,7 @@ def follow(
         lr = figures["lr"]
         for what, ours, theirs in _by_name("weights", named(pack.policy, pack.policy.parameters), step.weights):
             far = (ours - theirs).abs() > tolerance.weights * lr + torch.finfo(dtype).eps * theirs.abs()
-            if float(far.double().mean()) > tolerance.stray:
+            if int(far.sum()) > max(tolerance.stray * far.numel(), float(tolerance.stray > 0)):
                 found.append(f"step {number}: {what}: {int(far.sum())} of {far.numel()} differ")
         if tolerance.afresh:
             put(pack.policy, step.weights)

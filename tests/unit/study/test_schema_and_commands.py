@@ -105,7 +105,7 @@ def test_the_reference_has_every_reward_finding_figure_column_and_limit(written:
         "| `detector` | text |  |",
         "| `bases` | block | required |",
         "| `reward_weights` | list of numbers |  |",
-        "| `grids` | list of blocks | required |",
+        "| `grids` | list of blocks | `[{}]` |",
         "| `completion_length` | ≤ 0.5 | ≤ 0.25 |",
         "| `jaccard` | ≥ 1.3 | ≥ 2.2 |",
         r"| `sentence_length_10_smooth` | mean over sentences of 1 - 0.2 \|10 - tokens\|,",
