@@ -154,5 +154,6 @@ def test_the_guides_commands_say_what_the_guide_says(done: Done) -> None:
     assert check.endswith("studies/questions/study.yaml: 1 experiment, 2 cells, no problems\n")
     assert "Ready: results/questions/RESULTS.md" in run
     assert "2 cells: 2 done" in run
-    assert {"2 train", "2 evaluate"} <= set(re.split(r"[:,] ?", vary.replace("jobs: ", ",")))
+    # Another reward: the base is asked about it too, and its cells are measured beside that.
+    assert {"2 train", "3 evaluate", "1 evaluate_base"} <= set(re.split(r"[:,] ?", vary.replace("jobs: ", ",")))
     assert "3 cells (1 done, 2 waiting)." in vary
