@@ -18,6 +18,8 @@ from rewardgrid.study.files import read_json, write_json, write_text
 
 BASE = "base"
 """Where a base lies beside an adapter; on a hub it is a repository of its own, with this at the end of its name."""
+EXPORT = "export.json"
+"""Which files an export consists of: what --force may replace."""
 MEASURED = {
     "reward": "reward",
     "happy": '"happy" per completion',
@@ -74,6 +76,7 @@ def export_model(
         (_write_adapter if adapter else _write_model)(temporary, weights, cell, base, mode, out)
         card_of = _Card(cell, base, mode, adapter, _metrics(cell_directory), _metrics(base_directory))
         write_text(temporary / "README.md", card_of(str(out)))
+        write_json(temporary / EXPORT, _files(temporary))
         if out.exists():
             shutil.rmtree(out)
         temporary.chmod(0o755)
@@ -89,8 +92,15 @@ def _check_replaceable(out: Path, force: bool) -> None:
     """Nothing is replaced unasked, and nothing but an export ever."""
     if not force:
         raise UserError(f"{out}: exists already; name a directory that does not, or give --force to replace it")
-    if out.is_symlink() or not (out / "README.md").is_file() or not (out / "tokenizer.json").is_file():
+    if out.is_symlink() or not (out / EXPORT).is_file():
         raise UserError(f"{out}: exists already and is no export, which --force would replace; name another directory")
+    written = read_json(out / EXPORT)
+    if others := [name for name in _files(out) if name != EXPORT and name not in written]:
+        raise UserError(f"{out}: holds {others[0]}, which no export wrote; move it, or name another directory")
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir())
 
 
 def _write_model(out: Path, weights: Path, cell: Cell, base: Base, mode: str, _: Path) -> None:
@@ -261,7 +271,7 @@ def _push(out: Path, repository: str, card_of: _Card, force: bool) -> None:
 
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "copy"
-        shutil.copytree(out, copy)
+        shutil.copytree(out, copy, ignore=shutil.ignore_patterns(EXPORT))
         write_text(copy / "README.md", card_of(repository))
         if card_of.adapter:
             beside = f"{repository}-{BASE}"

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,7 +93,7 @@ def load(code: Code) -> Callable[..., Any]:
     module: ModuleType = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OwnCodeError(f"{path}: cannot be imported: {_told(error, path)}") from error
     function = getattr(module, code.function, None)
     if not callable(function):
@@ -108,8 +108,8 @@ def _call(code: Code, function: Callable[..., Any], batch: dict[str, list[Any]],
         batch = {name: values for name, values in batch.items() if name in {each.name for each in taken}}
     number = len(next(iter(batch.values()), []))
     try:
-        said = function(**batch)
-    except Exception as error:
+        said = function(**_copied(batch))
+    except (Exception, SystemExit) as error:
         raise OwnCodeError(f"{where}{_culprit(function, batch)}: {_told(error, Path(code.file))}") from error
     values = said.tolist() if isinstance(said, Tensor) else said
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != number:
@@ -125,12 +125,17 @@ def _call(code: Code, function: Callable[..., Any], batch: dict[str, list[Any]],
     return [float(value) for value in values]
 
 
+def _copied(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """A batch that a function may change: the next one gets its own."""
+    return {name: [each[:] for each in values] for name, values in batch.items()}
+
+
 def _culprit(function: Callable[..., Any], batch: dict[str, list[Any]]) -> str:
     """The first completion that the function fails on by itself, as far as one can be told."""
     for place in range(len(next(iter(batch.values()), []))):
         try:
-            function(**{name: values[place : place + 1] for name, values in batch.items()})
-        except Exception:
+            function(**_copied({name: values[place : place + 1] for name, values in batch.items()}))
+        except (Exception, SystemExit):
             return f", {_shown(batch, place)}"
     return ", all completions together"
 
@@ -140,7 +145,7 @@ def _shown(batch: dict[str, list[Any]], place: int) -> str:
     return f"completion {place} ({shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'!r})"
 
 
-def _told(error: Exception, path: Path) -> str:
+def _told(error: BaseException, path: Path) -> str:
     """An exception in one line, with the last line of the file that it passed through."""
     passed = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in passed if Path(frame.filename).absolute() == path.absolute()]

@@ -170,9 +170,15 @@ def test_nothing_is_overwritten_unasked_and_nothing_but_an_export_ever(
     with pytest.raises(UserError, match="out: exists already; name a directory that does not, or give --force"):
         export_model(directory, base.directory, "both", out)
     assert (out / "mine.txt").exists()
+    with pytest.raises(UserError, match=r"holds mine\.txt, which no export wrote"):
+        export_model(directory, base.directory, "both", out, force=True)
+    assert (out / "mine.txt").read_text() == "mine"
+    (out / "mine.txt").unlink()
+    (out / "config.json").write_text("{}")
     export_model(directory, base.directory, "both", out, force=True)
-    assert not (out / "mine.txt").exists()
-    (out / "README.md").unlink()
+    assert (out / "config.json").read_text() != "{}"
+    # A model that was fetched has a card and a tokenizer too.
+    (out / "export.json").unlink()
     with pytest.raises(UserError, match="is no export, which --force would replace"):
         export_model(directory, base.directory, "both", out, force=True)
     assert not list(tmp_path.glob(".*"))
@@ -213,7 +219,7 @@ def test_a_pushed_adapter_is_loaded_from_the_hub_by_its_name(
     words = ["export", str(directory), "--base", str(base.directory), "--adapter", "--out", str(out)]
     assert main([*words, "--push", "me/story"]) == 0
     files, beside = hub.repositories["model", "me/story"], hub.repositories["model", "me/story-base"]
-    local = {path.name for path in out.iterdir() if path.is_file()}
+    local = {path.name for path in out.iterdir() if path.is_file()} - {"export.json"}  # which only --force reads
     assert set(files) - {".gitattributes"} == local
     assert files["adapter_model.safetensors"] == (out / "adapter_model.safetensors").read_bytes()
     assert beside["model.safetensors"] == (base.model_dir / "model.safetensors").read_bytes()

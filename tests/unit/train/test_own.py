@@ -11,12 +11,13 @@ from tests.own import SOURCE, function, own_cell, own_routing, source
 from tests.runs import OFTEN, assert_same_run, run, tables_of
 
 from rewardgrid.base.load import Base
+from rewardgrid.lm.sampler import Completions
 from rewardgrid.study.cell import Engine
 from rewardgrid.study.errors import UserError
 from rewardgrid.train import checkpoint, engines
 from rewardgrid.train.engines import native
 from rewardgrid.train.engines.native import Pack
-from rewardgrid.train.own import OwnCodeError, load
+from rewardgrid.train.own import Functions, OwnCodeError, load
 from rewardgrid.train.rollout import Draws
 
 CPU = torch.device("cpu")
@@ -65,6 +66,27 @@ def test_beside_others_a_cell_with_its_own_code_is_paid_alike(base: Base, tmp_pa
     assert not many.hacked[1].any()  # a cell that has finished is asked no more
 
 
+def test_what_a_function_does_to_its_lists_is_not_seen_by_the_next(base: Base, tmp_path: Path) -> None:
+    text = """
+def spoil(completions, completion_ids, **_):
+    completions[:] = ["x"] * len(completions)
+    for row in completion_ids:
+        row.clear()
+    return [0.0] * len(completions)
+
+def letters(completions, completion_ids, **_):
+    return [len(text) + 1000 * len(row) for text, row in zip(completions, completion_ids)]
+"""
+    path = source(tmp_path, text)
+    codes = [function(path, "spoil"), function(path, "letters")]
+    ids = torch.tensor([[[5, 6, 7], [8, 9, 5]]])
+    done = Completions(ids, torch.ones_like(ids, dtype=torch.bool), base.vocabulary.eos)
+    prompts = base.train_prompts().ids[None, :2]
+    both = Functions(codes, base)(prompts, done, 0, "step 1")["letters"]
+    assert both == Functions(codes[1:], base)(prompts, done, 0, "step 1")["letters"]
+    assert min(both) > 1000
+
+
 FAILURES = {
     "raise ValueError('no dogs')": r"mine.py:words: step 3, completion \d \('.*'\): ValueError: no dogs \(line 8\)",
     "return [0.0]": r"mine.py:words: step 3: returned 1 values for 8 completions",
@@ -73,6 +95,7 @@ FAILURES = {
     ),
     "return ['much'] * len(completions)": r"step 3, completion 0 .*: returned 'much'; return a finite number",
     "return None": r"step 3: returned None for 8 completions",
+    "raise SystemExit(0)": r"step 3, completion \d \('.*'\): SystemExit: 0 \(line 8\)",
 }
 
 
