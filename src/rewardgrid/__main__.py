@@ -178,7 +178,7 @@ def _new(arguments: argparse.Namespace) -> None:
 
     files = new_study(arguments.name)
     print("\n".join(map(str, files)))
-    print(f"It runs as it is: snakemake --cores 2 --configfile {files[0]}", file=sys.stderr)
+    print(f"It runs as it is: .venv/bin/snakemake --cores 2 --configfile {files[0]}", file=sys.stderr)
 
 
 def _cells(arguments: argparse.Namespace) -> None:
