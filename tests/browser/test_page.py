@@ -212,7 +212,7 @@ def test_lengths_happy_and_unlikely_tokens_are_marked(reader: Reader, study: Stu
 
 def test_two_cells_stand_side_by_side_on_the_same_prompts(reader: Reader, study: Study) -> None:
     reader.open(f"#cell={name_of(study, 0.003, 1)}")
-    assert reader.texts("#neighbours button")[:1] == ["beta 0.02"]
+    assert reader.texts("#neighbours button")[:1] == ["beta 0.02 ↑"]
     reader.one("#neighbours button").click()
     reader.until(lambda: len(reader.all("#heads h1")) == 2)
     assert f"with={name_of(study, 0.02, 1)}" in reader.driver.current_url

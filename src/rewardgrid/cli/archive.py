@@ -3,7 +3,8 @@
 An archive is a directory. Every packing adds tables ``ID-*.parquet`` and, last, their manifest ``ID.json``; nothing
 that lies there is ever changed, so two archives are merged by copying the files of one beside those of the other. ID is
 made of what is packed. A *member* is a cell, or the evaluation of a base. There are no weights in an archive, and of
-rollouts (and samples by mode) only the first, the middle and the last recorded step.
+rollouts (and samples by mode) only some of the recorded steps: the first, those nearest to the tenths of the run, and
+those at which it began to game.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ TABLES: dict[str, pa.Schema] = {
 }
 """Every table of a member."""
 THINNED = ("train/rollouts.parquet", "train/mode_samples.parquet")
+PARTS = 10
+"""Into which the recorded steps of those are divided, one of each being kept."""
 NEEDED = (SPEC, STATUS, METRICS, "train/history.parquet")
 """What a cell must have to be packed."""
 HERE = ("host", "cuda_visible_devices")
@@ -133,10 +136,31 @@ def collect(directory: Path) -> Content:
         if (directory / path).exists():
             frame = read_table(directory / path, schema)
             if path in THINNED:
-                steps = sorted(set(frame["step"]))
-                frame = frame[frame["step"].isin({steps[i] for i in (0, len(steps) // 2, -1)} if steps else ())]
+                frame = frame[frame["step"].isin(kept_steps(sorted(set(frame["step"])), _onsets(content)))]
             content[path] = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     return content
+
+
+def kept_steps(recorded: Sequence[int], onsets: Sequence[int]) -> set[int]:
+    """Of the recorded steps, those an archive keeps; of what it kept, all, so that it can be packed again.
+
+    They are the first, the nearest to each tenth of the last (the earlier of two), and the first from each onset on.
+    """
+    if not recorded:
+        return set()
+    tenths = {min(recorded, key=lambda step: abs(PARTS * step - part * recorded[-1])) for part in range(1, PARTS + 1)}
+    return (
+        {recorded[0]} | tenths | {next((step for step in recorded if step >= onset), recorded[-1]) for onset in onsets}
+    )
+
+
+def _onsets(content: Content) -> list[int]:
+    """The steps at which a cell began to hack and to degenerate, where it did."""
+    try:
+        onset = json.loads(str(content[METRICS])).get("onset", {})
+        return [step for step in map(onset.get, ("hack_onset", "degeneration_onset")) if isinstance(step, int)]
+    except (KeyError, ValueError, AttributeError):
+        return []  # no cell's figures: _check says so
 
 
 def digest(content: Content) -> str:

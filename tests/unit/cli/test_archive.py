@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.trees import SWEEP, Tree, make_study, routing
 
 from rewardgrid.__main__ import main
-from rewardgrid.cli.archive import LONG_AGO, collect, digest, pack, read_archives, restore
+from rewardgrid.cli.archive import LONG_AGO, collect, digest, kept_steps, pack, read_archives, restore
 from rewardgrid.cli.export import export_model
 from rewardgrid.report.tables import experiment_table
 from rewardgrid.study.cell import Cell
@@ -93,13 +95,37 @@ def test_what_comes_back_is_what_was_packed(tree: Tree, elsewhere: Layout, tmp_p
         assert experiment_table(moved, name).equals(experiment_table(tree.study, name))
 
 
-def test_of_rollouts_the_first_middle_and_last_step_are_kept(tree: Tree, elsewhere: Layout, tmp_path: Path) -> None:
+def test_of_rollouts_an_archive_keeps_the_tenths_and_the_steps_at_which_a_cell_turned(
+    tree: Tree, elsewhere: Layout, tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    (two,) = tree.study.grid["routing"]
+    layout = tree.study.layout
+    recorded = range(10, 1001, 10)
+    write_table(layout.train(two.name) / "rollouts.parquet", pd.DataFrame(rollouts(recorded)), ROLLOUTS)
+    metrics = read_json(layout.metrics(two.name))
+    write_json(layout.metrics(two.name), metrics | {"onset": {"hack_onset": 334, "degeneration_onset": 461}})
     pack(tree.study, all_cells(tree), tmp_path / "study")
     restore(elsewhere, [tmp_path / "study"])
-    (two,) = tree.study.grid["routing"]
     train = elsewhere.train(two.name)
-    assert list(read_table(train / "rollouts.parquet", ROLLOUTS)["step"]) == [50, 150, 250]
-    assert list(read_table(train / "mode_samples.parquet", MODE_SAMPLES)["step"]) == [50, 150, 250]
+    kept = [10, 100, 200, 300, 340, 400, 470, 500, 600, 700, 800, 900, 1000]
+    assert list(read_table(train / "rollouts.parquet", ROLLOUTS)["step"]) == kept
+    assert list(read_table(train / "mode_samples.parquet", MODE_SAMPLES)["step"]) == list(RECORDED)
+    # What is restored, the archive has already.
+    moved = tree.study.model_copy(update={"results": str(elsewhere.root)})
+    pack(moved, all_cells(tree), tmp_path / "study")
+    assert len(list((tmp_path / "study").glob("*.json"))) == 1
+
+
+@given(
+    recorded=st.lists(st.integers(1, 3000), unique=True).map(sorted),
+    onsets=st.lists(st.integers(1, 3000), max_size=2),
+)
+def test_what_is_kept_is_kept_again(recorded: list[int], onsets: list[int]) -> None:
+    kept = kept_steps(recorded, onsets)
+    assert kept_steps(sorted(kept), onsets) == kept <= set(recorded)
+    assert {recorded[0], recorded[-1]} <= kept if recorded else not kept
 
 
 def test_nothing_restored_is_older_than_what_it_was_made_of(tree: Tree, elsewhere: Layout, tmp_path: Path) -> None:

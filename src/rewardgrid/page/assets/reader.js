@@ -151,12 +151,18 @@ function neighbours(member) {
   return found.sort((a, b) => distance(a) - distance(b));
 }
 
+/** Whether a neighbour's setting is higher or lower, where that can be said. */
+function way(key, own, other) {
+  if (key === "seed" || typeof own !== "number" || typeof other !== "number") return "";
+  return other > own ? " ↑" : " ↓";
+}
+
 function draw_choice(member, beside, go) {
   const near = neighbours(member);
   const option = (other, text) => element("option", { value: other.name, selected: beside?.name === other.name }, text);
   const rest = page.cells.filter((cell) => cell.name !== member.name && !near.some(({ other }) => other.name === cell.name));
   const group = (label, options) => (options.length ? [element("optgroup", { label }, ...options)] : []);
-  const said = ({ other, key }) => `${page.settings[key].label} ${shown(other.row[key])}`;
+  const said = ({ other, key }) => `${page.settings[key].label} ${shown(other.row[key])}${way(key, member.row[key], other.row[key])}`;
   $("with").replaceChildren(
     element("option", { value: "" }, "nothing"),
     ...group("one setting apart", near.map((each) => option(each.other, said(each)))),
