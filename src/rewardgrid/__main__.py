@@ -14,7 +14,7 @@ from rewardgrid.cli.cells import print_paths, print_table, select
 from rewardgrid.cli.program import run_program
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import ConfigError, UserError, all_of
-from rewardgrid.study.files import read_json, write_text
+from rewardgrid.study.files import write_text
 from rewardgrid.study.layers import CONFIG
 from rewardgrid.study.schema import schema_text
 from rewardgrid.study.study import Study, load_study, sound_part
@@ -231,10 +231,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from rewardgrid.cli.export import export_model
 
-    spec = read_json(arguments.cell / "spec.json")
-    beside = arguments.cell.parent.parent / "base" / f"{spec['base']}-{spec['base_recipe']}"
-    base, how = arguments.base or beside, (arguments.adapter, arguments.force, arguments.push)
-    export_model(arguments.cell, base, arguments.mode, arguments.out, *how)
+    how = (arguments.adapter, arguments.force, arguments.push)
+    export_model(arguments.cell, arguments.base, arguments.mode, arguments.out, *how)
 
 
 def _archive(arguments: argparse.Namespace) -> None:

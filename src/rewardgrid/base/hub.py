@@ -77,6 +77,24 @@ def fetch_model(model: Repository, directory: Path) -> None:
         raise UserError(str(error).replace(str(directory), f"model {model.name} at {model.commit[:10]}")) from None
 
 
+def check_repository(name: str) -> None:
+    """Refuse what is no repository's name, before anything is made for it.
+
+    Raises:
+        UserError: it is not OWNER/NAME, or the hub's library is not installed.
+    """
+    _settle_library()
+    from huggingface_hub import errors
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        if name.count("/") != 1:
+            raise errors.HFValidationError("it names no owner")
+    except errors.HFValidationError as error:
+        raise UserError(f"--push: read {name!r}, no valid repository name ({error}); write owner/name") from None
+
+
 def upload(directory: Path, repository: str, force: bool) -> None:
     """Upload a directory to a model repository, which is made if there is none.
 
@@ -88,7 +106,7 @@ def upload(directory: Path, repository: str, force: bool) -> None:
     from huggingface_hub import HfApi, errors
 
     hub = HfApi(endpoint=_endpoint())
-    with _explained("model", repository, "main"):
+    with _explained("model", repository, "main", sending=True):
         try:
             hub.create_repo(repository, exist_ok=force)
         except errors.HfHubHTTPError as error:
@@ -219,7 +237,7 @@ def _git_hash(path: Path) -> str:
 
 
 @contextmanager
-def _explained(kind: Kind, name: str, revision: str, file: str | None = None) -> Iterator[None]:
+def _explained(kind: Kind, name: str, revision: str, file: str | None = None, sending: bool = False) -> Iterator[None]:
     """Turn what the hub's library raises into one message that says what to do."""
     from huggingface_hub import errors
 
@@ -231,10 +249,8 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
     try:
         yield
     except errors.OfflineModeIsEnabled:
-        raise UserError(
-            f"{what}: HF_HUB_OFFLINE forbids the download; unset it for this one job, or choose a model that "
-            "lies on this machine"
-        ) from None
+        other = "export without --push" if sending else "choose a model that lies on this machine"
+        raise UserError(f"{what}: HF_HUB_OFFLINE forbids it; unset it for this one job, or {other}") from None
     except errors.RevisionNotFoundError:
         key = f"{kind}_revision"
         raise UserError(
@@ -249,7 +265,7 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
     except errors.EntryNotFoundError as error:
         # The library says so too when it cannot connect and the file is not in the cache.
         offline = isinstance(error, errors.LocalEntryNotFoundError)
-        raise UserError(_unreachable(what, hub) if offline else f"{what}: no such file") from None
+        raise UserError(_unreachable(what, hub, sending) if offline else f"{what}: no such file") from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         fix = "log in as who may do it with `hf auth login`" if status in (401, 403) else "try again later"
@@ -257,15 +273,17 @@ def _explained(kind: Kind, name: str, revision: str, file: str | None = None) ->
     except transport_error as error:
         unreachable = file is None or type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError")
         cut = f"{what}: the download was cut short ({error}); run again"
-        raise UserError(_unreachable(what, hub) if unreachable else cut) from None
+        raise UserError(_unreachable(what, hub, sending) if unreachable else cut) from None
     except json.JSONDecodeError:
         raise UserError(f"{what}: {hub} did not answer as a hub does; check HF_ENDPOINT and the proxy") from None
     except OSError as error:
-        raise UserError(f"{what}: the download failed ({str(error).partition(chr(10))[0]}); run again") from None
+        sent = "upload" if sending else "download"
+        raise UserError(f"{what}: the {sent} failed ({str(error).partition(chr(10))[0]}); run again") from None
 
 
-def _unreachable(what: str, hub: str) -> str:
+def _unreachable(what: str, hub: str, sending: bool) -> str:
+    other = "or push what was exported later (--force)" if sending else "or choose a model that lies on this machine"
     return (
         f"{what}: cannot reach {hub}; check the network and run again, set HF_ENDPOINT to a hub that can be reached, "
-        "or choose a model that lies on this machine"
+        f"{other}"
     )

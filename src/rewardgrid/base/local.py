@@ -27,7 +27,7 @@ def copy_local(recipe: LocalBase, directory: Path) -> Stories:
     """
     source = Path(recipe.model)
     if not source.is_dir():
-        raise UserError(f"model: read {recipe.model!r}, but there is no such directory; write the path of one")
+        raise UserError(f"{recipe.model}: no such directory of a model; write the path of one")
     check_model(source)
     copied = kept_files(source)
     for path in copied:

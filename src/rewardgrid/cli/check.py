@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from rewardgrid.cli.slurm import check_gres
 from rewardgrid.published.comparison import load_published
 from rewardgrid.report.tables import check_columns
-from rewardgrid.study.bases import HubBase, model_config
-from rewardgrid.study.errors import all_of
+from rewardgrid.study.bases import HubBase, LocalBase, model_config
+from rewardgrid.study.errors import UserError, all_of
 from rewardgrid.study.study import Study
 from rewardgrid.train.engines import check_engine
 
@@ -22,11 +23,21 @@ def check_study(study: Study, environment: Mapping[str, str]) -> None:
     """
     published = study.published
     all_of(
+        lambda: _check_models(study),
         lambda: _check_engines(study),
         lambda: check_columns(study),
         lambda: None if published is None else load_published(published),
         lambda: check_gres(environment),
     )
+
+
+def _check_models(study: Study) -> None:
+    for name, recipe in study.base_recipes.values():
+        if isinstance(recipe, LocalBase) and not Path(recipe.model).is_dir():
+            raise UserError(
+                f"bases.{name}.model: read {recipe.model!r}, but there is no such directory; write the path of one, as "
+                "seen from where rewardgrid is run"
+            )
 
 
 def _check_engines(study: Study) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from rewardgrid.base.hub import check_repository
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.cli.run import say
 from rewardgrid.study.cell import Cell, read_cell
@@ -34,7 +35,7 @@ NONE = "–"
 
 def export_model(
     cell_directory: Path,
-    base_directory: Path,
+    base_directory: Path | None,
     mode: str,
     out: Path,
     adapter: bool = False,
@@ -44,33 +45,44 @@ def export_model(
     """Write a trained cell as an ordinary Hugging Face model with its adapters merged in, or as a PEFT adapter.
 
     Args:
+        base_directory: where its base lies, by default beside the cells.
         mode: which adapters of a routing cell stay: ``retain_only`` leaves the forget adapter out for good.
         adapter: write the adapter by itself, and its base beside it.
         force: replace an export, here and on the hub.
         push: the repository of a hub, OWNER/NAME, to upload it to.
 
     Raises:
-        UserError: the cell is not trained, has no such adapters, or something is there already.
+        UserError: the cell is not trained, has no such adapters, the base is another one, no repository has this name,
+            or something is there already.
     """
     spec = cell_directory / "spec.json"
-    if not spec.exists():
-        raise UserError(f"{spec}: no such file; give the directory of a trained cell")
+    if not spec.is_file():
+        raise UserError(f"{cell_directory}: no cell (it has no spec.json); give the directory of a trained cell")
+    if push is not None:
+        check_repository(push)
     cell = read_cell(spec.read_text(encoding="utf-8"), str(spec))
     if mode != "both" and not cell.is_routing:
         raise UserError(f"{spec}: method: read {cell.method!r}; --mode {mode} needs a routing cell, leave it out")
     if adapter and (cell.method == "full" or (cell.is_routing and mode == "both")):
         fix = "give --mode retain_only or forget_only too" if cell.is_routing else "leave --adapter out"
         raise UserError(f"{spec}: method: read {cell.method!r}, which has no single adapter; {fix}")
-    if out.exists():
+    if out.exists() or out.is_symlink():
         _check_replaceable(out, force)
     if (cell_directory / "train/status.json").exists() and not (cell_directory / "train/weights").exists():
         raise UserError(
             f"{cell_directory}: has no weights: it was restored from an archive, which holds none; "
             "delete this directory, train the cell again, and export it then"
         )
+    base_directory = base_directory or cell_directory.parent.parent / "base" / cell.base_id
     base = load_base(base_directory)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    own = f"{base.name}-{base.provenance.get('recipe_hash') or ''}"
+    if own != cell.base_id:
+        raise UserError(f"--base: read {base_directory}, which is {own}, but the cell started from {cell.base_id}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise UserError(f"--out: cannot write {out} ({error.strerror}); name another directory") from None
     try:
         weights = cell_directory / "train" / "weights"
         (_write_adapter if adapter else _write_model)(temporary, weights, cell, base, mode, out)

@@ -34,11 +34,14 @@ def new_study(name: str) -> list[Path]:
     for place in (directory, results):
         if place.exists() or place.is_symlink():
             raise UserError(f"new: read {name!r}, but {place} is there already; choose another name")
-    STUDIES.mkdir(exist_ok=True)
-    # Written beside its place and then moved there: what is cut off leaves nothing by halves.
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=STUDIES) as beside:
-        whole = Path(beside) / name
-        for file in TEMPLATE.iterdir():
-            write_text(whole / file.name, file.read_text(encoding="utf-8").replace("NAME", name))
-        whole.rename(directory)
+    try:
+        STUDIES.mkdir(exist_ok=True)
+        # Written beside its place and then moved there: what is cut off leaves nothing by halves.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=STUDIES) as beside:
+            whole = Path(beside) / name
+            for file in TEMPLATE.iterdir():
+                write_text(whole / file.name, file.read_text(encoding="utf-8").replace("NAME", name))
+            whole.rename(directory)
+    except OSError as error:
+        raise UserError(f"new: cannot write {directory} ({error.strerror}); {STUDIES} must be a directory") from None
     return sorted(directory.iterdir(), key=lambda file: (file.suffix != ".yaml", file.name))

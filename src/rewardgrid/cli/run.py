@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
+from rewardgrid.study.bases import LocalBase
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import all_of
 from rewardgrid.study.layout import Layout, measured
@@ -23,8 +24,11 @@ from rewardgrid.study.study import Study
 from rewardgrid.study.text import count, printable_lines
 
 
-def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Cell]]]:
+def by_base(study: Study, cells: Sequence[Cell], engines: bool = True) -> Iterator[tuple[Base, list[Cell]]]:
     """Cells grouped by their base, which is built if it is not there yet.
+
+    Args:
+        engines: whether to look at the cells' engines too.
 
     Raises:
         UserError: a cell's engine does not compute its model, its prompts and completions are longer than the model's
@@ -43,7 +47,8 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
                 build_base(name, recipe, directory)
         base, own = load_base(directory), list(group)
         for cell in own:
-            check_engine(cell, base.config, str(base.model_dir / "config.json"))
+            if engines:
+                check_engine(cell, base.config, str(base.model_dir / "config.json"))
             base.check_room(cell.name, cell.prompt_length, cell.max_new_tokens)
         for protocol in protocols(study.evaluation, 1):
             evaluation_prompts(base, protocol)
@@ -53,16 +58,19 @@ def by_base(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[Base, list[Ce
 def check_bases(study: Study) -> None:
     """Build, at a place that is removed again, every base that needs no network, and see that the cells fit it.
 
+    Left out is what :func:`rewardgrid.cli.check.check_study` says: models that are not there, and engines.
+
     Raises:
         UserError: a base cannot be built, or a cell or the evaluation does not fit it.
     """
     here: dict[str, list[Cell]] = {}
     for cell in study.cells.values():
-        if study.bases[cell.base].kind != "hub":
+        recipe = study.bases[cell.base]
+        if recipe.kind != "hub" and not (isinstance(recipe, LocalBase) and not Path(recipe.model).is_dir()):
             here.setdefault(cell.base_id, []).append(cell)
     with TemporaryDirectory() as place:
         elsewhere = study.model_copy(update={"results": place})
-        all_of(*(partial(list, by_base(elsewhere, cells)) for cells in here.values()))
+        all_of(*(partial(list, by_base(elsewhere, cells, engines=False)) for cells in here.values()))
 
 
 @contextmanager

@@ -5,12 +5,14 @@ Nothing is imported here: a configuration is read without running anybody's code
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rewardgrid.study.errors import did_you_mean
 from rewardgrid.study.files import sha256
 
 Place = Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
@@ -32,13 +34,33 @@ class _Sourced(_Record):
     @classmethod
     def _hashed(cls, values: Any) -> Any:
         if isinstance(values, dict) and not values.get("sha256") and isinstance(values.get("python"), str):
-            path = Path(values["python"].rpartition(":")[0])
+            file, _, function = values["python"].rpartition(":")
+            path = Path(file)
             if path.suffix == ".py":
-                if not path.is_file():
-                    fix = f"no such file ({path}); write FILE.py:FUNCTION, as seen from where rewardgrid is run"
-                    raise PydanticCustomError("conflict", "no such file", {"conflicts": [("python", fix)]})
+                if fix := _missing(path, function):
+                    raise PydanticCustomError("conflict", "no such function", {"conflicts": [("python", fix)]})
                 return values | {"sha256": sha256(path)}
         return values
+
+
+def _missing(path: Path, function: str) -> str | None:
+    """What is wrong with a place, as far as can be told without running the file; None if nothing is."""
+    if not path.is_file():
+        return f"no such file ({path}); write FILE.py:FUNCTION, as seen from where rewardgrid is run"
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except SyntaxError as error:
+        return f"{path} is no Python: {error.msg} (line {error.lineno}); mend it there"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{path} cannot be read ({error}); mend it there"
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    named = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    named |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    named |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}  # of globals() and the like
+    if function in defined | named or "*" in named:
+        return None
+    hint = did_you_mean(function, defined) or (f" it defines: {', '.join(sorted(defined))}" if defined else "")
+    return f"{path} has no function {function};{hint or ' write one of this name there'}"
 
 
 class OwnFunction(_Sourced):

@@ -33,6 +33,15 @@ def _fix(model: type[BaseModel], detail: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         known = _known_keys(model, detail["loc"])
         return f"unknown key;{did_you_mean(str(detail['loc'][-1]), known) or ' known: ' + ', '.join(known)}"
+    if kind in ("model_type", "dict_type"):
+        known = _known_keys(model, (*detail["loc"], "")) if kind == "model_type" else []
+        return "write a mapping of keys to values" + (f": {', '.join(known)}" if known else "")
+    if kind in ("tuple_type", "list_type"):
+        return "write a list"
+    if kind == "too_short":
+        return f"write at least {context['min_length']} item"
+    if kind == "string_type":
+        return "write a text"
     if kind in ("missing", "union_tag_not_found"):
         return "missing; write this key"
     if kind == "string_pattern_mismatch":

@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from rewardgrid.study.cell import Cell, Count, Number, Seed, Strict
 
+MOST = 10_000
+"""Points: each is a cell for every point of the grids, and all are made before anything runs."""
 TRIES = 100
 """Draws for each point that is asked for, before there are held to be no more that differ."""
 
@@ -48,6 +50,8 @@ class Range(Strict):
                 conflicts.append((name, "write the lower end first, and another one after it"))
             elif ends is not None and name == "log" and ends[0] <= 0:
                 conflicts.append((name, "write ends above 0, which have a logarithm"))
+            elif ends is not None and not math.isfinite(ends[1] - ends[0]):
+                conflicts.append((name, "write ends whose difference is a number"))
         if conflicts:
             raise PydanticCustomError("conflict", "no range", {"conflicts": conflicts})
         return self
@@ -75,7 +79,7 @@ class Range(Strict):
 class Sample(Strict):
     """So many points, each of a value for every setting that has a range."""
 
-    n: Count = Field(description="points; more of them keep those that there were")
+    n: Annotated[Count, Field(le=MOST)] = Field(description="points; more of them keep those that there were")
     seed: Seed = Field(default=0, description="of their draws; cells have seeds of their own")
     ranges: Annotated[dict[str, Range], Field(min_length=1)] = Field(
         description="by field of a cell: a list of values, {uniform: [lowest, highest]} or {log: [lowest, highest]}"
@@ -83,6 +87,11 @@ class Sample(Strict):
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
+        parts = {key: each.uniform or each.log or () for key, each in self.ranges.items() if _whole(key)}
+        broken = {key: end for key, ends in parts.items() for end in ends if end % 1}
+        if broken:
+            conflicts = [(f"ranges.{key}", f"write whole numbers as ends, not {end:g}") for key, end in broken.items()]
+            raise PydanticCustomError("conflict", "no whole numbers", {"conflicts": conflicts})
         found = len(self.points)
         if found < self.n:
             fix = f"write {found} or less, or wider ranges: no more points of them differ at the digits that are kept"

@@ -429,7 +429,7 @@ def sound_part(files: Sequence[Path | str], error: ConfigError) -> Study | None:
     wrong = {re.split(r"[.[]", problem.key)[1] for problem in error.problems if problem.key.startswith("experiments.")}
     try:
         config = laid(read_yaml(path) for path in files)
-        experiments = {name: each for name, each in config.get("experiments", {}).items() if name not in wrong}
+        experiments = {name: each for name, each in (config.get("experiments") or {}).items() if name not in wrong}
         return load_study(files, config | {"experiments": experiments}) if wrong else None
     except ConfigError:
         return None
@@ -468,6 +468,8 @@ def _place_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]
             f"{own_results(study)}, or, if this is that study in another file, delete {study.layout.study}"
         )
         yield _problem(layers, ("results",), study.results, fix)
+    if not study.active:
+        yield _problem(layers, ("experiments",), dict(study.experiments), "leaves every experiment out; write one")
     needed = study.evaluation.samples
     for name, recipe in study.base_recipes.values():
         if recipe.kind != "packaged" and recipe.eval_prompts < needed:
@@ -562,6 +564,9 @@ def _cell_problems(
         for number, grid in enumerate(experiment.grids):
             for key in (key for key, value in grid.items() if value == []):
                 yield _problem(layers, (*place, "grids", number, key), [], "write at least one value")
+        unknown = list(_unknown_keys(experiment))
+        for where_read, read in unknown:
+            yield _problem(layers, (*place, *where_read), read, _unknown(str(where_read[-1])))
         seen: dict[str, int] = {}
         for number, values in expand(experiment, defaults):
             cell, found = _check(values, bases, contexts, *own)
@@ -575,11 +580,23 @@ def _cell_problems(
                 else:
                     where = ("defaults", key) if key in defaults else (*place, "grids", number, key)
                 yield _problem(layers, where, read, fix)
+            if unknown:
+                continue  # what they would be is not known
             if cell and cell.name in seen:
                 fix = f"gives the same cell twice (also in grids[{seen[cell.name]}]); remove one of them"
                 yield _problem(layers, (*place, "grids", number), cell.name, fix)
             elif cell:
                 seen[cell.name] = number
+
+
+def _unknown_keys(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """Where an experiment sets what no cell has, and to what."""
+    blocks: list[tuple[tuple[str | int, ...], Mapping[str, Any]]] = [(("fixed",), experiment.fixed)]
+    blocks += [(("grids", number), grid) for number, grid in enumerate(experiment.grids)]
+    if experiment.sample:
+        ranges = {key: each.model_dump(exclude_none=True) for key, each in experiment.sample.ranges.items()}
+        blocks.append((("sample", "ranges"), ranges))
+    return (((*where, key), block[key]) for where, block in blocks for key in block if key not in WRITABLE)
 
 
 def _check(
@@ -594,19 +611,18 @@ def _check(
     Args:
         contexts: the longest sequence of each base's model.
     """
-    found: list[tuple[str, object, str]] = [
-        (key, value, _unknown(key)) for key, value in values.items() if key not in WRITABLE
-    ]
+    found: list[tuple[str, object, str]] = []
     base = values.get("base", _default("base"))
     recipe = bases.get(base) if isinstance(base, str) else None
-    if isinstance(base, str) and base not in bases:
+    if isinstance(base, str) and bases and base not in bases:
         found.append(("base", base, f"write one of {', '.join(bases)};{did_you_mean(base, bases)}"))
     own = own_of(values, rewards, detectors)
     found += [(key, values[key], fix) for key, fix in unknown_code(values, [code.name for code in own])]
     try:
         cell = Cell(**{key: value for key, value in values.items() if key in WRITABLE}, own=own)
     except ValidationError as error:
-        return None, [*found, *((str(place[0]), read, fix) for place, read, fix in fixes(Cell, error))]
+        of_cell = ((str(place[0]), read, _within(place[1:], fix)) for place, read, fix in fixes(Cell, error))
+        return None, [*found, *of_cell]
     if recipe and cell.prompt_tokens != recipe.prompt_tokens:
         fix = f"write {recipe.prompt_tokens}, the length of the prompts of base {base}, or change it there"
         found.append(("prompt_tokens", cell.prompt_tokens, fix))
@@ -619,6 +635,11 @@ def _check(
         )
         found.append(("max_new_tokens", cell.max_new_tokens, fix))
     return cell, found
+
+
+def _within(place: Sequence[str | int], fix: str) -> str:
+    """What to write, of a key within the value of a field."""
+    return f"{'.'.join(map(str, place))}: {fix}" if place else fix
 
 
 def _unknown(key: str) -> str:

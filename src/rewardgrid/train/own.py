@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ from rewardgrid.study.own import Code
 
 SHOWN = 60
 """Letters of a completion in an error message."""
+LARGEST = 1e30
+"""What a function may return, in either direction: its square is still a number in every mean and table."""
 
 
 class OwnCodeError(UserError):
@@ -98,15 +99,21 @@ def load(code: Code) -> Callable[..., Any]:
     function = getattr(module, code.function, None)
     if not callable(function):
         raise UserError(f"{path}: has no function {code.function}, which {code.name} names")
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{path}: {code.function} does not say what it takes; write a function with def, which may call it"
+        ) from None
     return function
 
 
 def _call(code: Code, function: Callable[..., Any], batch: dict[str, list[Any]], when: str) -> list[float]:
     where = f"{code.file}:{code.function}: {when}"
+    number = len(batch["completions"])
     taken = inspect.signature(function).parameters.values()
     if not any(each.kind is each.VAR_KEYWORD for each in taken):
         batch = {name: values for name, values in batch.items() if name in {each.name for each in taken}}
-    number = len(next(iter(batch.values()), []))
     try:
         said = function(**_copied(batch))
     except (Exception, SystemExit) as error:
@@ -117,11 +124,12 @@ def _call(code: Code, function: Callable[..., Any], batch: dict[str, list[Any]],
         raise OwnCodeError(f"{where}: returned {found[:SHOWN]} for {number} completions; return one number for each")
     for place, value in enumerate(values):
         try:
-            finite = math.isfinite(value)
-        except TypeError:
-            finite = False
-        if not finite:
-            raise OwnCodeError(f"{where}, {_shown(batch, place)}: returned {value!r}; return a finite number")
+            usable = abs(float(value)) <= LARGEST
+        except (TypeError, ValueError, OverflowError):
+            usable = False
+        if not usable or isinstance(value, str):
+            fix = f"return a finite number of at most {LARGEST:.0e}"
+            raise OwnCodeError(f"{where}, {_shown(batch, place)}: returned {_brief(value)}; {fix}")
     return [float(value) for value in values]
 
 
@@ -143,6 +151,13 @@ def _culprit(function: Callable[..., Any], batch: dict[str, list[Any]]) -> str:
 def _shown(batch: dict[str, list[Any]], place: int) -> str:
     shown = str(batch.get("completions", batch.get("completion_ids", [""] * (place + 1)))[place])
     return f"completion {place} ({shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'!r})"
+
+
+def _brief(value: object) -> str:
+    try:
+        return repr(value)[:SHOWN]
+    except Exception:  # of code of one's own, or of a number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def _told(error: BaseException, path: Path) -> str:

@@ -337,6 +337,6 @@ def test_the_program_builds_from_the_hub_that_the_environment_names(site: Site) 
 def test_offline_the_program_ends_with_one_line_and_asks_nobody(site: Site) -> None:
     ended = program(site, HF_HUB_OFFLINE="1")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: model tiny/llama: HF_HUB_OFFLINE forbids the download; unset it")
+    assert ended.stderr.startswith("error: model tiny/llama: HF_HUB_OFFLINE forbids it; unset it")
     assert ended.stderr.count("\n") == 1
     assert not site.hub.requested

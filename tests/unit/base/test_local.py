@@ -316,7 +316,7 @@ def test_a_model_that_transformers_alone_computes_is_a_base(model: Path, tmp_pat
 
 def test_a_missing_directory_or_file_is_named(model: Path, tmp_path: Path) -> None:
     stories = text(tmp_path / "s.txt", range(40))
-    with pytest.raises(UserError, match=r"model: read '.*/nowhere', but there is no such directory"):
+    with pytest.raises(UserError, match=r"nowhere: no such directory of a model"):
         build(tmp_path / "nowhere", tmp_path / "base", stories)
     with pytest.raises(UserError, match=r"t\.txt: no such file of stories"):
         build(model, tmp_path / "base", str(tmp_path / "t.txt"))

@@ -125,7 +125,8 @@ def test_a_model_of_another_kind_is_exported_likewise(
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    cell, out = FOREIGN[method], tmp_path / "out"
+    of_it = {"base": gpt2.name, "base_recipe": gpt2.provenance["recipe_hash"]}
+    cell, out = FOREIGN[method].model_copy(update=of_it), tmp_path / "out"
     directory = trained(cell, gpt2)
     export_model(directory, gpt2.directory, "both", out, adapter=adapter)
     kind = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
@@ -195,6 +196,34 @@ def test_what_has_no_single_adapter_is_exported_as_none(
         export_model(trained(CELLS[method], base), base.directory, mode, tmp_path / "out", adapter=True)
 
 
+def test_the_base_is_the_one_that_the_cell_started_from(base: Base, trained: Any, tmp_path: Path) -> None:
+    other = make_base(tmp_path / "other")
+    path = other.directory / "provenance.json"
+    write_json(path, read_json(path) | {"name": "other"})
+    with pytest.raises(UserError, match=r"--base: read .*/other, which is other-, but the cell started from tiny-"):
+        export_model(trained(CELLS["full"], base), other.directory, "both", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spec", [None, "[]", "{}", "spec"])
+def test_what_is_no_cell_is_said_to_be_none(spec: str | None, tmp_path: Path) -> None:
+    cell = tmp_path / "cell"
+    cell.mkdir()
+    if spec is not None:
+        (cell / "spec.json").write_text(spec)
+    with pytest.raises(UserError, match=r"cell: no cell \(it has no spec" if spec is None else r"\.json: "):
+        export_model(cell, None, "both", tmp_path / "out")
+
+
+@pytest.mark.parametrize("out", ["file/sub", "dangling", "/proc/export"])
+def test_where_nothing_can_be_written_is_one_clear_message(out: str, base: Base, trained: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"--out: cannot write|dangling: exists already"):
+        export_model(trained(CELLS["full"], base), base.directory, "both", tmp_path / out)
+    assert (tmp_path / "dangling").is_symlink()
+
+
 # --- a hub -------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +285,25 @@ def test_a_repository_that_is_there_is_written_over_only_if_asked(
     assert main([*words, "--force"]) == 0
     assert hub.repositories["model", "me/story"]["README.md"] != b"mine"
     assert "model.safetensors" in hub.repositories["model", "me/story"]
+
+
+@pytest.mark.parametrize("name", ["story", "me/my/story", "me/sto ry", "me/..", ""])
+def test_what_is_no_repository_is_refused_before_anything_is_written(
+    name: str, base: Base, trained: Any, tmp_path: Path
+) -> None:
+    words = ["export", str(trained(CELLS["full"], base)), "--base", str(base.directory)]
+    assert main([*words, "--out", str(tmp_path / "out"), "--push", name]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_cannot_be_reached_leaves_what_was_exported(
+    base: Base, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    reached_or_not = r"cannot reach .*:9; .*, or push what was exported later \(--force\)|, or export without --push"
+    with pytest.raises(UserError, match=reached_or_not):
+        export_model(trained(CELLS["full"], base), base.directory, "both", tmp_path / "out", push="me/story")
+    assert (tmp_path / "out/model.safetensors").is_file()
 
 
 def test_who_may_not_upload_is_told_to_log_in(

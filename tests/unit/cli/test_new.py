@@ -102,6 +102,16 @@ def test_nothing_is_overwritten(place: str, capsys: pytest.CaptureFixture[str]) 
     assert not list(Path(place).iterdir())
 
 
+def test_where_there_can_be_no_studies_the_message_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("studies").write_text("mine")
+    assert main(["new", "my_study"]) == 2
+    assert "new: cannot write studies/my_study" in capsys.readouterr().err
+    Path("studies").unlink()
+    Path("studies").symlink_to("nowhere")
+    assert main(["new", "my_study"]) == 2
+    assert "studies must be a directory" in capsys.readouterr().err
+
+
 def test_elsewhere_the_message_says_where_to_run_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from rewardgrid.lm.hf.config import NotNative, shape_of
 from rewardgrid.lm.hf.layout import from_hf, to_hf
 from rewardgrid.lm.model import logits, token_logps
 from rewardgrid.lm.shape import Shape
+from rewardgrid.study.errors import UserError
 
 SHAPES = {
     "tied, grouped queries, odd MLP width": SHAPE,
@@ -77,6 +78,24 @@ def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, An
     with torch.no_grad():
         theirs = hf_model(shape, tensors, **rope)(ids).logits
     torch.testing.assert_close(logits(shape, from_hf(shape, tensors), ids[None])[0], theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_parameters": [1]},
+        {"rope_scaling": "linear"},
+        {"rope_parameters": {"rope_type": "linear", "factor": "two"}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": -1.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": "x"}},
+    ],
+    ids=str,
+)
+def test_a_rotation_that_is_none_is_named(rope: dict[str, Any]) -> None:
+    config = {key: value for key, value in config_of(SHAPE).items() if key != "rope_parameters"} | rope
+    with pytest.raises(UserError, match=r"config\.json: rope_\w+: read .*; write "):
+        shape_of(config)
 
 
 SPREAD = shape_with(head_dim=32, rope_theta=20.0)

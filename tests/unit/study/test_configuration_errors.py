@@ -34,6 +34,10 @@ def fixed(**values: Any) -> dict[str, Any]:
     return {"experiments": {"one": {"fixed": values}}}
 
 
+def sample(**ranges: Any) -> dict[str, Any]:
+    return {"experiments": {"one": {"grids": [{}], "sample": {"n": 2, "ranges": ranges}}}}
+
+
 def teacher(**values: Any) -> dict[str, Any]:
     return {"storyteller": {"teacher": {"kind": "gguf", "licence": "MIT"} | values}}
 
@@ -199,6 +203,24 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             [],
             "at least one",
         ),
+        ({"experiments": {"one": None}}, "experiments", {"one": None}, "leaves every experiment out; write one"),
+        (fixed(stop_when={"verdict": "degenerate"}), "experiments.one.fixed.stop_when", None, "for: missing; write"),
+        (
+            fixed(stop_when="degenerate"),
+            "experiments.one.fixed.stop_when",
+            "degenerate",
+            "keys to values: for, verdict",
+        ),
+        (sample(nope=[1, 2]), "experiments.one.sample.ranges.nope", {"choices": [1, 2]}, "unknown key; known: "),
+        (sample(lr=None), "experiments.one.sample.ranges.lr", None, "keys to values: choices, log, uniform"),
+        (sample(lr=[]), "experiments.one.sample.ranges.lr.choices", [], "at least 1 item"),
+        (sample(seed={"uniform": [1.2, 1.8]}), "experiments.one.sample.ranges.seed", ..., "whole numbers as ends, not"),
+        (
+            sample(lr={"uniform": [-1e308, 1e308]}),
+            "experiments.one.sample.ranges.lr.uniform",
+            [-1e308, 1e308],
+            "whose difference is a number",
+        ),
         ({"experiments": {"one": {"by": ["rnak"]}}}, "experiments.one.by", "rnak", 'did you mean "rank"?'),
         ({"experiments": {"../x": None}}, "experiments.../x", "../x", "write text of the form"),
         ({"bases": {"b": {"kind": "packged"}}}, "bases.b.kind", "packged", 'did you mean "packaged"?'),
@@ -222,7 +244,7 @@ def test_a_mistake_is_named_with_file_key_value_and_remedy(
 ) -> None:
     (problem,) = problems(tmp_path, overlay)
     assert (problem.file, problem.key) == ("b.yaml", key)
-    assert problem.read == read
+    assert problem.read == read or read is ...
     assert fix in problem.fix
 
 

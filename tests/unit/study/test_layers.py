@@ -80,7 +80,7 @@ def test_a_mistake_in_what_is_inherited_is_one_message() -> None:
         ConfigError, match=r"^1 problem .*\n  0.yaml: inherit\[1\]: read 'base'; .*did you mean \"bases\""
     ):
         load(ALONE | {"inherit": ["bases", "base"]})
-    with pytest.raises(ConfigError, match=r"^1 problem .*\n  0.yaml: inherit: read 'bases'; write a valid tuple"):
+    with pytest.raises(ConfigError, match=r"^1 problem .*\n  0.yaml: inherit: read 'bases'; write a list"):
         load(ALONE | {"inherit": "bases"})
     with pytest.raises(ConfigError, match=r"0.yaml: origin: read 'x'; remove it"):
         load(ALONE | {"origin": "x"})

@@ -49,6 +49,37 @@ def test_the_source_is_part_of_the_cells_that_use_it_and_its_place_is_not(tmp_pa
     assert read_cell(first[1].canonical_json(), "spec.json") == first[1]
 
 
+@pytest.mark.parametrize(
+    ("text", "function", "said"),
+    [
+        ("def score(completions): return []", "scoer", 'has no function scoer; did you mean "score"?'),
+        ("x = 1", "score", "has no function score; write one of this name there"),
+        ("def score(:", "score", r"mine.py is no Python: .* \(line 1\); mend it there"),
+    ],
+)
+def test_a_function_that_is_not_there_is_said_before_anything_runs(
+    text: str, function: str, said: str, tmp_path: Path
+) -> None:
+    path = source(tmp_path, text)
+    with pytest.raises(ConfigError, match=f"rewards.words.python: read .*{said}"):
+        load(tmp_path, {"words": {"python": f"{path}:{function}"}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from os.path import *",
+        "from math import sqrt as score",
+        "if True:\n    def score(completions): return []",
+        "globals()['score'] = lambda completions: []",
+        "score, other = (lambda completions: []), 1",
+        "class score: pass",
+    ],
+)
+def test_a_function_may_be_made_in_any_way(text: str, tmp_path: Path) -> None:
+    load(tmp_path, {"words": {"python": f"{source(tmp_path, text)}:score"}})
+
+
 def test_a_sum_is_part_of_its_cells_with_its_weights_and_all_sources(tmp_path: Path) -> None:
     path = source(tmp_path)
 

@@ -267,7 +267,7 @@ def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ("bases: {mine: {kind: local, model: nowhere, stories: s.txt}}", "model: read 'nowhere', but there is no such"),
+        ("bases: {mine: {kind: local, model: nowhere, stories: s.txt}}", "bases.mine.model: read 'nowhere', but"),
         ("bases: {mine: {kind: local, model: config, stories: s.txt}}", "config/config.json: no such file"),
         ("bases: {mine: {kind: packaged, path: config}}", "path: read 'config', but there is no base"),
         (

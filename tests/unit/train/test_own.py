@@ -14,6 +14,8 @@ from rewardgrid.base.load import Base
 from rewardgrid.lm.sampler import Completions
 from rewardgrid.study.cell import Engine
 from rewardgrid.study.errors import UserError
+from rewardgrid.study.files import sha256
+from rewardgrid.study.own import OwnFunction, code_of
 from rewardgrid.train import checkpoint, engines
 from rewardgrid.train.engines import native
 from rewardgrid.train.engines.native import Pack
@@ -93,6 +95,9 @@ FAILURES = {
     "return [float('nan') if place == 5 else 0.0 for place in range(len(completions))]": (
         r"mine.py:words: step 3, completion 5 \('.*'\): returned nan"
     ),
+    "return [10**400] * len(completions)": r"step 3, completion 0 .*: returned 10+; return a finite number",
+    "return [10**5000] * len(completions)": r"completion 0 .*: returned (a int|10+); return a finite number",
+    "return [1e300] * len(completions)": r"completion 0 .*: returned 1e\+300; return .* of at most 1e\+30",
     "return ['much'] * len(completions)": r"step 3, completion 0 .*: returned 'much'; return a finite number",
     "return None": r"step 3: returned None for 8 completions",
     "raise SystemExit(0)": r"step 3, completion \d \('.*'\): SystemExit: 0 \(line 8\)",
@@ -151,6 +156,8 @@ def test_a_file_that_is_gone_or_another_or_lacks_the_function_is_refused(tmp_pat
     with pytest.raises(UserError, match=r"mine.py: no such file, but words is defined by it"):
         load(code)
     with pytest.raises(UserError, match=r"has no function absent, which absent names"):
-        load(function(source(tmp_path), "absent"))
+        load(code_of("absent", OwnFunction(python=f"{source(tmp_path)}:absent", sha256=sha256(path))))
+    with pytest.raises(UserError, match=r"words does not say what it takes"):
+        load(function(source(tmp_path, "words = min"), "words"))
     with pytest.raises(UserError, match=r"cannot be imported: ZeroDivisionError: .* \(line 1\)"):
-        load(function(source(tmp_path, "1 / 0"), "words"))
+        load(function(source(tmp_path, "1 / 0; words = 0"), "words"))

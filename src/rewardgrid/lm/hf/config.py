@@ -34,9 +34,10 @@ def shape_of(config: Mapping[str, Any], source: str = "config.json", otherwise: 
     Raises:
         NotNative: another architecture or activation, a sliding window, rotary embeddings that are scaled in another
             way or differ by layer. Names the first key that says so.
+        UserError: the rotary embedding is not described by a mapping, or by something else than numbers.
         KeyError: a size is missing.
     """
-    rope = _rope(config)
+    rope = _rope(config, source)
     kind = rope.get("rope_type", rope.get("type", "default"))
     family = config.get("model_type")
     qwen2 = family == "qwen2"
@@ -58,8 +59,16 @@ def shape_of(config: Mapping[str, Any], source: str = "config.json", otherwise: 
                 f"with silu and a rotary embedding that is {', '.join(SCALINGS)}: {otherwise}, or choose such a model"
             )
     heads = int(config["num_attention_heads"])
-    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    try:
+        theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+        scaling = SCALINGS[kind](config, rope, theta, head_dim)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        theta, scaling = math.nan, None
+    if not theta > 1 or (scaling is not None and not 0 < scaling.factor < math.inf):
+        raise UserError(
+            f"{source}: rope_parameters: read {rope!r}; write positive numbers, and a base (rope_theta) above 1"
+        )
     return Shape(
         layers=int(config["num_hidden_layers"]),
         hidden=int(config["hidden_size"]),
@@ -74,7 +83,7 @@ def shape_of(config: Mapping[str, Any], source: str = "config.json", otherwise: 
         norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         tied=bool(config.get("tie_word_embeddings", False)),
         biases=("qkv",) if qwen2 else _biases(config),
-        rope_scaling=SCALINGS[kind](config, rope, theta, head_dim),
+        rope_scaling=scaling,
     )
 
 
@@ -154,10 +163,14 @@ def _slides(config: Mapping[str, Any]) -> bool:
 # --- rotary embeddings ---------------------------------------------------------------------------------
 
 
-def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _rope(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
     """What is said of the rotary embedding, under its old key or its new one; transformers' order."""
-    rope: Mapping[str, Any] = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    return rope
+    for key in ("rope_scaling", "rope_parameters"):
+        if rope := config.get(key):
+            if not isinstance(rope, Mapping):
+                raise UserError(f"{source}: {key}: read {rope!r}; write a mapping, such as {{rope_type: default}}")
+            return rope
+    return {}
 
 
 def _first_context(config: Mapping[str, Any], rope: Mapping[str, Any]) -> int:

@@ -29,7 +29,7 @@ def check_engine(cell: Cell, config: Mapping[str, Any], source: str) -> None:
     except KeyError:
         return  # which is told when the base is built
     except NotNative as why:
-        if cell.engine == "native":
+        if cell.engine == "native" and not cell.is_routing:
             raise UserError(f"{why} (base {cell.base})") from None
         if cell.is_routing:
             raise UserError(
