@@ -11,6 +11,7 @@ lies in, whatever else is installed. So nothing of the library is imported here 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 from typing import TYPE_CHECKING, TextIO
@@ -35,9 +36,11 @@ NOISE = (
     "Elapsed time:",
     "Exiting because a job execution failed",
     "Reasons:",
+    "Rules with provenance triggered jobs:",
     "Select jobs to execute",
     "Shutting down, this might take some time",
     "Singularity containers: ignored",
+    "Some jobs were triggered by provenance information",
     "This was a dry-run",
     "Using profile",
     "Using shell:",
@@ -45,6 +48,8 @@ NOISE = (
     "Waiting for more resources",
 )
 """How lines of Snakemake begin that say nothing of the study."""
+PLACES = re.compile(r'^WorkflowError(?: in file "[^"\n]*", line \d+)?:\n|(?:\n  File "[^"\n]*", line \d+, in \S+)+\s*$')
+"""What Snakemake says of where a refusal was raised, which is in the Snakefile and never the user's to mend."""
 TOLD_BY_ITS_LOG = "CalledProcessError in file"
 """In what Snakemake says of a shell command that failed, besides its job's error."""
 
@@ -142,7 +147,7 @@ class LogHandler(LogHandlerBase):
             return
         if record.levelno >= logging.ERROR:
             self.board.wrong = True
-            self._say([text.removeprefix("WorkflowError:\n").strip()], "red")
+            self._say([PLACES.sub("", text).strip()], "red")
         elif record.levelno >= logging.WARNING:
             self._say([f"warning: {text.strip()}"], "yellow")
         elif "snakemake_executor_plugin" not in record.pathname:

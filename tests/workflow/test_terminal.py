@@ -47,7 +47,7 @@ def test_a_failed_job_shows_its_message_and_its_log_and_a_whole_run_ends_with_it
     done = [line for line in lines if re.match(r"\d/2  ", line)]
     assert [line[:5] for line in done] == ["1/2  ", "2/2  "]
     assert sorted(line.split()[1] for line in done) == names
-    assert all("  reward 0." in line for line in done)
+    assert all("  measured reward 0." in line for line in done)
     ready = ["Ready: results/RESULTS.md", "Ready: results/report.html"]
     assert lines[-2:] == ready
     assert len([line for line in lines if "; " not in line]) < 12  # besides one a minute on what goes on

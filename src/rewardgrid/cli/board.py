@@ -266,4 +266,5 @@ def _result(job: Job) -> str:
     label = found.get("verdict") or found.get("state") or ""
     if found.get("state") == "stopped":
         label = f"stopped early ({label})"
-    return "".join(f"  {text}" for text in ("" if reward is None else f"reward {reward:.3f}", printable(label)) if text)
+    paid = "" if reward is None else f"measured reward {reward:.3f}"
+    return "".join(f"  {text}" for text in (paid, printable(label)) if text)

@@ -220,7 +220,7 @@ def details(one: CellStatus) -> list[str]:
     """What is known of a cell, in words."""
     return [
         *([] if one.step is None else [f"step {one.step:.0f}/{one.steps}"]),
-        *([] if one.reward is None else [f"reward {one.reward:.3f}"]),
+        *([] if one.reward is None else [f"{'final ' if one.state == 'done' else ''}reward {one.reward:.3f}"]),
         *([] if one.kl is None else [f"kl {one.kl:.3f}"]),
         *([] if one.speed is None else [f"{one.speed:.2f} steps/s"]),
         *([] if one.left is None else [f"{clock(one.left)} left"]),

@@ -60,7 +60,7 @@ def test_cells_are_done_when_they_are_measured_and_wait_between_their_jobs() -> 
     assert made.counts() == "3 cells: 1 running, 2 waiting"
     made.start(3, job("evaluate"))
     write_json(Path(f"results/cells/{NAME[:-1]}0/evaluation/metrics.json"), {"full": {"reward": 0.5}, "verdict": "ok"})
-    assert made.finish(3) == [f"1/3  {NAME[:-1]}0  reward 0.500  ok"]
+    assert made.finish(3) == [f"1/3  {NAME[:-1]}0  measured reward 0.500  ok"]
     made.fail(2, job("train", 1))
     assert made.counts() == "3 cells: 1 done, 1 waiting, 1 failed"
     made.start(4, job("train", 1))  # tried again
@@ -301,6 +301,18 @@ def test_snakemakes_own_lines_are_left_out_and_ours_and_unknown_ones_shown(capsy
     assert lines[0].startswith("Study: 3 cells \ufffd]0;title")
     assert lines[1:] == ["Unlocked working directory.", "warning: odd thing"]
     assert made.board.ready == ["x"]
+
+
+def test_a_refusal_is_its_message_without_the_place_in_the_snakefile(capsys: pytest.CaptureFixture[str]) -> None:
+    made = handler()
+    said = "1 problem in the configuration:\n  mine.yaml: titel: read 'x'; unknown key"
+    where = '  File "/a b/Snakefile", line 35, in <module>'
+    made.emit(record(f'WorkflowError in file "/a b/Snakefile", line 35:\n{said}\n{where}', logging.ERROR))
+    made.emit(record(f"WorkflowError:\n{said}", logging.ERROR))
+    made.emit(record('TypeError: x\n  File "a.py", line 3, in f\n    x()', logging.ERROR))
+    made.close()
+    own = 'TypeError: x\n  File "a.py", line 3, in f\n    x()\n'
+    assert capsys.readouterr().err == f"{said}\n{said}\n{own}"
 
 
 def test_elsewhere_than_on_a_terminal_events_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

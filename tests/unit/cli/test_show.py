@@ -234,8 +234,8 @@ def test_done_cells_have_their_reward_and_verdict_and_the_onset_of_hacking(tree:
     metrics = read_json(layout.metrics(a.name))
     write_json(layout.metrics(a.name), metrics | {"onset": {"hack_onset": 30, "degeneration_onset": None}})
     # Of 60 rewards from 0.25 on, the last 50: 0.35 to 0.84.
-    assert details(look(layout, a)) == ["reward 0.595", "degenerate", "hacks from step 30"]
-    assert details(look(layout, b)) == ["reward 0.500", "ok"]
+    assert details(look(layout, a)) == ["final reward 0.595", "degenerate", "hacks from step 30"]
+    assert details(look(layout, b)) == ["final reward 0.500", "ok"]
 
 
 def test_a_refreshed_status_reads_a_finished_history_once(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,7 +176,7 @@ def test_the_table_of_cells_the_board_and_trackers_say_so(tree: Tree, capsys: py
     class Job:
         rule, place = "evaluate", layout.cell(stopped.name)
 
-    assert _result(Job) == "  reward 0.880  stopped early (degenerate)"  # type: ignore[arg-type]
+    assert _result(Job) == "  measured reward 0.880  stopped early (degenerate)"  # type: ignore[arg-type]
     summary = run_of(layout, see(layout, stopped)).summary
     assert (summary["state"], summary["stopped_at"]) == ("stopped", 60)
 
