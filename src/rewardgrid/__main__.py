@@ -18,7 +18,7 @@ from rewardgrid.study.files import write_text
 from rewardgrid.study.layers import CONFIG
 from rewardgrid.study.schema import schema_text
 from rewardgrid.study.study import Study, load_study, sound_part
-from rewardgrid.study.text import count
+from rewardgrid.study.text import count, printable
 
 ARCHIVE = Path("study")
 
@@ -166,6 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.status
     except BrokenPipeError:  # whoever reads the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

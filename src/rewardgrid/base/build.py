@@ -22,7 +22,7 @@ from rewardgrid.base.prompts import EVAL_ORDER, TRAIN_ORDER, cut_prompts, read_p
 from rewardgrid.lm.hf.config import context_of
 from rewardgrid.study.bases import HubBase, PackagedBase, Prompted, Recipe, recipe_hash
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import read_json, sha256, write_json
+from rewardgrid.study.files import read_json, read_object, sha256, write_json
 from rewardgrid.study.shipped import shipped
 
 PROVENANCE = "provenance.json"
@@ -125,9 +125,9 @@ def _settle(model: Path) -> None:
     ends = {"eos_token_id": end, "pad_token_id": end}
     for name, known in (("config.json", known_sizes(model)), ("generation_config.json", {})):
         path = model / name
-        write_json(path, known | (read_json(path) if path.is_file() else {}) | ends)
+        write_json(path, known | (read_object(path) if path.is_file() else {}) | ends)
     path = model / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
+    settings = read_object(path) if path.is_file() else {}
     if settings.get("eos_token") is None:
         write_json(path, settings | {"eos_token": tokenizer.id_to_token(end)})
 

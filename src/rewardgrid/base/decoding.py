@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models
 
-from rewardgrid.study.files import read_json
+from rewardgrid.study.files import read_object
 
 REJOINED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
     f" {ending}": ending for ending in ("n't", "'m", "'s", "'ve", "'re")
@@ -19,7 +19,7 @@ REJOINED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
 def rejoins(directory: Path, tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer of this directory joins punctuation to words, beyond what tokenizer.json does itself."""
     path = directory / "tokenizer_config.json"
-    settings: dict[str, Any] = read_json(path) if path.is_file() else {}
+    settings: dict[str, Any] = read_object(path) if path.is_file() else {}
     forced = settings.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
     # transformers makes the same exception of BPE, whose spaces are part of its tokens
     return bool(settings.get("clean_up_tokenization_spaces")) and bool(

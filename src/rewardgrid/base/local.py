@@ -47,11 +47,11 @@ def copy_local(recipe: LocalBase, directory: Path) -> Stories:
 def _licence(model: Path) -> str | None:
     """What the model's card names, if it has one."""
     card = model / "README.md"
-    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
     try:
+        front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
         values = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
-        return None
+    except (OSError, ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError):
+        return None  # a card decides nothing
     found = values.get("license") if isinstance(values, dict) else None
     return found if isinstance(found, str) else None
 

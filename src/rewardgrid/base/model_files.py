@@ -17,7 +17,7 @@ from rewardgrid.lm.hf.layout import WHOLE, tensor_sizes
 from rewardgrid.lm.hf.models import check_foreign, foreign_sizes
 from rewardgrid.lm.shape import Shape
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import read_json
+from rewardgrid.study.files import read_json, read_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -97,7 +97,7 @@ def check_model(directory: Path) -> None:
         if not (directory / name).is_file():
             raise UserError(f"{directory / name}: no such file; a model is a Hugging Face directory with {name}")
     source = str(directory / "config.json")
-    config = read_json(directory / "config.json")
+    config = read_object(directory / "config.json")
     if config.get("quantization_config"):
         raise UserError(
             f"{source}: quantization_config: the weights are quantised; choose the model as it was before (float32, "
@@ -126,7 +126,7 @@ def check_model(directory: Path) -> None:
 def known_sizes(directory: Path) -> dict[str, Any]:
     """What a sound model's configuration may have under other names than those that are read here."""
     try:
-        shape_of(read_json(directory / "config.json"))
+        shape_of(read_object(directory / "config.json"))
     except NotNative:
         return foreign_sizes(directory)
     return {}
@@ -236,7 +236,7 @@ def end_of_text(directory: Path, tokenizer: Tokenizer) -> int:
     """
     remedy = 'write the token that ends a text, for example "eos_token": "[EOS]"'
     for path in (directory / "tokenizer_config.json", directory / "special_tokens_map.json"):
-        named: Any = read_json(path).get("eos_token") if path.is_file() else None
+        named: Any = read_object(path).get("eos_token") if path.is_file() else None
         token = named.get("content") if isinstance(named, dict) else named
         if named is None:
             continue

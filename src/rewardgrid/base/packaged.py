@@ -20,7 +20,7 @@ def copy_packaged(recipe: PackagedBase, directory: Path) -> dict[str, Any]:
     """
     source = shipped(recipe.path)
     if not (source / "provenance.json").is_file():
-        raise UserError(f"path: read {recipe.path!r}, but there is no base (provenance.json); write the path of one")
+        raise UserError(f"{recipe.path}: no base (it has no provenance.json); write the path of one")
     provenance = read_json(source / "provenance.json")
     for name, digest in provenance["files"].items():
         path = source / name

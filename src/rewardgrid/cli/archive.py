@@ -37,7 +37,7 @@ from rewardgrid.study.contracts import (
     write_table,
 )
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import atomic_write, read_json, sha256, write_json, write_text
+from rewardgrid.study.files import JSON_BYTES, atomic_write, read_bounded, read_json, sha256, write_json, write_text
 from rewardgrid.study.layout import Layout, done, measured
 from rewardgrid.study.study import Study
 from rewardgrid.study.text import count
@@ -257,7 +257,7 @@ def _read(manifest: Path, named: set[str]) -> Iterator[Member]:
         f"{manifest}: damaged, or no manifest of this version ({FORMAT}); bring the archive's files again"
     )
     try:
-        found = json.loads(manifest.read_bytes())
+        found = json.loads(read_bounded(manifest, JSON_BYTES))
         files, digests = found["files"], found["members"]
         if found["format"] != FORMAT or _identity(digests) != manifest.stem:
             raise damaged

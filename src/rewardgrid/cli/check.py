@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from rewardgrid.cli.slurm import check_gres
 from rewardgrid.published.comparison import load_published
 from rewardgrid.report.tables import check_columns
-from rewardgrid.study.bases import HubBase, LocalBase, model_config
+from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase, is_there, model_config
 from rewardgrid.study.errors import UserError, all_of
 from rewardgrid.study.study import Study
 from rewardgrid.train.engines import check_engine
@@ -33,10 +32,16 @@ def check_study(study: Study, environment: Mapping[str, str]) -> None:
 
 def _check_models(study: Study) -> None:
     for name, recipe in study.base_recipes.values():
-        if isinstance(recipe, LocalBase) and not Path(recipe.model).is_dir():
+        if is_there(recipe):
+            continue
+        if isinstance(recipe, LocalBase):
             raise UserError(
                 f"bases.{name}.model: read {recipe.model!r}, but there is no such directory; write the path of one, as "
                 "seen from where rewardgrid is run"
+            )
+        if isinstance(recipe, PackagedBase):
+            raise UserError(
+                f"bases.{name}.path: read {recipe.path!r}, but there is no base (provenance.json); write the path of one"
             )
 
 

@@ -16,6 +16,7 @@ from rewardgrid.cli.run import say
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_json, write_text
+from rewardgrid.study.layout import measured
 
 BASE = "base"
 """Where a base lies beside an adapter; on a hub it is a repository of its own, with this at the end of its name."""
@@ -60,20 +61,26 @@ def export_model(
         raise UserError(f"{cell_directory}: no cell (it has no spec.json); give the directory of a trained cell")
     if push is not None:
         check_repository(push)
-    cell = read_cell(spec.read_text(encoding="utf-8"), str(spec))
+    cell = read_cell(spec.read_text(encoding="utf-8", errors="replace"), str(spec))
     if mode != "both" and not cell.is_routing:
         raise UserError(f"{spec}: method: read {cell.method!r}; --mode {mode} needs a routing cell, leave it out")
     if adapter and (cell.method == "full" or (cell.is_routing and mode == "both")):
         fix = "give --mode retain_only or forget_only too" if cell.is_routing else "leave --adapter out"
         raise UserError(f"{spec}: method: read {cell.method!r}, which has no single adapter; {fix}")
+    if out.resolve().is_relative_to(cell_directory.resolve()):
+        raise UserError(f"--out: read {out}, which lies in the cell itself; name a directory elsewhere")
     if out.exists() or out.is_symlink():
         _check_replaceable(out, force)
-    if (cell_directory / "train/status.json").exists() and not (cell_directory / "train/weights").exists():
+    if not (cell_directory / "train/status.json").exists():
+        raise UserError(f"{cell_directory}: not trained to its end; train the cell, then export it")
+    if not (cell_directory / "train/weights").exists():
         raise UserError(
             f"{cell_directory}: has no weights: it was restored from an archive, which holds none; "
             "delete this directory, train the cell again, and export it then"
         )
     base_directory = base_directory or cell_directory.parent.parent / "base" / cell.base_id
+    if not base_directory.is_dir():
+        raise UserError(f"{base_directory}: no such directory of a base; name one with --base")
     base = load_base(base_directory)
     own = f"{base.name}-{base.provenance.get('recipe_hash') or ''}"
     if own != cell.base_id:
@@ -106,7 +113,8 @@ def _check_replaceable(out: Path, force: bool) -> None:
         raise UserError(f"{out}: exists already; name a directory that does not, or give --force to replace it")
     if out.is_symlink() or not (out / EXPORT).is_file():
         raise UserError(f"{out}: exists already and is no export, which --force would replace; name another directory")
-    written = read_json(out / EXPORT)
+    found = read_json(out / EXPORT)
+    written = found if isinstance(found, list) else []
     if others := [name for name in _files(out) if name != EXPORT and name not in written]:
         raise UserError(f"{out}: holds {others[0]}, which no export wrote; move it, or name another directory")
 
@@ -163,6 +171,8 @@ def _settle(directory: Path, base: Base, cell: Cell) -> None:
 def _metrics(directory: Path) -> dict[str, Any]:
     path = directory / "evaluation" / "metrics.json"
     found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    if path.is_file() and not measured(path):
+        raise UserError(f"{path}: damaged, or of another version; delete it, and have it measured again")
     return found
 
 

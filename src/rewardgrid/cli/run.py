@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from rewardgrid.base.build import build_base
 from rewardgrid.base.load import Base, load_base
-from rewardgrid.study.bases import LocalBase
+from rewardgrid.study.bases import is_there
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import all_of
 from rewardgrid.study.layout import Layout, measured
@@ -65,8 +65,7 @@ def check_bases(study: Study) -> None:
     """
     here: dict[str, list[Cell]] = {}
     for cell in study.cells.values():
-        recipe = study.bases[cell.base]
-        if recipe.kind != "hub" and not (isinstance(recipe, LocalBase) and not Path(recipe.model).is_dir()):
+        if study.bases[cell.base].kind != "hub" and is_there(study.bases[cell.base]):
             here.setdefault(cell.base_id, []).append(cell)
     with TemporaryDirectory() as place:
         elsewhere = study.model_copy(update={"results": place})

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from rewardgrid.study.cell import Count, Seed, Strict
 from rewardgrid.study.errors import ConfigError, Problem
-from rewardgrid.study.files import read_json, sha256
+from rewardgrid.study.files import read_object, sha256
 from rewardgrid.study.problems import validated
 from rewardgrid.study.shipped import shipped
 from rewardgrid.study.teachers import Teacher
@@ -151,16 +151,22 @@ class LocalBase(Prompted):
 Recipe = Annotated[HubBase | LocalBase | PackagedBase, Field(discriminator="kind")]
 
 
+def is_there(recipe: Recipe) -> bool:
+    """Whether a base can be looked for where the recipe says; that of a hub always."""
+    if isinstance(recipe, LocalBase):
+        return Path(recipe.model).is_dir()
+    return isinstance(recipe, HubBase) or (shipped(recipe.path) / "provenance.json").is_file()
+
+
 def model_config(recipe: Recipe) -> dict[str, Any]:
     """The Hugging Face configuration of a recipe's model; empty where its files are not on this machine (yet).
 
     Raises:
-        UserError: the file is no JSON.
+        UserError: the file holds no JSON object.
     """
     if isinstance(recipe, HubBase) or not recipe.config.is_file():
         return {}
-    config: dict[str, Any] = read_json(recipe.config)
-    return config
+    return read_object(recipe.config)
 
 
 def read_recipe(text: str, source: str) -> Recipe:

@@ -66,7 +66,10 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def _number(value: Any) -> object:
     """YAML reads ``1e-5`` as text: accept text that is a number, and nothing else that is not one."""
     if (isinstance(value, str) and _NUMBER.fullmatch(value)) or type(value) in (int, float):
-        return float(value) + 0.0  # -0.0 + 0.0 is 0.0: equal numbers must have equal digits
+        try:
+            return float(value) + 0.0  # -0.0 + 0.0 is 0.0: equal numbers must have equal digits
+        except OverflowError:
+            return math.inf
     return value
 
 

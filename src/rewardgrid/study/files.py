@@ -149,6 +149,24 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: no valid JSON ({error}); delete it and run again") from None
 
 
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file of a model: an object, with no number that JSON does not have (NaN, Infinity).
+
+    Raises:
+        UserError: it is something else.
+    """
+    found = read_json(path)
+    try:
+        json.dumps(found, allow_nan=False)
+        finite = True
+    except ValueError:
+        finite = False
+    if not isinstance(found, dict) or not finite:
+        read = "NaN or Infinity" if not finite else f"{found!r}"[:60]
+        raise UserError(f"{path}: read {read}; write a JSON object of finite numbers, or fetch the model again")
+    return found
+
+
 def same(one: Path, other: Path) -> bool:
     """Whether two files are there and hold the same bytes."""
     return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
@@ -71,8 +72,14 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError([Problem(str(path), f"line {line}", error.problem, "write valid YAML")]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([Problem(str(path), "(file)", str(error), "write valid YAML")]) from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        said = "too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        raise ConfigError([Problem(str(path), "(file)", said, "write valid YAML")]) from None
+    try:
+        json.dumps(content, default=str, skipkeys=True)
+    except (ValueError, RecursionError):
+        fix = "an anchor stands within itself; write what it means"
+        raise ConfigError([Problem(str(path), "(file)", "a value without an end", fix)]) from None
     if not isinstance(content, dict):
         raise ConfigError([Problem(str(path), "(file)", content, "write a mapping of keys to values")])
     return content

@@ -154,6 +154,8 @@ class Experiment(Strict):
         return self
 
 
+MOST_CELLS = 100_000
+"""Of an experiment: all are made and checked before anything runs."""
 LEAST_SAMPLES = 20
 """Of an evaluation: with fewer, no error bar means anything."""
 
@@ -336,11 +338,15 @@ class Study(Strict):
         return {cell.base_id: (cell.base, self.bases[cell.base]) for cell in self.cells.values()}
 
 
+_OWN_KEYS = ("reward", "base_reward", "detector")
+"""The fields of a cell that may name code of one's own."""
+
+
 def own_of(
     values: Mapping[str, Any], rewards: Mapping[str, OwnReward | None], detectors: Mapping[str, OwnFunction | None]
 ) -> tuple[Code, ...]:
     """The code of one's own that a cell with these values uses: nothing where all is rewardgrid's."""
-    named = [values.get(key) for key in ("reward", "base_reward", "detector")]
+    named = [values.get(key) for key in _OWN_KEYS]
     known = {**rewards, **detectors}
     used: dict[str, Code] = {}
     for name in named:
@@ -386,6 +392,12 @@ def load_study(
     layers = [(str(path), read_yaml(path)) for path in files]
     origin = {"origin": origin_of([(_here(file), layer) for file, layer in layers])} if layers else {}
     by_hand = [Problem(file, "origin", layer["origin"], _FILLED_IN) for file, layer in layers if layer.get("origin")]
+    by_hand += [
+        Problem(file, f"{'.'.join(place)}.sha256", each["sha256"], _FILLED_IN)
+        for file, layer in layers
+        for place, each in _own_blocks(layer)
+        if each.get("sha256")
+    ]
     # Laid on top, but not the last one, which is blamed for what is said nowhere.
     on_top = typed(over or {}) if config is None else dict(config)
     if config is None:
@@ -403,6 +415,17 @@ def load_study(
     if problems_of_places:
         raise ConfigError(problems_of_places)
     return study
+
+
+def _own_blocks(layer: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Where a file defines code of one's own, and how."""
+    for place in (("rewards",), ("detectors",), ("evaluation", "metrics")):
+        block: Any = layer
+        for key in place:
+            block = block.get(key) if isinstance(block, Mapping) else None
+        for name, each in block.items() if isinstance(block, Mapping) else ():
+            if isinstance(each, Mapping):
+                yield (*place, str(name)), each
 
 
 def _here(file: str) -> str:
@@ -429,7 +452,8 @@ def sound_part(files: Sequence[Path | str], error: ConfigError) -> Study | None:
     wrong = {re.split(r"[.[]", problem.key)[1] for problem in error.problems if problem.key.startswith("experiments.")}
     try:
         config = laid(read_yaml(path) for path in files)
-        experiments = {name: each for name, each in (config.get("experiments") or {}).items() if name not in wrong}
+        blocks = config.get("experiments")
+        experiments = {name: each for name, each in blocks.items() if name not in wrong} if wrong and blocks else {}
         return load_study(files, config | {"experiments": experiments}) if wrong else None
     except ConfigError:
         return None
@@ -458,6 +482,9 @@ def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str
 
 def _place_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
     """What is wrong with a sound configuration at this place: of the results directory, and of its prompts' number."""
+    if not study.active:
+        yield _problem(layers, ("experiments",), dict(study.experiments), "leaves every experiment out; write one")
+        return
     for place in (Path(study.results), *Path(study.results).parents):
         if place.exists() and not place.is_dir():
             yield _problem(layers, ("results",), study.results, f"{place} is no directory; name another one")
@@ -468,8 +495,6 @@ def _place_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]
             f"{own_results(study)}, or, if this is that study in another file, delete {study.layout.study}"
         )
         yield _problem(layers, ("results",), study.results, fix)
-    if not study.active:
-        yield _problem(layers, ("experiments",), dict(study.experiments), "leaves every experiment out; write one")
     needed = study.evaluation.samples
     for name, recipe in study.base_recipes.values():
         if recipe.kind != "packaged" and recipe.eval_prompts < needed:
@@ -550,9 +575,7 @@ def _cell_problems(
     layers: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> Iterator[Problem]:
     """Check every cell of every grid; each problem is placed at the value that caused it."""
-    contexts = {
-        name: model_config(recipe).get("max_position_embeddings", math.inf) for name, recipe in bases.items() if recipe
-    }
+    contexts = {name: _context(model_config(recipe)) for name, recipe in bases.items() if recipe}
     for key in sorted(set(defaults) - set(WRITABLE)):
         yield _problem(layers, ("defaults", key), defaults[key], _unknown(key))
     for name, experiment in experiments.items():
@@ -564,6 +587,11 @@ def _cell_problems(
         for number, grid in enumerate(experiment.grids):
             for key in (key for key, value in grid.items() if value == []):
                 yield _problem(layers, (*place, "grids", number, key), [], "write at least one value")
+        size = _size(experiment)
+        if size > MOST_CELLS:
+            fix = f"makes {size:,} cells; write lists that make at most {MOST_CELLS:,}, or several studies"
+            yield _problem(layers, (*place, "grids"), f"{len(experiment.grids)} grids", fix)
+            continue
         unknown = list(_unknown_keys(experiment))
         for where_read, read in unknown:
             yield _problem(layers, (*place, *where_read), read, _unknown(str(where_read[-1])))
@@ -587,6 +615,12 @@ def _cell_problems(
                 yield _problem(layers, (*place, "grids", number), cell.name, fix)
             elif cell:
                 seen[cell.name] = number
+
+
+def _size(experiment: Experiment) -> int:
+    """How many cells an experiment has."""
+    axes = [[len(value) for value in grid.values() if isinstance(value, list)] for grid in experiment.grids]
+    return sum(map(math.prod, axes)) * (experiment.sample.n if experiment.sample else 1)
 
 
 def _unknown_keys(experiment: Experiment) -> Iterator[tuple[tuple[str | int, ...], object]]:
@@ -617,6 +651,9 @@ def _check(
     if isinstance(base, str) and bases and base not in bases:
         found.append(("base", base, f"write one of {', '.join(bases)};{did_you_mean(base, bases)}"))
     own = own_of(values, rewards, detectors)
+    defined = {**rewards, **detectors}
+    if any(name in defined and defined[name] is None for key in _OWN_KEYS if isinstance(name := values.get(key), str)):
+        return None, found  # what is wrong with it is said where it is defined
     found += [(key, values[key], fix) for key, fix in unknown_code(values, [code.name for code in own])]
     try:
         cell = Cell(**{key: value for key, value in values.items() if key in WRITABLE}, own=own)
@@ -635,6 +672,12 @@ def _check(
         )
         found.append(("max_new_tokens", cell.max_new_tokens, fix))
     return cell, found
+
+
+def _context(config: Mapping[str, Any]) -> float:
+    """The longest sequence of a model; whether it is one at all is said where the model is looked at."""
+    found = config.get("max_position_embeddings")
+    return found if type(found) is int and found > 0 else math.inf
 
 
 def _within(place: Sequence[str | int], fix: str) -> str:

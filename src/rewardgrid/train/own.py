@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from rewardgrid.base.load import Base
@@ -115,10 +119,13 @@ def _call(code: Code, function: Callable[..., Any], batch: dict[str, list[Any]],
     if not any(each.kind is each.VAR_KEYWORD for each in taken):
         batch = {name: values for name, values in batch.items() if name in {each.name for each in taken}}
     try:
-        said = function(**_copied(batch))
-    except (Exception, SystemExit) as error:
+        with _unchanged():
+            said = function(**_copied(batch))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise OwnCodeError(f"{where}{_culprit(function, batch)}: {_told(error, Path(code.file))}") from error
-    values = said.tolist() if isinstance(said, Tensor) else said
+    values = said.tolist() if isinstance(said, Tensor | np.ndarray) else said
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != number:
         found = f"{len(values)} values" if isinstance(values, Sequence) and not isinstance(values, str) else repr(said)
         raise OwnCodeError(f"{where}: returned {found[:SHOWN]} for {number} completions; return one number for each")
@@ -133,6 +140,18 @@ def _call(code: Code, function: Callable[..., Any], batch: dict[str, list[Any]],
     return [float(value) for value in values]
 
 
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    """What belongs to the whole process stays as it was, whatever a function does to it."""
+    place, kind, learns = Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        os.chdir(place)
+        torch.set_default_dtype(kind)
+        torch.set_grad_enabled(learns)
+
+
 def _copied(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """A batch that a function may change: the next one gets its own."""
     return {name: [each[:] for each in values] for name, values in batch.items()}
@@ -142,8 +161,11 @@ def _culprit(function: Callable[..., Any], batch: dict[str, list[Any]]) -> str:
     """The first completion that the function fails on by itself, as far as one can be told."""
     for place in range(len(next(iter(batch.values()), []))):
         try:
-            function(**_copied({name: values[place : place + 1] for name, values in batch.items()}))
-        except (Exception, SystemExit):
+            with _unchanged():
+                function(**_copied({name: values[place : place + 1] for name, values in batch.items()}))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             return f", {_shown(batch, place)}"
     return ", all completions together"
 
@@ -165,4 +187,8 @@ def _told(error: BaseException, path: Path) -> str:
     passed = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in passed if Path(frame.filename).absolute() == path.absolute()]
     at = f" (line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {error}{at}"
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # of an exception of one's own
+        said = ""
+    return f"{type(error).__name__}{f': {said}' if said else ''}{at}"

@@ -89,6 +89,8 @@ def test_the_rotation_is_read_from_old_and_new_configurations(rope: dict[str, An
         {"rope_parameters": {"rope_type": "linear", "factor": 0}},
         {"rope_parameters": {"rope_type": "yarn", "factor": -1.0}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": "x"}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": -1.0}},
+        {"rope_parameters": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1, "high_freq_factor": 1}},
     ],
     ids=str,
 )
@@ -96,6 +98,19 @@ def test_a_rotation_that_is_none_is_named(rope: dict[str, Any]) -> None:
     config = {key: value for key, value in config_of(SHAPE).items() if key != "rope_parameters"} | rope
     with pytest.raises(UserError, match=r"config\.json: rope_\w+: read .*; write "):
         shape_of(config)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "num_key_value_heads", "max_position_embeddings"])
+@pytest.mark.parametrize("value", ["big", 1e30, -1, 2.5, [3], True, float("nan")], ids=str)
+def test_a_size_that_is_none_is_named(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"config\.json: {key}: read .*; write a whole number from 1 to "):
+        shape_of(config_of(SHAPE) | {key: value})
+
+
+@pytest.mark.parametrize("value", [None, "big", 0, -1, 1e30])
+def test_a_norm_that_is_none_is_named(value: Any) -> None:
+    with pytest.raises(UserError, match=r"config\.json: rms_norm_eps: read .*; write a number between 0 and 1"):
+        shape_of(config_of(SHAPE) | {"rms_norm_eps": value})
 
 
 SPREAD = shape_with(head_dim=32, rope_theta=20.0)

@@ -211,7 +211,7 @@ def test_a_damaged_or_missing_file_of_a_package_is_named(name: str, made: Path, 
 def test_a_package_of_another_prompt_length_or_none_at_all_is_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prompt_tokens: read 5; write 8"):
         build_base("mine", PackagedBase(path=str(made), prompt_tokens=5), tmp_path / "out")
-    with pytest.raises(UserError, match=r"path: read .*nowhere.*there is no base"):
+    with pytest.raises(UserError, match=r"nowhere: no base"):
         build_base("mine", PackagedBase(path=str(tmp_path / "nowhere")), tmp_path / "out")
 
 

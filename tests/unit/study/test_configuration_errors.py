@@ -10,7 +10,7 @@ import yaml
 
 from rewardgrid.study.errors import ConfigError, Problem
 from rewardgrid.study.layers import merge, read_yaml, typed
-from rewardgrid.study.study import load_study
+from rewardgrid.study.study import load_study, sound_part
 
 STORYTELLER = {"kind": "packaged", "path": str(Path(__file__).parents[3] / "resources/bases/storyteller")}
 SOUND: dict[str, Any] = {
@@ -221,6 +221,13 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             [-1e308, 1e308],
             "whose difference is a number",
         ),
+        (
+            {"experiments": {"one": {"grids": [{"seed": list(range(400)), "lr": [0.1] * 300}]}}},
+            "experiments.one.grids",
+            "1 grids",
+            "makes 120,000 cells; write lists that make at most 100,000",
+        ),
+        (fixed(lr=10**400), "experiments.one.fixed.lr", ..., "finite number"),
         ({"experiments": {"one": {"by": ["rnak"]}}}, "experiments.one.by", "rnak", 'did you mean "rank"?'),
         ({"experiments": {"../x": None}}, "experiments.../x", "../x", "write text of the form"),
         ({"bases": {"b": {"kind": "packged"}}}, "bases.b.kind", "packged", 'did you mean "packaged"?'),
@@ -246,6 +253,31 @@ def test_a_mistake_is_named_with_file_key_value_and_remedy(
     assert (problem.file, problem.key) == ("b.yaml", key)
     assert problem.read == read or read is ...
     assert fix in problem.fix
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "title: 2024-99-99",
+        "title: !!int abc",
+        "title: !!bool maybe",
+        "title: !!timestamp abc",
+        f"title: {'[' * 3000}",
+        "rewards: &a {x: *a}",
+        "seed: " + "1" * 5000,
+        "experiments: 3",
+        "experiments: [1]",
+    ],
+    ids=range(9),
+)
+def test_what_is_no_configuration_is_one_clear_message(text: str, tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(text)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(SOUND))
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    with pytest.raises(ConfigError) as caught:
+        load_study(files)
+    assert {Path(each.file).name for each in caught.value.problems} == {"b.yaml"}
+    assert sound_part(files, caught.value) is None
 
 
 def test_half_a_letter_is_named_where_it_stands(tmp_path: Path) -> None:

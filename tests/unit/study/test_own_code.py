@@ -53,7 +53,16 @@ def test_the_source_is_part_of_the_cells_that_use_it_and_its_place_is_not(tmp_pa
     ("text", "function", "said"),
     [
         ("def score(completions): return []", "scoer", 'has no function scoer; did you mean "score"?'),
-        ("x = 1", "score", "has no function score; write one of this name there"),
+        ("x = 1", "score", "has no function score; it defines: x"),
+        ("", "score", "has no function score; write one of this name there"),
+        ("def score(texts): return []", "score", "score takes texts, which nobody gives; write some of prompts"),
+        ("def score(completions, /): return []", "score", "score takes completions, which nobody gives"),
+        ("async def score(completions): return []", "score", "score is async; write def"),
+        ("def score(completions): yield 1", "score", "score is a generator; return a list"),
+        ("def other():\n    def score(completions): return []", "score", "has no function score; it defines: other"),
+        ("class Other:\n    def score(completions): return []", "score", "has no function score"),
+        ("'score'", "score", "has no function score"),
+        ("x = -" + "-" * 200_000 + "1", "score", "cannot be read|is no Python"),
         ("def score(:", "score", r"mine.py is no Python: .* \(line 1\); mend it there"),
     ],
 )
@@ -72,12 +81,26 @@ def test_a_function_that_is_not_there_is_said_before_anything_runs(
         "from math import sqrt as score",
         "if True:\n    def score(completions): return []",
         "globals()['score'] = lambda completions: []",
+        "def score(completions, prompts=(), *, weight=2, **more): return [*(each for each in completions)]",
+        "with open(__file__) as file:\n    def score(prompt_ids): return []",
+        "try:\n    from fast import score\nexcept ImportError:\n    score = print",
+        "import functools\n\n@functools.cache\ndef score(texts): return []",
+        "def __getattr__(name): return print",
         "score, other = (lambda completions: []), 1",
         "class score: pass",
     ],
 )
 def test_a_function_may_be_made_in_any_way(text: str, tmp_path: Path) -> None:
     load(tmp_path, {"words": {"python": f"{source(tmp_path, text)}:score"}})
+
+
+def test_a_hash_by_hand_is_refused_and_a_broken_reward_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^1 problem .*\n.*: rewards\.words\.sha256: read 'abc'; remove it"):
+        load(tmp_path, {"words": {"python": f"{source(tmp_path)}:words", "sha256": "abc"}}, {"seed": [1]})
+    with pytest.raises(ConfigError, match=r"^1 problem .*\n.*: rewards\.words\.python: read .*no such file"):
+        load(tmp_path, {"words": {"python": f"{tmp_path}/.py:f"}})
+    with pytest.raises(ConfigError, match=r"reward_weights\[0\]: read nan; write a finite number"):
+        load(tmp_path, {"sum": {"sum": ["happy_count"], "reward_weights": [float("nan")]}})
 
 
 def test_a_sum_is_part_of_its_cells_with_its_weights_and_all_sources(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_a_bases_configuration_is_read_once_however_many_cells_start_from_it(
 ) -> None:
     monkeypatch.chdir(root)
     read: list[Path] = []
-    real = bases.read_json
-    monkeypatch.setattr(bases, "read_json", lambda path: (read.append(path), real(path))[1])
+    real = bases.read_object
+    monkeypatch.setattr(bases, "read_object", lambda path: (read.append(path), real(path))[1])
 
     def times(cells: int) -> int:
         overlay = tmp_path / "overlay.yaml"

@@ -269,7 +269,7 @@ def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) ->
     [
         ("bases: {mine: {kind: local, model: nowhere, stories: s.txt}}", "bases.mine.model: read 'nowhere', but"),
         ("bases: {mine: {kind: local, model: config, stories: s.txt}}", "config/config.json: no such file"),
-        ("bases: {mine: {kind: packaged, path: config}}", "path: read 'config', but there is no base"),
+        ("bases: {mine: {kind: packaged, path: config}}", "bases.mine.path: read 'config', but there is no base"),
         (
             "bases: {mine: {kind: packaged, path: resources/bases/storyteller-small}}\nevaluation: {samples: 2000}",
             "base mine: has 1000 prompts, the evaluation needs 2000; write evaluation.samples: 1000",

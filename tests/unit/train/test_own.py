@@ -89,6 +89,24 @@ def letters(completions, completion_ids, **_):
     assert min(both) > 1000
 
 
+def test_what_a_function_does_to_the_process_stays_with_it(base: Base, tmp_path: Path) -> None:
+    """It may go elsewhere, switch gradients off and change the default type; NumPy's arrays are numbers too."""
+    plain = """
+import os
+import numpy, torch
+
+def words(completions, **_):
+    {}
+    return numpy.array([len(text.split()) / 10 for text in completions])
+"""
+    rude = 'os.chdir("/"); torch.set_grad_enabled(False); torch.set_default_dtype(torch.float64)'
+    (one,) = run(native.train, [own_cell(source(tmp_path, plain.format("pass")))], base, tmp_path / "one")
+    (two,) = run(native.train, [own_cell(source(tmp_path, plain.format(rude)))], base, tmp_path / "two")
+    assert Path.cwd() != Path("/")
+    assert torch.get_default_dtype() is torch.float32
+    assert rollouts(one)["reward"].tolist() == rollouts(two)["reward"].tolist()
+
+
 FAILURES = {
     "raise ValueError('no dogs')": r"mine.py:words: step 3, completion \d \('.*'\): ValueError: no dogs \(line 8\)",
     "return [0.0]": r"mine.py:words: step 3: returned 1 values for 8 completions",
@@ -99,6 +117,9 @@ FAILURES = {
     "return [10**5000] * len(completions)": r"completion 0 .*: returned (a int|10+); return a finite number",
     "return [1e300] * len(completions)": r"completion 0 .*: returned 1e\+300; return .* of at most 1e\+30",
     "return ['much'] * len(completions)": r"step 3, completion 0 .*: returned 'much'; return a finite number",
+    "raise ValueError('two\\nlines')": r"ValueError: two lines \(line 8\)$",
+    "raise MemoryError": r"completion \d \('.*'\): MemoryError \(line 8\)$",
+    "raise BaseException('b')": r"BaseException: b",
     "return None": r"step 3: returned None for 8 completions",
     "raise SystemExit(0)": r"step 3, completion \d \('.*'\): SystemExit: 0 \(line 8\)",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ ADDED = ("add_bos_token", "add_eos_token")
 """What makes transformers add special tokens, whatever tokenizer.json says."""
 
 
+MOST_LAYERS = 10_000
+MOST_ATTENTION = 1000.0
+"""What no model has: more than this is a slip of somebody's."""
+
+
 class NotNative(UserError):
     """A sound configuration of a model that is not computed here."""
 
@@ -34,14 +40,14 @@ def shape_of(config: Mapping[str, Any], source: str = "config.json", otherwise: 
     Raises:
         NotNative: another architecture or activation, a sliding window, rotary embeddings that are scaled in another
             way or differ by layer. Names the first key that says so.
-        UserError: the rotary embedding is not described by a mapping, or by something else than numbers.
+        UserError: a size is no whole number, or the rotary embedding is not described by a mapping of sound numbers.
         KeyError: a size is missing.
     """
     rope = _rope(config, source)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    family = config.get("model_type")
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    family = str(config.get("model_type"))
     qwen2 = family == "qwen2"
-    fitting = [ARCHITECTURES.get(str(family))]
+    fitting = [ARCHITECTURES.get(family)]
     odd = {
         "model_type": family not in ARCHITECTURES,
         "architectures": (config.get("architectures") or fitting) != fitting,
@@ -58,29 +64,41 @@ def shape_of(config: Mapping[str, Any], source: str = "config.json", otherwise: 
                 f"{source}: {key}: read {read!r}; the native engine computes LLaMA and Qwen2 without a sliding window, "
                 f"with silu and a rotary embedding that is {', '.join(SCALINGS)}: {otherwise}, or choose such a model"
             )
-    heads = int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    size = partial(_size, config, source)
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    head_dim = size("head_dim", hidden // heads)
+    eps = _number(config.get("rms_norm_eps", 1e-6))
+    if not 0 < eps < 1:
+        raise UserError(f"{source}: rms_norm_eps: read {config['rms_norm_eps']!r}; write a number between 0 and 1")
     try:
         theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
         scaling = SCALINGS[kind](config, rope, theta, head_dim)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         theta, scaling = math.nan, None
-    if not theta > 1 or (scaling is not None and not 0 < scaling.factor < math.inf):
+    sound = theta > 1 and (
+        scaling is None
+        or (
+            (0 < scaling.factor < math.inf and 0 < scaling.attention < MOST_ATTENTION and scaling.low <= scaling.high)
+            and (scaling.kind != "llama3" or scaling.low < scaling.high)
+        )
+    )
+    if not sound:
         raise UserError(
-            f"{source}: rope_parameters: read {rope!r}; write positive numbers, and a base (rope_theta) above 1"
+            f"{source}: rope_parameters: read {dict(rope)!r}; write positive numbers, a base (rope_theta) above 1, and "
+            "the lower of two limits first"
         )
     return Shape(
-        layers=int(config["num_hidden_layers"]),
-        hidden=int(config["hidden_size"]),
+        layers=size("num_hidden_layers", most=MOST_LAYERS),
+        hidden=hidden,
         heads=heads,
         # Where the key is missing, Hugging Face has 32 in a Qwen2, and as many as queries in a LLaMA.
-        kv_heads=int(config.get("num_key_value_heads", 32 if qwen2 else heads) or heads),
+        kv_heads=size("num_key_value_heads", 32 if qwen2 and "num_key_value_heads" not in config else heads),
         head_dim=head_dim,
-        mlp_width=int(config["intermediate_size"]),
-        vocabulary=int(config["vocab_size"]),
-        context=int(config["max_position_embeddings"]),
+        mlp_width=size("intermediate_size"),
+        vocabulary=size("vocab_size"),
+        context=size("max_position_embeddings"),
         rope_theta=theta,
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        norm_eps=eps,
         tied=bool(config.get("tie_word_embeddings", False)),
         biases=("qkv",) if qwen2 else _biases(config),
         rope_scaling=scaling,
@@ -140,7 +158,27 @@ def plain_tokenizer(directory: Path) -> None:
 
 def context_of(config: Mapping[str, Any]) -> float:
     """The longest sequence that a model reads, in tokens; infinite where its configuration names none."""
-    return float(config.get("max_position_embeddings") or math.inf)
+    found = config.get("max_position_embeddings")
+    return _number(found) if found else math.inf
+
+
+def _size(config: Mapping[str, Any], source: str, key: str, default: int | None = None, most: int = 2**31) -> int:
+    """A size of a model; null is as good as missing where there is a default.
+
+    Raises:
+        UserError: it is no whole number, or none of this kind.
+        KeyError: it is missing.
+    """
+    read = config[key] if default is None else config.get(key)
+    found = default if default is not None and not read else _number(read)
+    if not 1 <= found <= most or found % 1:
+        raise UserError(f"{source}: {key}: read {read!r}; write a whole number from 1 to {most}")
+    return int(found)
+
+
+def _number(value: object) -> float:
+    """A number, or one that is in no range."""
+    return float(value) if type(value) in (int, float) and abs(value) < 2**53 else math.nan  # type: ignore[arg-type]
 
 
 def _biases(config: Mapping[str, Any]) -> tuple[str, ...]:
