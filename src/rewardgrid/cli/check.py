@@ -41,7 +41,8 @@ def _check_models(study: Study) -> None:
             )
         if isinstance(recipe, PackagedBase):
             raise UserError(
-                f"bases.{name}.path: read {recipe.path!r}, but there is no base (provenance.json); write the path of one"
+                f"bases.{name}.path: read {recipe.path!r}, but there is no base (provenance.json); write the path of "
+                "one"
             )
 
 
