@@ -71,7 +71,8 @@ def all_of(*checks: Callable[[], Any]) -> list[Any]:
     if errors and len(of_configuration) == len(errors):
         raise ConfigError([problem for error in of_configuration for problem in error.problems])
     if errors:
-        raise Several([each for error in errors for each in _found_in(error)])
+        found = list(dict.fromkeys(each for error in errors for each in _found_in(error)))
+        raise Several(found) if len(found) > 1 else UserError(found[0])
     return given
 
 

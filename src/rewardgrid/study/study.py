@@ -583,7 +583,9 @@ def _cell_problems(
             continue
         place = ("experiments", name)
         for key in sorted(set(experiment.by) - set(WRITABLE)):
-            yield _problem(layers, (*place, "by"), key, f"write fields of a cell;{did_you_mean(key, WRITABLE)}")
+            yield _problem(
+                layers, (*place, "by"), key, f"write fields of a cell;{did_you_mean(key, WRITABLE)}".removesuffix(";")
+            )
         for number, grid in enumerate(experiment.grids):
             for key in (key for key, value in grid.items() if value == []):
                 yield _problem(layers, (*place, "grids", number, key), [], "write at least one value")
