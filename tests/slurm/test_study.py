@@ -95,19 +95,21 @@ def test_jobs_that_share_gpus_ask_for_parts_of_them_and_show_in_status(
 ) -> None:
     monkeypatch.setenv("REWARDGRID_GRES", "shard:2")
     monkeypatch.setenv("SBATCH_PARTITION", "all")  # in Python a function
-    cells = [project.cell("sweep", seed) for seed in (1, 2)]
+    cells = project.study.grid["sweep"]
     driver = project.start(cells)
-    with project.paused(cells) as (first, second):
+    with project.paused(cells) as holders:
         status = [sys.executable, "-m", "rewardgrid", "status", "sweep"]
         text = subprocess.run(status, cwd=project.directory, check=True, capture_output=True, text=True).stdout
-        requests = [slurm("scontrol", "show", "job", holder["job"]) for holder in (first, second)]
+        requests = [slurm("scontrol", "show", "job", holder["job"]) for holder in holders]
         assert all("TresPerNode=gres:shard:2" in request for request in requests)
         assert all("Partition=all" in request for request in requests)
-        assert (first["node"], first["cuda_visible_devices"]) == (second["node"], second["cuda_visible_devices"])
-        for cell, holder in zip(cells, (first, second), strict=True):
+        # Five run at once and there are four GPUs: some share one, whatever else is on the cluster.
+        assert len(cells) == 5
+        assert len({(holder["node"], holder["cuda_visible_devices"]) for holder in holders}) < 5
+        for cell, holder in zip(cells, holders, strict=True):
             (line,) = [line for line in text.splitlines() if cell.name in line]
             assert line.startswith("running")
             assert "steps/s" in line
             assert f"job {holder['job']} on {holder['node']}" in line
-        assert "5 cells: 2 running, 3 waiting" in text
+        assert "5 cells: 5 running" in text
     project.finish(driver)
