@@ -228,6 +228,21 @@ def test_two_cells_stand_side_by_side_on_the_same_prompts(reader: Reader, study:
     assert reader.all("#texts .absent") == []
 
 
+def test_of_steps_that_one_of_two_lacks_the_nearest_of_both_is_shown_and_said(reader: Reader, study: Study) -> None:
+    """As of cells from an archive, which keeps each one's steps at which it turned."""
+    own, other = name_of(study, 0.003, 2), name_of(study, 0.02, 2)
+    reader.open(f"#cell={own}")
+    assert reader.one("#at").text == "step 40 of 60"
+    assert "Hacks from step 25; the next recorded step is 40." in reader.one("#texts").text
+    reader.open(f"#cell={own}&with={other}")
+    assert reader.one("#at").text == "step 40 of 60"
+    assert reader.all("#texts .absent") == []
+    assert "Both at step 60: of step 40 only one has texts." in reader.one("#texts").text
+    assert "other prompts" not in reader.one("#texts").text
+    reader.open(f"#cell={own}&with={other}&step=20")
+    assert "Both at step" not in reader.one("#texts").text
+
+
 def test_the_evidence_stands_beside_the_bases_draws(reader: Reader, study: Study) -> None:
     reader.open(f"#cell={name_of(study, 0.02, 1)}")
     assert reader.one("#why summary").text == "Why ok: commas 0.120 (base 0.050)"

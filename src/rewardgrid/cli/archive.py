@@ -3,8 +3,8 @@
 An archive is a directory. Every packing adds tables ``ID-*.parquet`` and, last, their manifest ``ID.json``; nothing
 that lies there is ever changed, so two archives are merged by copying the files of one beside those of the other. ID is
 made of what is packed. A *member* is a cell, or the evaluation of a base. There are no weights in an archive, and of
-rollouts (and samples by mode) only some of the recorded steps: the first, those nearest to the tenths of the run, and
-those at which it began to game.
+rollouts (and samples by mode) only some of the recorded steps: the first, those nearest to parts of the run (many of
+them early, where runs turn), and those at which it began to game.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ TABLES: dict[str, pa.Schema] = {
 }
 """Every table of a member."""
 THINNED = ("train/rollouts.parquet", "train/mode_samples.parquet")
-PARTS = 10
-"""Into which the recorded steps of those are divided, one of each being kept."""
+PERCENT = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)
+"""Of a run's steps: the recorded ones nearest to these are kept of those tables, the same ones of every cell."""
 NEEDED = (SPEC, STATUS, METRICS, "train/history.parquet")
 """What a cell must have to be packed."""
 HERE = ("host", "cuda_visible_devices")
@@ -144,14 +144,14 @@ def collect(directory: Path) -> Content:
 def kept_steps(recorded: Sequence[int], onsets: Sequence[int]) -> set[int]:
     """Of the recorded steps, those an archive keeps; of what it kept, all, so that it can be packed again.
 
-    They are the first, the nearest to each tenth of the last (the earlier of two), and the first from each onset on.
+    They are the first, the nearest to each part of the last (the earlier of two), and the first from each onset on.
     """
     if not recorded:
         return set()
-    tenths = {min(recorded, key=lambda step: abs(PARTS * step - part * recorded[-1])) for part in range(1, PARTS + 1)}
-    return (
-        {recorded[0]} | tenths | {next((step for step in recorded if step >= onset), recorded[-1]) for onset in onsets}
-    )
+    last = recorded[-1]
+    parts = {min(recorded, key=lambda step: abs(100 * step - part * last)) for part in PERCENT}
+    turned = {next((step for step in recorded if step >= onset), last) for onset in onsets}
+    return {recorded[0]} | parts | turned
 
 
 def _onsets(content: Content) -> list[int]:

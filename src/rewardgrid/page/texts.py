@@ -34,6 +34,7 @@ NATS = 4
 """Steps of a stored surprisal per nat."""
 LETTERS = 64
 """Of which a stored surprisal is one, from "0" on."""
+CONTINUED = "##"
 QUANTILES = (0.95, 0.99, 0.999)
 """Of the base's own tokens: what is less likely than so many of them is shaded, in as many shades."""
 
@@ -133,6 +134,8 @@ class Reader:
         quick = [surfaces[number] for number in ids]
         if quick:
             quick[0] = quick[0].lstrip(" ") if not text.startswith(" ") else quick[0]
+            # The rest of a word that the prompt began, as WordPiece writes it.
+            quick[0] = f"{CONTINUED}{quick[0]}" if text == CONTINUED + "".join(quick) else quick[0]
         if "".join(quick) == text:
             return quick
         # Decoding joins across tokens: each one adds by how much more of the text is settled with it.

@@ -95,7 +95,7 @@ def test_what_comes_back_is_what_was_packed(tree: Tree, elsewhere: Layout, tmp_p
         assert experiment_table(moved, name).equals(experiment_table(tree.study, name))
 
 
-def test_of_rollouts_an_archive_keeps_the_tenths_and_the_steps_at_which_a_cell_turned(
+def test_of_rollouts_an_archive_keeps_parts_of_the_run_and_the_steps_at_which_a_cell_turned(
     tree: Tree, elsewhere: Layout, tmp_path: Path
 ) -> None:
     import pandas as pd
@@ -109,7 +109,7 @@ def test_of_rollouts_an_archive_keeps_the_tenths_and_the_steps_at_which_a_cell_t
     pack(tree.study, all_cells(tree), tmp_path / "study")
     restore(elsewhere, [tmp_path / "study"])
     train = elsewhere.train(two.name)
-    kept = [10, 100, 200, 300, 340, 400, 470, 500, 600, 700, 800, 900, 1000]
+    kept = [10, 50, 100, 150, 200, 250, 300, 340, 400, 470, 500, 600, 700, 800, 900, 1000]
     assert list(read_table(train / "rollouts.parquet", ROLLOUTS)["step"]) == kept
     assert list(read_table(train / "mode_samples.parquet", MODE_SAMPLES)["step"]) == list(RECORDED)
     # What is restored, the archive has already.

@@ -4,8 +4,8 @@ const COLOURS = ["#3274c4", "#d9722b", "#2a9d6f", "#b84a9c", "#8a6fd1", "#b5891c
 const MOST_CELLS = 150;
 const MOST_LINES = 40;
 const ONSETS = {
-  hack_onset: { symbol: "x", text: "hacks from step" },
-  degeneration_onset: { symbol: "diamond", text: "not ok from step" },
+  hack_onset: { symbol: "star", text: "hacks from step" },
+  degeneration_onset: { symbol: "x", text: "not ok from step" },
 };
 const metrics = new Set(["reward", "kl", "happy", "unlikely_windows"]);
 

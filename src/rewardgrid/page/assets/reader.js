@@ -78,8 +78,17 @@ function texts_at(own, step) {
   return { at: nearest.step, texts: nearest.texts };
 }
 
+/** The step of which both sides have texts, nearest to this one (the later of two); this one, if there is none. */
+function common_step(sides, step) {
+  if (step === "final" || sides.length < 2) return step;
+  const [own, other] = sides.map(({ block: { training } }) => training.map((each) => each.step));
+  const both = own.filter((each) => other.includes(each));
+  return both.length ? both.reduce((a, b) => (Math.abs(b - step) <= Math.abs(a - step) ? b : a)) : step;
+}
+
 /** Rows of texts. Two sides stand on the same prompts where they have them: in order, prompt by prompt. */
-function draw_texts(sides, step) {
+function draw_texts(sides, wanted) {
+  const step = common_step(sides, wanted);
   const found = sides.map((side) => texts_at(side.block, step));
   const rows = [];
   if (sides.length === 1) {
@@ -93,15 +102,21 @@ function draw_texts(sides, step) {
     }
     rows.push(...left.map((text) => ({ prompt: text.prompt, texts: [null, text] })));
   }
-  const notes = sides.flatMap((side, i) => [
+  const notes = step === wanted ? [] : [`Both at step ${step}: of step ${wanted} only one has texts.`];
+  const [{ member: { row = {} }, block: { training = [] } }] = sides;
+  for (const [key, { text }] of Object.entries(ONSETS)) {
+    const next = row[key] ? training.find((each) => each.step >= row[key])?.step : step;
+    if (next === wanted && next !== row[key] && row[key]) notes.push(`${text[0].toUpperCase()}${text.slice(1)} ${row[key]}; the next recorded step is ${next}.`);
+  }
+  notes.push(...sides.flatMap((side, i) => [
     side.block.note,
     step !== "final" && found[i].at !== step && side.block.training.length ? `${side.member.label}: nearest recorded step ${found[i].at}.` : null,
     step !== "final" && !side.block.training.length && side.block.final.length ? `${side.member.label}: no rollouts; its final samples.` : null,
-  ]);
+  ]));
   if (step === "final" && sides.some(({ block: own }) => own.final.some((text) => text.nats))) {
     notes.push("Final samples are recorded as text: their tokens are read from it again and may differ in a few places.");
   }
-  if (sides.length === 2 && rows.length && !sides.some(({ member }) => member.is_base) && !rows.some(({ texts }) => texts[0] && texts[1])) {
+  if (sides.length === 2 && rows.length && found[0].at === found[1].at && !sides.some(({ member }) => member.is_base) && !rows.some(({ texts }) => texts[0] && texts[1])) {
     notes.push("These two met other prompts at this step (another seed or batch size): the final samples have the same ones.");
   }
   const lines = rows.map(({ prompt, texts }) => {
