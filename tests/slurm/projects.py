@@ -129,15 +129,26 @@ class SlurmProject(Project):
 
     @contextmanager
     def paused(self, cells: Iterable[Cell], step: int = 5) -> Iterator[list[dict[str, Any]]]:
-        """All of these cells in the middle of their training, each stopped as soon as it is there; then they go on."""
-        found: list[dict[str, Any]] = []
-        try:
+        """All of these cells in the middle of their training, each stopped as soon as it is there; then they go on.
+
+        They begin in any order, so all are looked at in turn: whoever waited for one might find another at its end.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        cells = list(cells)
+
+        def all_stopped() -> bool:
             for cell in cells:
-                found.append(self.training(cell, step))
-                kill(found[-1]["pid"], signal.SIGSTOP)
-            yield found
+                holder = self.holder(cell)
+                if cell.name not in found and holder.get("step", 0) >= step:
+                    kill(holder["pid"], signal.SIGSTOP)
+                    found[cell.name] = holder
+            return len(found) == len(cells)
+
+        try:
+            wait_until(all_stopped, f"{len(cells)} cells at step {step}", self.output)
+            yield [found[cell.name] for cell in cells]
         finally:
-            for holder in found:
+            for holder in found.values():
                 with contextlib.suppress(ProcessLookupError):
                     kill(holder["pid"], signal.SIGCONT)
 
