@@ -59,7 +59,8 @@ def test_a_directory_of_transformers_trains_with_both_engines_and_goes_back_to_i
     native = logits(*base_weights(base), IDS[None])[0]
     torch.testing.assert_close(native, theirs(source), rtol=0, atol=1e-5)
 
-    cell = CELLS[method](prompt_tokens=PROMPT_TOKENS)
+    of_it = {"base": base.name, "base_recipe": base.provenance["recipe_hash"]}
+    cell = CELLS[method](prompt_tokens=PROMPT_TOKENS, **of_it)
     ours, others = both(cell, base, tmp_path)
     assert differences(ours, others) == []
     export_model(ours, base.directory, "both", tmp_path / "exported")
