@@ -55,7 +55,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 """Every table of a member."""
 THINNED = ("train/rollouts.parquet", "train/mode_samples.parquet")
-PERCENT = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)
+PERCENT = (2.5, 5, 7.5, 10, 12.5, 15, 17.5, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)
 """Of a run's steps: the recorded ones nearest to these are kept of those tables, the same ones of every cell."""
 NEEDED = (SPEC, STATUS, METRICS, "train/history.parquet")
 """What a cell must have to be packed."""
