@@ -39,6 +39,7 @@ from rewardgrid.study.contracts import (
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import JSON_BYTES, atomic_write, read_bounded, read_json, sha256, write_json, write_text
 from rewardgrid.study.layout import Layout, done, measured
+from rewardgrid.study.steps import recorded_from
 from rewardgrid.study.study import Study
 from rewardgrid.study.text import count
 from rewardgrid.train.lease import gone, read_lease
@@ -148,10 +149,8 @@ def kept_steps(recorded: Sequence[int], onsets: Sequence[int]) -> set[int]:
     """
     if not recorded:
         return set()
-    last = recorded[-1]
-    parts = {min(recorded, key=lambda step: abs(100 * step - part * last)) for part in PERCENT}
-    turned = {next((step for step in recorded if step >= onset), last) for onset in onsets}
-    return {recorded[0]} | parts | turned
+    parts = {min(recorded, key=lambda step: abs(100 * step - part * recorded[-1])) for part in PERCENT}
+    return {recorded[0]} | parts | {recorded_from(recorded, onset) for onset in onsets}
 
 
 def _onsets(content: Content) -> list[int]:

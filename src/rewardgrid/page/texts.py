@@ -16,6 +16,7 @@ from rewardgrid.study.cell import EVAL_MODES, Cell
 from rewardgrid.study.contracts import ROLLOUTS, SAMPLES, read_table
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.shipped import shipped
+from rewardgrid.study.steps import recorded_from
 from rewardgrid.study.study import Study
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def chosen_steps(steps: Sequence[int], most: int, onsets: Sequence[int | None] =
     if len(steps) <= most:
         return list(steps)
     even = {steps[round(place)] for place in np.linspace(0, len(steps) - 1, most)}
-    turned = {next((step for step in steps if step >= onset), steps[-1]) for onset in onsets if onset is not None}
+    turned = {recorded_from(steps, onset) for onset in onsets if onset is not None}
     return sorted(even | turned)
 
 

@@ -21,6 +21,11 @@ def first_reaching(values: Sequence[float], threshold: float) -> int | None:
     return None
 
 
+def recorded_from(steps: Sequence[int], at: int) -> int:
+    """The first of the recorded steps from ``at`` on, or else the last one: where to look for what began there."""
+    return next((step for step in steps if step >= at), steps[-1])
+
+
 def lasting_from(steps: Sequence[int], holds: Sequence[bool]) -> int | None:
     """The step from which something holds to the end; None if it does not.
 

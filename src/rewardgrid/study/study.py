@@ -450,11 +450,12 @@ def _half(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tu
 def sound_part(files: Sequence[Path | str], error: ConfigError) -> Study | None:
     """The study without the experiments in which something is wrong, if without them nothing is."""
     wrong = {re.split(r"[.[]", problem.key)[1] for problem in error.problems if problem.key.startswith("experiments.")}
+    if not wrong:
+        return None
     try:
         config = laid(read_yaml(path) for path in files)
-        blocks = config.get("experiments")
-        experiments = {name: each for name, each in blocks.items() if name not in wrong} if wrong and blocks else {}
-        return load_study(files, config | {"experiments": experiments}) if wrong else None
+        experiments = {name: each for name, each in config["experiments"].items() if name not in wrong}
+        return load_study(files, config | {"experiments": experiments})
     except ConfigError:
         return None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rewardgrid.lm.shape import KINDS, Scaling, Shape
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import read_json, write_json
+from rewardgrid.study.files import number, read_json, write_json
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 """Of each ``model_type`` that is computed here, the one architecture."""
@@ -67,8 +67,8 @@ def shape_of(config: Mapping[str, Any], source: str = "config.json", otherwise: 
     size = partial(_size, config, source)
     heads, hidden = size("num_attention_heads"), size("hidden_size")
     head_dim = size("head_dim", hidden // heads)
-    eps = _number(config.get("rms_norm_eps", 1e-6))
-    if not 0 < eps < 1:
+    eps = number(config.get("rms_norm_eps", 1e-6))
+    if eps is None or not 0 < eps < 1:
         raise UserError(f"{source}: rms_norm_eps: read {config['rms_norm_eps']!r}; write a number between 0 and 1")
     try:
         theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
@@ -158,8 +158,7 @@ def plain_tokenizer(directory: Path) -> None:
 
 def context_of(config: Mapping[str, Any]) -> float:
     """The longest sequence that a model reads, in tokens; infinite where its configuration names none."""
-    found = config.get("max_position_embeddings")
-    return _number(found) if found else math.inf
+    return number(config.get("max_position_embeddings")) or math.inf
 
 
 def _size(config: Mapping[str, Any], source: str, key: str, default: int | None = None, most: int = 2**31) -> int:
@@ -170,15 +169,10 @@ def _size(config: Mapping[str, Any], source: str, key: str, default: int | None 
         KeyError: it is missing.
     """
     read = config[key] if default is None else config.get(key)
-    found = default if default is not None and not read else _number(read)
-    if not 1 <= found <= most or found % 1:
+    found = default if default is not None and not read else number(read)
+    if found is None or not 1 <= found <= most or found % 1:
         raise UserError(f"{source}: {key}: read {read!r}; write a whole number from 1 to {most}")
     return int(found)
-
-
-def _number(value: object) -> float:
-    """A number, or one that is in no range."""
-    return float(value) if type(value) in (int, float) and abs(value) < 2**53 else math.nan  # type: ignore[arg-type]
 
 
 def _biases(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -234,14 +228,14 @@ def _yarn(config: Mapping[str, Any], rope: Mapping[str, Any], theta: float, head
     first = _first_context(config, rope)
     factor = float(rope.get("factor") or config["max_position_embeddings"] / first)
 
-    def number(turns: float) -> float:
-        """Of the frequency that turns so often in the first context."""
+    def place(turns: float) -> float:
+        """Of the frequency that turns so often in the first context, its number."""
         return head_dim * math.log(first / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     def gain(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
-    low, high = number(rope.get("beta_fast") or 32), number(rope.get("beta_slow") or 1)
+    low, high = place(rope.get("beta_fast") or 32), place(rope.get("beta_slow") or 1)
     if rope.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)

@@ -105,8 +105,9 @@ function draw_texts(sides, wanted) {
   const notes = step === wanted ? [] : [`Both at step ${step}: of step ${wanted} only one has texts.`];
   const [{ member: { row = {} }, block: { training = [] } }] = sides;
   for (const [key, { text }] of Object.entries(ONSETS)) {
-    const next = row[key] ? training.find((each) => each.step >= row[key])?.step : step;
-    if (next === wanted && next !== row[key] && row[key]) notes.push(`${text[0].toUpperCase()}${text.slice(1)} ${row[key]}; the next recorded step is ${next}.`);
+    const onset = row[key];
+    const next = onset && from(training.map((each) => each.step), onset);
+    if (next && next === wanted && next !== onset) notes.push(`${text[0].toUpperCase()}${text.slice(1)} ${onset}; the next recorded step is ${next}.`);
   }
   notes.push(...sides.flatMap((side, i) => [
     side.block.note,
