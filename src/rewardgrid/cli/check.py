@@ -8,7 +8,7 @@ from rewardgrid.cli.slurm import check_gres
 from rewardgrid.published.comparison import load_published
 from rewardgrid.report.tables import check_columns
 from rewardgrid.study.bases import HubBase, LocalBase, PackagedBase, is_there, model_config
-from rewardgrid.study.errors import UserError, all_of
+from rewardgrid.study.errors import ConfigError, all_of
 from rewardgrid.study.study import Study
 from rewardgrid.train.engines import check_engine
 
@@ -31,19 +31,18 @@ def check_study(study: Study, environment: Mapping[str, str]) -> None:
 
 
 def _check_models(study: Study) -> None:
+    problems = []
     for name, recipe in study.base_recipes.values():
         if is_there(recipe):
             continue
         if isinstance(recipe, LocalBase):
-            raise UserError(
-                f"bases.{name}.model: read {recipe.model!r}, but there is no such directory; write the path of one, as "
-                "seen from where rewardgrid is run"
-            )
+            fix = "there is no such directory; write the path of one, as seen from where rewardgrid is run"
+            problems.append(study.problem(("bases", name, "model"), recipe.model, fix))
         if isinstance(recipe, PackagedBase):
-            raise UserError(
-                f"bases.{name}.path: read {recipe.path!r}, but there is no base (provenance.json); write the path of "
-                "one"
-            )
+            fix = "there is no base (provenance.json); write the path of one"
+            problems.append(study.problem(("bases", name, "path"), recipe.path, fix))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_engines(study: Study) -> None:

@@ -35,7 +35,7 @@ from rewardgrid.report.sparkline import sparkline
 from rewardgrid.report.statistics import Mean, clipped, mean_of
 from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table, write_table
-from rewardgrid.study.errors import ConfigError, Problem, UserError, all_of, did_you_mean
+from rewardgrid.study.errors import ConfigError, UserError, all_of, did_you_mean
 from rewardgrid.study.files import read_json
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
@@ -390,7 +390,7 @@ def check_columns(study: Study) -> None:
     """
     own = own_columns(study)
     problems = [
-        Problem("configuration", f"experiments.{name}.columns", column, _unknown(column, own))
+        study.problem(("experiments", name, "columns"), column, _unknown(column, own))
         for name, experiment in study.active.items()
         for column in experiment.columns
         if column not in own and (column not in COLUMNS or column.startswith(OWN))

@@ -16,6 +16,9 @@ from rewardgrid.study.errors import ConfigError, Problem
 CONFIG = "config/config.yaml"
 """The published study, which every other file is laid over."""
 
+Layers = Sequence[tuple[str, Mapping[str, Any]]]
+"""(file, content) of a configuration, later ones laid over earlier ones."""
+
 
 class _PlainYaml(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error instead of a silent loss, and ``010`` or ``1:30`` no number."""
@@ -131,7 +134,7 @@ def _experiments(blocks: Any) -> Any:
     }
 
 
-def origin_of(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def origin_of(layers: Layers) -> str:
     """The file in which a study begins: what makes it another study than one that begins elsewhere.
 
     That is the last file that says what it inherits, or that leaves out every experiment of those beneath it; else the

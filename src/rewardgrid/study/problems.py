@@ -19,13 +19,19 @@ def fixes(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[tupl
     for detail in error.errors(include_url=False):
         location = detail["loc"]
         if detail["type"] == "conflict":
-            values: Any = detail["input"]
             for key, fix in detail["ctx"]["conflicts"]:
-                yield (*location, key), values.get(key) if isinstance(values, Mapping) else None, fix
+                yield (*location, key), _at(detail["input"], key), fix
         elif detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
             yield (*location, "kind"), detail["ctx"].get("tag"), _fix(model, detail)
         else:
             yield location, detail["input"] if detail["type"] != "missing" else None, _fix(model, detail)
+
+
+def _at(values: object, key: str) -> object:
+    """What stands at a key, or at keys with dots between them."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
 
 
 def _fix(model: type[BaseModel], detail: ErrorDetails) -> str:

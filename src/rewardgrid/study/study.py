@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
@@ -26,7 +27,7 @@ from rewardgrid.study.bases import Recipe, StorytellerRecipe, model_config, reci
 from rewardgrid.study.cell import REWARDS, Cell, Count, Seed, Share, Strict, unknown_code
 from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 from rewardgrid.study.files import JSON_BYTES, object_in, read_bounded
-from rewardgrid.study.layers import active_names, laid, origin_of, read_yaml, typed, without_removed
+from rewardgrid.study.layers import Layers, active_names, laid, origin_of, read_yaml, typed, without_removed
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.own import Code, OwnFunction, OwnReward, code_of
 from rewardgrid.study.problems import fixes
@@ -266,6 +267,8 @@ class Study(Strict):
         min_length=1, description="the tables of RESULTS.md; null leaves one out"
     )
 
+    _layers: Layers = PrivateAttr(default=(("configuration", {}),))
+
     @model_validator(mode="after")
     def _own_names(self) -> Self:
         """Names of one's own are nobody else's, and sums are of rewards that there are."""
@@ -289,6 +292,10 @@ class Study(Strict):
         if conflicts:
             raise PydanticCustomError("conflict", "names", {"conflicts": conflicts})
         return self
+
+    def problem(self, location: Sequence[str | int], read: object, fix: str) -> Problem:
+        """Something wrong at a place of this study, in the file that says so (if it was read from files)."""
+        return _problem(self._layers, location, read, fix)
 
     @property
     def layout(self) -> Layout:
@@ -414,6 +421,7 @@ def load_study(
     problems_of_places = list(_place_problems(study, layers))
     if problems_of_places:
         raise ConfigError(problems_of_places)
+    study._layers = tuple(layers)
     return study
 
 
@@ -460,7 +468,7 @@ def sound_part(files: Sequence[Path | str], error: ConfigError) -> Study | None:
         return None
 
 
-def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+def _problems(config: Mapping[str, Any], layers: Layers) -> Iterator[Problem]:
     """Everything wrong with a configuration: its own blocks, then the cells of all sound experiments."""
     try:
         Study.model_validate(config)
@@ -481,7 +489,7 @@ def _problems(config: Mapping[str, Any], layers: Sequence[tuple[str, Mapping[str
     )
 
 
-def _place_problems(study: Study, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+def _place_problems(study: Study, layers: Layers) -> Iterator[Problem]:
     """What is wrong with a sound configuration at this place: of the results directory, and of its prompts' number."""
     if not study.active:
         yield _problem(layers, ("experiments",), dict(study.experiments), "leaves every experiment out; write one")
@@ -548,9 +556,7 @@ def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
     return location[:-1] if location[-1] == "[key]" else location
 
 
-def _problem(
-    layers: Sequence[tuple[str, Mapping[str, Any]]], location: Sequence[str | int], read: object, fix: str
-) -> Problem:
+def _problem(layers: Layers, location: Sequence[str | int], read: object, fix: str) -> Problem:
     """Name the last file that has this value at this place, or else its nearest enclosing block."""
     best, depth = layers[-1][0], 0
     for file, layer in layers:
@@ -573,7 +579,7 @@ def _cell_problems(
     defaults: Mapping[str, Any],
     experiments: Mapping[str, Experiment | None],
     own: tuple[Mapping[str, OwnReward | None], Mapping[str, OwnFunction | None]],
-    layers: Sequence[tuple[str, Mapping[str, Any]]],
+    layers: Layers,
 ) -> Iterator[Problem]:
     """Check every cell of every grid; each problem is placed at the value that caused it."""
     contexts = {name: _context(model_config(recipe)) for name, recipe in bases.items() if recipe}

@@ -214,7 +214,12 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
         (sample(nope=[1, 2]), "experiments.one.sample.ranges.nope", {"choices": [1, 2]}, "unknown key; known: "),
         (sample(lr=None), "experiments.one.sample.ranges.lr", None, "keys to values: choices, log, uniform"),
         (sample(lr=[]), "experiments.one.sample.ranges.lr.choices", [], "at least 1 item"),
-        (sample(seed={"uniform": [1.2, 1.8]}), "experiments.one.sample.ranges.seed", ..., "whole numbers as ends, not"),
+        (
+            sample(seed={"uniform": [1.2, 1.8]}),
+            "experiments.one.sample.ranges.seed",
+            {"uniform": [1.2, 1.8]},
+            "whole numbers as ends, not",
+        ),
         (
             sample(lr={"uniform": [-1e308, 1e308]}),
             "experiments.one.sample.ranges.lr.uniform",

@@ -267,9 +267,12 @@ def test_check_counts_what_it_has_checked(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ("bases: {mine: {kind: local, model: nowhere, stories: s.txt}}", "bases.mine.model: read 'nowhere', but"),
+        (
+            "bases: {mine: {kind: local, model: nowhere, stories: s.txt}}",
+            "overlay.yaml: bases.mine.model: read 'nowhere'; there",
+        ),
         ("bases: {mine: {kind: local, model: config, stories: s.txt}}", "config/config.json: no such file"),
-        ("bases: {mine: {kind: packaged, path: config}}", "bases.mine.path: read 'config', but there is no base"),
+        ("bases: {mine: {kind: packaged, path: config}}", "bases.mine.path: read 'config'; there is no base"),
         (
             "bases: {mine: {kind: packaged, path: resources/bases/storyteller-small}}\nevaluation: {samples: 2000}",
             "base mine: has 1000 prompts, the evaluation needs 2000; write evaluation.samples: 1000",
@@ -284,6 +287,16 @@ def test_check_knows_a_base_that_is_missing_or_does_not_fit(
     )
     assert main(["check", "--configfile", str(tmp_path / "overlay.yaml")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_check_names_the_file_that_asks_for_an_unknown_column(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "above.yaml").write_text("title: Another\n")
+    (tmp_path / "overlay.yaml").write_text("experiments: {lora_rank: {columns: [rank, final_rewrad]}}\n")
+    assert main(["check", "--configfile", str(tmp_path / "overlay.yaml"), str(tmp_path / "above.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert "overlay.yaml: experiments.lora_rank.columns: read 'final_rewrad'; no such column; did you mean" in told
 
 
 def test_check_knows_published_figures_that_are_missing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
