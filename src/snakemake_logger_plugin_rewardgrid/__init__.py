@@ -14,11 +14,14 @@ import logging
 import re
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
-from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
+from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase, OutputSettingsLoggerInterface
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -52,6 +55,37 @@ PLACES = re.compile(r'^WorkflowError(?: in file "[^"\n]*", line \d+)?:\n|(?:\n  
 """What Snakemake says of where a refusal was raised, which is in the Snakefile and never the user's to mend."""
 TOLD_BY_ITS_LOG = "CalledProcessError in file"
 """In what Snakemake says of a shell command that failed, besides its job's error."""
+
+
+@dataclass
+class LogHandlerSettings(LogHandlerSettingsBase):
+    """There are none. But they are made before Snakemake opens the files after ``--configfile``, of which it says
+    nothing but a traceback where one cannot be read, and it takes a target there for one."""
+
+    def __post_init__(self) -> None:
+        for word in _after_configfile(sys.argv):
+            try:
+                if Path(word).is_fifo():
+                    raise OSError("no ordinary file")
+                Path(word).read_text(encoding="utf-8")
+            except FileNotFoundError:
+                fix = "no such file; all words after --configfile are files, so a target stands before it"
+                sys.exit(f"error: --configfile: read {word!r}; {fix}")
+            except (OSError, UnicodeDecodeError) as error:
+                sys.exit(f"error: --configfile: read {word!r}; cannot be read as text ({error})")
+
+
+def _after_configfile(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command that Snakemake takes for configuration files."""
+    taken = False
+    for word in words:
+        option, given, value = word.partition("=")
+        if word.startswith("-"):
+            taken = option in ("--configfile", "--configfiles")
+            if taken and given:
+                yield value
+        elif taken:
+            yield word
 
 
 class LogHandler(LogHandlerBase):

@@ -172,6 +172,19 @@ def test_a_path_that_is_no_cell_is_explained(project: Project) -> None:
     assert "the configuration has no such cell; `python -m rewardgrid cells` lists" in done.stdout
 
 
+def test_a_target_after_the_configuration_files_is_told_to_stand_before_them(project: Project) -> None:
+    (project.directory / "latin.yaml").write_bytes("title: d\u00e9j\u00e0 vu\n".encode("latin-1"))
+    for word, told in (
+        ("sweep", "read 'sweep'; no such file; all words after --configfile are files, so a target stands before it"),
+        ("config", "read 'config'; cannot be read as text"),
+        ("latin.yaml", "read 'latin.yaml'; cannot be read as text"),
+    ):
+        done = project.run("-n", "--cores", "1", "--configfile", "config/config.yaml", word, check=False)
+        assert done.returncode == 1
+        assert f"error: --configfile: {told}" in done.stdout.splitlines()[-1]
+        assert "Traceback" not in done.stdout
+
+
 def test_what_is_asked_for_and_is_not_there_is_told_without_a_traceback(project: Project) -> None:
     for words, message in (
         (["sweeep"], 'sweeep: no such target; did you mean "sweep"?'),

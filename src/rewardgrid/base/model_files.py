@@ -21,6 +21,7 @@ from rewardgrid.study.files import read_json, read_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 KEPT = (".json", ".txt", ".jinja")
 """What is kept of a model's directory beside its weights: never code (a chat template is for a sandbox), or pickles."""
 PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -96,6 +97,11 @@ def check_model(directory: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name}: no such file; a model is a Hugging Face directory with {name}")
+    if (directory / ADAPTER).is_file():
+        raise UserError(
+            f"{directory / ADAPTER}: an adapter lies beside the model, and transformers would load both; remove it, or "
+            "merge it (merge_and_unload of PEFT) and save the model anew"
+        )
     source = str(directory / "config.json")
     config = read_object(directory / "config.json")
     if config.get("quantization_config"):
@@ -109,7 +115,7 @@ def check_model(directory: Path) -> None:
         raise UserError(f"{source}: the key {error} is missing; fetch the model again") from None
     except NotNative:
         _check_numbers(directory)
-        check_foreign(directory, str(config.get("model_type")))
+        check_foreign(directory, str(config.get("model_type")), CONSTANTS)
         vocabulary = foreign_sizes(directory).get("vocab_size", math.inf)
     else:
         _check_weights(directory, shape)
@@ -241,7 +247,9 @@ def end_of_text(directory: Path, tokenizer: Tokenizer) -> int:
         if named is None:
             continue
         if not isinstance(token, str) or (number := tokenizer.token_to_id(token)) is None:
-            raise UserError(f"{path}: eos_token: read {named!r}, which is no token of tokenizer.json; {remedy}")
+            raise UserError(
+                f"{path}: eos_token: read {f'{named!r}'[:100]}, which is no token of tokenizer.json; {remedy}"
+            )
         return int(number)
     number = next((number for end in ENDS if (number := tokenizer.token_to_id(end)) is not None), None)
     if number is None:

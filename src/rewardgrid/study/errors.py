@@ -22,6 +22,10 @@ class UserError(Exception):
         return printable_lines(super().__str__())
 
 
+SHOWN = 300
+"""Letters of what was read."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong in a configuration: where it stands, what was read, what to write instead."""
@@ -32,7 +36,8 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.key}: read {self.read!r}; {self.fix}"
+        read = repr(self.read)
+        return f"{self.file}: {self.key}: read {read if len(read) <= SHOWN else read[:SHOWN] + '…'}; {self.fix}"
 
 
 class ConfigError(UserError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from rewardgrid.study.cell import METRICS_VERSION, Cell
+from rewardgrid.study.files import JSON_BYTES, object_in, read_bounded
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Layout:
 def measured(metrics: Path) -> bool:
     """Whether a cell or base is measured, and as this rewardgrid measures. A torn file is not."""
     try:
-        found = json.loads(metrics.read_bytes())
-    except (OSError, ValueError):
+        found = object_in(read_bounded(metrics, JSON_BYTES))
+    except OSError:
         return False
-    return isinstance(found, dict) and found.get("version") == METRICS_VERSION
+    return found is not None and found.get("version") == METRICS_VERSION
 
 
 def checkpointed(layout: Layout, name: str) -> int | None:
@@ -119,8 +119,8 @@ def stopped_at(layout: Layout, cell: Cell) -> int | None:
     if cell.stop_when is None:
         return None
     try:
-        found = json.loads((layout.train(cell.name) / "status.json").read_bytes())
-    except (OSError, ValueError):
+        found = object_in(read_bounded(layout.train(cell.name) / "status.json", JSON_BYTES))
+    except OSError:
         return None
-    step = found.get("stopped_at") if isinstance(found, dict) else None
+    step = found.get("stopped_at") if found else None
     return step if type(step) is int else None

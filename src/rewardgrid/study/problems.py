@@ -46,6 +46,8 @@ def _fix(model: type[BaseModel], detail: ErrorDetails) -> str:
         return "write a list"
     if kind == "too_short":
         return f"write at least {context['min_length']} item"
+    if kind == "string_too_long":
+        return f"write at most {context['max_length']} letters"
     if kind == "string_type":
         return "write a text"
     if kind in ("missing", "union_tag_not_found"):

@@ -54,7 +54,7 @@ Block = Literal[
 ]
 """What a file may take from those that it is laid over: all but what is a study's own, its title and its results."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=100)]
 """A name that is part of paths and of Snakemake targets."""
 
 TARGETS = (
@@ -495,8 +495,13 @@ def _place_problems(study: Study, layers: Layers) -> Iterator[Problem]:
         yield _problem(layers, ("experiments",), dict(study.experiments), "leaves every experiment out; write one")
         return
     for place in (Path(study.results), *Path(study.results).parents):
-        if place.exists() and not place.is_dir():
-            yield _problem(layers, ("results",), study.results, f"{place} is no directory; name another one")
+        try:
+            wrong = "is no directory" if place.exists() and not place.is_dir() else ""
+        except OSError as error:
+            wrong = f"can be none ({error.strerror})"
+        if wrong:
+            yield _problem(layers, ("results",), study.results, f"{place} {wrong}; name another one")
+            return
     held = study_held(study)
     if held is not None:
         fix = (
@@ -667,8 +672,11 @@ def _check(
     try:
         cell = Cell(**{key: value for key, value in values.items() if key in WRITABLE}, own=own)
     except ValidationError as error:
-        of_cell = ((str(place[0]), read, _within(place[1:], fix)) for place, read, fix in fixes(Cell, error))
-        return None, [*found, *of_cell]
+        of_cell = [(str(place[0]), read, _within(place[1:], fix)) for place, read, fix in fixes(Cell, error)]
+        # Told once, not for each kind of name.
+        unnamed = {key: read for key, read, _ in of_cell if key in _OWN_KEYS and not isinstance(read, str)}
+        found += [(key, read, "write the name of one, as a text") for key, read in unnamed.items()]
+        return None, [*found, *(wrong for wrong in of_cell if wrong[0] not in unnamed)]
     if recipe and cell.prompt_tokens != recipe.prompt_tokens:
         fix = f"write {recipe.prompt_tokens}, the length of the prompts of base {base}, or change it there"
         found.append(("prompt_tokens", cell.prompt_tokens, fix))

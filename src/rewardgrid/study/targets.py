@@ -73,7 +73,7 @@ def check_made(targets: Iterable[str], rules: Mapping[str, Callable[[str], bool]
     """
     for target in targets:
         path = os.path.normpath(target) if target else target  # as Snakemake reads it
-        if target in rules or (target and Path(target).exists()) or any(makes(path) for makes in rules.values()):
+        if target in rules or (target and Path(target).is_file()) or any(makes(path) for makes in rules.values()):
             continue
         raise UserError(
             f"{target!r}: nothing makes such a file; name a target such as all, an experiment, or a path as "

@@ -23,9 +23,12 @@ from rewardgrid.study.cell import Cell
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256, sync, write_json
 from rewardgrid.train.events import tell
-from rewardgrid.train.record import Record
+from rewardgrid.train.record import TABLES, Record
 
 KEPT = 2
+STATE = "state.safetensors"
+FILES = {STATE, *(f"{name}.parquet" for name in TABLES)}
+"""What a checkpoint holds besides its manifest: read only if that vouches for it."""
 NAME = re.compile(r"step-[0-9]{6,9}")
 
 
@@ -49,8 +52,8 @@ def save(directory: Path, cell: Cell, checkpoint: Checkpoint) -> Path:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file(checkpoint.tensors, temporary / "state.safetensors")
-        sync(temporary / "state.safetensors")
+        save_file(checkpoint.tensors, temporary / STATE)
+        sync(temporary / STATE)
         checkpoint.record.write(temporary)
         files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         manifest = {"step": checkpoint.step, "spec": cell.identity(), "files": files}
@@ -100,11 +103,11 @@ def _read(path: Path, cell: Cell) -> Checkpoint:
     if manifest["spec"] != cell.identity():
         raise UserError("it belongs to another spec")
     files = manifest["files"]
-    if not isinstance(files, dict):
-        raise UserError("manifest.json names no files")
+    if not isinstance(files, dict) or not files.keys() >= FILES:
+        raise UserError(f"manifest.json does not name the files {', '.join(sorted(FILES))}")
     for name, digest in files.items():
         if Path(name).name != name or not (path / name).is_file() or sha256(path / name) != digest:
             raise UserError(f"{name!r} is torn or corrupt (its SHA-256 differs from the manifest's)")
     if manifest["step"] != _step(path):
         raise UserError(f"manifest.json is of another step ({manifest['step']!r})")
-    return Checkpoint(_step(path), load_file(path / "state.safetensors"), Record.read(path))
+    return Checkpoint(_step(path), load_file(path / STATE), Record.read(path))

@@ -199,7 +199,9 @@ def acquire(
             try:
                 now = newest, _read(_path(directory, newest))
             except FileNotFoundError:
-                continue  # released just now
+                if not _path(directory, newest).is_symlink():
+                    continue  # released just now
+                now = newest, b""
             except Foreign:
                 now = newest, b""
             if now != seen:

@@ -219,6 +219,10 @@ def spoil(value: float) -> Callable[[dict[str, Tensor]], object]:
     return lambda tensors: tensors[PROJECTION][3, 2:3].fill_(value)
 
 
+def add_an_adapter(model: Path) -> None:
+    (model / "adapter_config.json").write_text("{}")
+
+
 def own_head(tensors: dict[str, Tensor]) -> None:
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
 
@@ -277,6 +281,7 @@ def pickled(model: Path) -> None:
         (reweigh(quantise), r"model\.safetensors: model\.layers\.1\.mlp\.up_proj\.weight is quantised \(int8\)"),
         (reweigh(to_8_bits), r"mlp\.up_proj\.weight is quantised \(float8_e4m3fn\)"),
         (reweigh(scale), r"a plain model has no model\.layers\.1\.mlp\.up_proj\.weight_scale"),
+        (add_an_adapter, r"adapter_config\.json: an adapter lies beside the model.*merge it"),
         (reweigh(spoil(math.nan)), r"model\.safetensors: .*up_proj\.weight holds numbers that are not finite"),
         (reweigh(spoil(-math.inf)), r"model\.safetensors: .*up_proj\.weight holds numbers that are not finite"),
         (reweigh(own_head), r"config\.json: tie_word_embeddings: read True, but .* lm_head\.weight .* write false"),
@@ -309,9 +314,15 @@ def test_a_model_that_transformers_alone_computes_is_a_base(model: Path, tmp_pat
     base = build(model, tmp_path / "base", text(tmp_path / "s.txt", range(40)))
     assert base.weights[0].read_bytes() == (model / WEIGHTS).read_bytes()
     assert base.provenance["facts"]["license"] == "mit"
-    reweigh(spoil(math.nan))(model)
-    with pytest.raises(UserError, match=r"up_proj\.weight holds numbers that are not finite"):
-        build(model, tmp_path / "other", text(tmp_path / "s.txt", range(40)))
+    whole = (model / WEIGHTS).read_bytes()
+    for harm, message in (
+        (spoil(math.nan), r"up_proj\.weight holds numbers that are not finite"),
+        (scale, r"do not fit config\.json \(unexpected keys: model\.layers\.1\.mlp\.up_proj\.weight_scale\)"),
+    ):
+        (model / WEIGHTS).write_bytes(whole)
+        reweigh(harm)(model)
+        with pytest.raises(UserError, match=message):
+            build(model, tmp_path / "other", text(tmp_path / "s.txt", range(40)))
 
 
 def test_a_missing_directory_or_file_is_named(model: Path, tmp_path: Path) -> None:

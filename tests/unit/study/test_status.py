@@ -14,7 +14,7 @@ from tests.tiny import make_cell
 from rewardgrid.cli.status import CellStatus, display, look, plain, summary
 from rewardgrid.study.cell import METRICS_VERSION
 from rewardgrid.study.files import write_json, write_text
-from rewardgrid.study.layout import Layout
+from rewardgrid.study.layout import Layout, done
 from rewardgrid.train.lease import identity
 
 CELL = make_cell(max_steps=100)
@@ -136,22 +136,28 @@ def test_torn_files_never_stop_it(layout: Layout, content: str) -> None:
     [
         os.mkfifo,
         lambda path: path.mkdir(),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("nowhere"),
         lambda path: path.write_text("[" * 200_000),
+        lambda path: path.write_text('{"version": ' + str(METRICS_VERSION) + "}"),
         lambda path: path.write_text('{"steps_done": ' + "9" * 400 + "}"),
         lambda path: path.write_text('{"steps_done": 1e999, "state": {}, "reason": [1]}'),
         lambda path: path.write_text('{"steps_done": NaN, "state": "diverged"}'),
     ],
-    ids=["pipe", "directory", "deep", "huge", "infinite", "not a number"],
+    ids=["pipe", "directory", "device", "link", "deep", "empty", "huge", "infinite", "not a number"],
 )
 def test_whatever_stands_in_the_place_of_its_files_it_neither_waits_nor_breaks(make: Any, layout: Layout) -> None:
     lease(layout)
     for path in (
         layout.cell(CELL.name) / "lease-7.json",
+        layout.metrics(CELL.name),
         layout.train(CELL.name) / "status.json",
         Path("logs/train") / f"{CELL.name}.log",
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         make(path)
+        assert plain([look(layout, CELL)])
+        assert done(layout, CELL) in ("waiting", "trained", "done")
     for name in ("step-\u00b2", "step-99999999999999999999999", "step-000003"):
         (layout.checkpoints(CELL.name) / name).mkdir(parents=True)
     found = look(layout, CELL)

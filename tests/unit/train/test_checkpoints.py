@@ -157,6 +157,13 @@ def name_a_file_elsewhere(path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
+def vouch_for_nothing(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
+    (path / "state.safetensors").unlink()
+    os.mkfifo(path / "state.safetensors")
+
+
 def tell_another_step(path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"step": 10**30}))
@@ -166,6 +173,7 @@ DAMAGES = (
     nest_deeply,
     become_a_pipe,
     name_a_file_elsewhere,
+    vouch_for_nothing,
     tell_another_step,
     truncate,
     flip_a_bit,

@@ -215,12 +215,13 @@ def test_a_lease_of_wrong_types_says_nothing(wrong: dict[str, Any], tmp_path: Pa
         lambda path: path.mkdir(),
         os.mkfifo,
         lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("nowhere"),
         lambda path: path.write_text("[" * 50_000),
         lambda path: path.write_bytes(b" " * 2**20),
         lambda path: path.write_bytes(b"\xff\xfe"),
         lambda path: path.write_text('{"pid": ' + "9" * 5000 + "}"),
     ],
-    ids=["directory", "pipe", "device", "deep", "large", "no text", "huge"],
+    ids=["directory", "pipe", "device", "link", "deep", "large", "no text", "huge"],
 )
 def test_whatever_stands_in_the_place_of_a_lease_is_taken_over_when_it_is_stale(make: Any, tmp_path: Path) -> None:
     make(tmp_path / "lease-1.json")

@@ -77,11 +77,12 @@ def foreign_sizes(directory: Path) -> dict[str, Any]:
     return {key: value for key, value in names.items() if value is not None}
 
 
-def check_foreign(directory: Path, kind: str) -> None:
-    """Make sure that transformers loads a model whole, without code of its own.
+def check_foreign(directory: Path, kind: str, constants: tuple[str, ...] = ()) -> None:
+    """Make sure that transformers loads a model whole and nothing but it, without code of its own.
 
     Args:
         kind: its ``model_type``.
+        constants: ends of the names of tensors that may be there and are no weights.
 
     Raises:
         UserError: it does not.
@@ -92,9 +93,10 @@ def check_foreign(directory: Path, kind: str) -> None:
     except Exception as error:  # the library raises what its validators do, of any kind
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{alone} cannot load it without code of its own: {said}; choose another model") from None
-    for wrong in ("missing_keys", "mismatched_keys"):
-        if report[wrong]:
-            some = ", ".join(sorted(str(key) for key in report[wrong])[:3])
+    for wrong in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        keys = sorted(key for key in map(str, report[wrong]) if not key.endswith(constants))
+        if keys:
+            some = ", ".join(keys[:3])
             raise UserError(
                 f"{alone} finds that its weights do not fit config.json ({wrong.replace('_', ' ')}: {some}); fetch the "
                 "model again, or choose another one"
