@@ -68,9 +68,32 @@ def cell_of(wildcards):
         ) from None
 
 
-def base_file(name):
-    """Path of a file of the base that the cell of a path starts from."""
-    return lambda wildcards: str(study.layout.base(cell_of(wildcards).base_id) / name)
+def run_of(settled):
+    """What training has left of a cell, if it is one that is measured (or if it is none).
+
+    Nothing measures a measured cell again because its run looks newer, as it may after the results were copied.
+    """
+
+    def paths(wildcards):
+        there = [str(study.layout.spec(wildcards.cell)), str(study.layout.train(wildcards.cell))]
+        known = measured(study.layout.metrics(wildcards.cell)) and all(map(os.path.exists, there))
+        return there if known == settled else []
+
+    return paths
+
+
+def reference_of(settled):
+    """The measurements of a cell's base, if it is a measured cell without weights (or if it is none).
+
+    One that was put back from an archive has none, and cannot be measured again.
+    """
+
+    def path(wildcards):
+        train = study.layout.train(wildcards.cell)
+        known = measured(study.layout.metrics(wildcards.cell)) and train.exists() and not (train / "weights").exists()
+        return str(study.layout.base_metrics(cell_of(wildcards).base_id)) if known == settled else []
+
+    return path
 
 
 def base_of_unmeasured(name):

@@ -40,9 +40,10 @@ rule evaluate:
     input:
         model=ancient(base_of_unmeasured("model")),
         prompts=ancient(base_of_unmeasured("eval_prompts.parquet")),
-        reference=base_file("evaluation/metrics.json"),
-        spec="<results>/cells/{cell}/spec.json",
-        train="<results>/cells/{cell}/train",
+        reference=reference_of(settled=False),
+        run=run_of(settled=False),
+        settled_reference=ancient(reference_of(settled=True)),
+        settled_run=ancient(run_of(settled=True)),
     output:
         metrics="<results>/cells/{cell}/evaluation/metrics.json",
         samples="<results>/cells/{cell}/evaluation/samples.parquet",
@@ -64,5 +65,4 @@ rule evaluate:
         version=METRICS_VERSION,
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python -P -m rewardgrid.programs evaluate "
-        '--cell "$(dirname {input.spec:q})" --base "$(dirname "$(dirname {input.reference:q})")" '
-        "--reference {input.reference:q} --settings {params.settings:q} > {log:q} 2>&1"
+        '--cell "$(dirname "$(dirname {output.metrics:q})")" --settings {params.settings:q} > {log:q} 2>&1'

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import yaml
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase, OutputSettingsLoggerInterface
@@ -64,15 +65,25 @@ class LogHandlerSettings(LogHandlerSettingsBase):
 
     def __post_init__(self) -> None:
         for word in _after_configfile(sys.argv):
-            try:
-                if Path(word).is_fifo():
-                    raise OSError("no ordinary file")
-                Path(word).read_text(encoding="utf-8")
-            except FileNotFoundError:
-                fix = "no such file; all words after --configfile are files, so a target stands before it"
-                sys.exit(f"error: --configfile: read {word!r}; {fix}")
-            except (OSError, UnicodeDecodeError) as error:
-                sys.exit(f"error: --configfile: read {word!r}; cannot be read as text ({error})")
+            if wrong := _wrong_with(Path(word)):
+                sys.exit(f"error: --configfile: read {word!r}; {wrong}")
+
+
+def _wrong_with(path: Path) -> str:
+    """What is wrong with a file that is said to be a configuration; nothing if all is well."""
+    try:
+        if path.is_fifo():
+            return "no ordinary file"
+        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        return "no such file; all words after --configfile are files, so a target stands before it"
+    except (OSError, UnicodeDecodeError) as error:
+        return f"cannot be read as text ({error})"
+    except yaml.MarkedYAMLError as error:
+        return f"line {error.problem_mark.line + 1 if error.problem_mark else '?'} is no YAML: {error.problem}"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return "no YAML: " + " ".join(str(error).split())[:200]
+    return "" if isinstance(content, dict) else "write a mapping of keys to values"
 
 
 def _after_configfile(words: Sequence[str]) -> Iterator[str]:

@@ -174,10 +174,14 @@ def test_a_path_that_is_no_cell_is_explained(project: Project) -> None:
 
 def test_a_target_after_the_configuration_files_is_told_to_stand_before_them(project: Project) -> None:
     (project.directory / "latin.yaml").write_bytes("title: d\u00e9j\u00e0 vu\n".encode("latin-1"))
+    (project.directory / "half.yaml").write_text("# A title\ntitle: Half: one\n")
+    (project.directory / "text.yaml").write_text("just text\n")
     for word, told in (
         ("sweep", "read 'sweep'; no such file; all words after --configfile are files, so a target stands before it"),
         ("config", "read 'config'; cannot be read as text"),
         ("latin.yaml", "read 'latin.yaml'; cannot be read as text"),
+        ("half.yaml", "read 'half.yaml'; line 2 is no YAML: mapping values are not allowed"),
+        ("text.yaml", "read 'text.yaml'; write a mapping of keys to values"),
     ):
         done = project.run("-n", "--cores", "1", "--configfile", "config/config.yaml", word, check=False)
         assert done.returncode == 1
@@ -187,6 +191,8 @@ def test_a_target_after_the_configuration_files_is_told_to_stand_before_them(pro
 
 def test_what_is_asked_for_and_is_not_there_is_told_without_a_traceback(project: Project) -> None:
     for words, message in (
+        (["config/config.yaml"], "a file of settings stands after --configfile"),
+        ([next(iter(project.study.cells))], "is a cell; write its path: results/cells/"),
         (["sweeep"], 'sweeep: no such target; did you mean "sweep"?'),
         (["results/cells/full-0123456789/train"], "the configuration has no such cell"),
         (["results/tables/swep.parquet"], "results/tables/swep.parquet': nothing makes such a file; name a target"),

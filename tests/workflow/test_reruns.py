@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from copy import deepcopy
@@ -125,6 +126,21 @@ def test_touching_every_file_of_the_source_and_losing_logs_runs_nothing(project:
         for path in [project.directory / part, *(project.directory / part).rglob("*")]:
             os.utime(path)
     assert project.plan() == {}
+
+
+def test_a_measured_cell_is_not_measured_again_because_its_run_is_newer(project: Project, cell: Cell) -> None:
+    """As after a copy that keeps no times. Without weights, which no archive has, it could not be."""
+    layout = project.study.layout
+    run = [project.directory / path for path in (layout.spec(cell.name), layout.train(cell.name))]
+    now = time.time()
+    for path in [*run, *run[1].rglob("*")]:
+        os.utime(path, (now, now))
+    assert project.plan() == {}
+    aside = (run[1] / "weights").rename(project.directory / "weights")
+    reference = project.directory / layout.base_metrics(cell.base_id)
+    os.utime(reference, (now, now))
+    assert project.plan(str(layout.metrics(cell.name))) == {}
+    aside.rename(run[1] / "weights")
 
 
 def test_switching_to_a_branch_with_other_code_and_back_runs_nothing(project: Project) -> None:

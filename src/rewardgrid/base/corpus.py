@@ -49,7 +49,8 @@ def read_stories(path: Path, column: str) -> Iterator[str]:
             if column not in columns.names:
                 hint = did_you_mean(column, columns.names)
                 raise UserError(
-                    f"{path}: story_column: read {column!r}, but the columns are {', '.join(columns.names)};{hint}"
+                    f"{path}: story_column: read {column!r}, but the columns are {', '.join(columns.names)};"
+                    f"{hint or ' write one of them'}"
                 )
             kind = columns.field(column).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -308,7 +308,7 @@ def _check(place: Path, name: str, content: Content, wanted: str) -> None:
         metrics = _object(content[METRICS])
         own.append(metrics.get("cell"))
         if SPEC in content:
-            own += [read_cell(str(content[SPEC]), source).name, _object(content[STATUS]).get("cell")]
+            own += [read_cell(str(content[SPEC]), f"{source}/{SPEC}").name, _object(content[STATUS]).get("cell")]
         elif not re.fullmatch(r"[\w.-]+-[0-9a-f]{10}", name):
             own.append(None)
     except (KeyError, ValueError):

@@ -35,7 +35,7 @@ from rewardgrid.report.sparkline import sparkline
 from rewardgrid.report.statistics import Mean, clipped, mean_of
 from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table, write_table
-from rewardgrid.study.errors import ConfigError, UserError, all_of, did_you_mean
+from rewardgrid.study.errors import AGAIN, ConfigError, UserError, all_of, did_you_mean
 from rewardgrid.study.files import read_json
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
@@ -145,7 +145,7 @@ def _so_far(layout: Layout, cell: Cell) -> str:
 
 
 def _read_own(path: Path, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = read_json(path)
+    content: dict[str, Any] = read_json(path, AGAIN)
     _same_cell(path, content.get("cell"), name)
     if path.name == "metrics.json" and content.get("version") != METRICS_VERSION:
         raise UserError(

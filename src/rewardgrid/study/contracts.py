@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rewardgrid.study.errors import UserError
+from rewardgrid.study.errors import AGAIN, UserError
 from rewardgrid.study.files import atomic_write
 
 
@@ -179,7 +179,7 @@ def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> Non
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_table(path: Path | str, schema: pa.Schema, remedy: str = "delete it and run again") -> pd.DataFrame:
+def read_table(path: Path | str, schema: pa.Schema, remedy: str = AGAIN) -> pd.DataFrame:
     """Read a table and check that it has the schema's columns and types; ``SAYS`` columns may follow.
 
     Args:

@@ -22,6 +22,9 @@ class UserError(Exception):
         return printable_lines(super().__str__())
 
 
+AGAIN = "delete it and run again (a cell from an archive: delete its directory, and restore it)"
+"""What helps against a damaged file of a cell."""
+
 SHOWN = 300
 """Letters of what was read."""
 

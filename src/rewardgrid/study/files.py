@@ -134,8 +134,11 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str, remedy: str = "delete it and run again") -> Any:
     """Read a JSON file.
+
+    Args:
+        remedy: what helps against one that is no JSON.
 
     Raises:
         UserError: the file is missing or is no JSON.
@@ -146,7 +149,7 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no valid JSON ({error}); delete it and run again") from None
+        raise UserError(f"{path}: no valid JSON ({error}); {remedy}") from None
 
 
 def read_object(path: Path | str) -> dict[str, Any]:
@@ -155,7 +158,7 @@ def read_object(path: Path | str) -> dict[str, Any]:
     Raises:
         UserError: it is something else.
     """
-    found = read_json(path)
+    found = read_json(path, "fetch the model again")
     try:
         json.dumps(found, allow_nan=False)
         finite = True

@@ -15,10 +15,11 @@ from pydantic_core import PydanticCustomError
 
 from rewardgrid.study.errors import did_you_mean
 from rewardgrid.study.files import sha256
+from rewardgrid.study.problems import FUNCTION
 
 GIVEN = ("prompts", "completions", "prompt_ids", "completion_ids")
 """What a function is called with, by name, as far as it takes them."""
-Place = Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+Place = Annotated[str, Field(pattern=FUNCTION)]
 Weight = Annotated[
     float,
     BeforeValidator(lambda value: float(value) if type(value) is int and abs(value) < 2**1000 else value),

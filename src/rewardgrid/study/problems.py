@@ -13,6 +13,11 @@ from rewardgrid.study.errors import ConfigError, Problem, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
+NAMED = r"^[A-Za-z][A-Za-z0-9_-]*$"
+FUNCTION = r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$"
+FORMS = {NAMED: "a name of letters, digits, _ and - that begins with a letter", FUNCTION: "FILE.py:FUNCTION"}
+"""Patterns of texts in words."""
+
 
 def fixes(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
     """Every error as (location, value read, what to write instead)."""
@@ -53,7 +58,7 @@ def _fix(model: type[BaseModel], detail: ErrorDetails) -> str:
     if kind in ("missing", "union_tag_not_found"):
         return "missing; write this key"
     if kind == "string_pattern_mismatch":
-        return f"write text of the form {context['pattern']}"
+        return f"write {FORMS.get(context['pattern'], 'text of the form ' + context['pattern'])}"
     if kind.startswith(("greater_than", "less_than")):
         return f"write a number {detail['msg'].removeprefix('Input should be ')}"
     if kind in ("literal_error", "union_tag_invalid"):

@@ -30,7 +30,7 @@ from rewardgrid.study.files import JSON_BYTES, object_in, read_bounded
 from rewardgrid.study.layers import Layers, active_names, laid, origin_of, read_yaml, typed, without_removed
 from rewardgrid.study.layout import Layout
 from rewardgrid.study.own import Code, OwnFunction, OwnReward, code_of
-from rewardgrid.study.problems import fixes
+from rewardgrid.study.problems import NAMED, fixes
 from rewardgrid.study.sampling import Sample
 from rewardgrid.study.thresholds import Thresholds
 
@@ -54,7 +54,7 @@ Block = Literal[
 ]
 """What a file may take from those that it is laid over: all but what is a study's own, its title and its results."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=100)]
+Name = Annotated[str, Field(pattern=NAMED, max_length=100)]
 """A name that is part of paths and of Snakemake targets."""
 
 TARGETS = (

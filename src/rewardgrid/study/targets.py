@@ -34,6 +34,8 @@ def check_request(study: Study, targets: Iterable[str], write: bool) -> None:
     cells, bases = study.layout.root / "cells", study.layout.root / "base"
     for target in targets:
         path = Path(os.path.normpath(target))
+        if target in study.cells:
+            raise UserError(f"{target}: is a cell; write its path: {study.layout.metrics(target)}")
         if path.is_relative_to(cells) and path != cells:
             _check(target, path.relative_to(cells).parts[0], study.cells, "cell", "`python -m rewardgrid cells`")
         elif path.is_relative_to(bases) and path != bases:
@@ -73,12 +75,15 @@ def check_made(targets: Iterable[str], rules: Mapping[str, Callable[[str], bool]
     """
     for target in targets:
         path = os.path.normpath(target) if target else target  # as Snakemake reads it
-        if target in rules or (target and Path(target).is_file()) or any(makes(path) for makes in rules.values()):
+        if target in rules or any(makes(path) for makes in rules.values()):
             continue
-        raise UserError(
-            f"{target!r}: nothing makes such a file; name a target such as all, an experiment, or a path as "
-            "`snakemake -n` shows it, relative to this directory"
+        fix = (
+            "a file of settings stands after --configfile, and targets before it"
+            if Path(target).suffix in (".yaml", ".yml")
+            else "name a target such as all, an experiment, or a path as `snakemake -n` shows it, relative to this "
+            "directory; that of a cell ends in /evaluation/metrics.json"
         )
+        raise UserError(f"{target!r}: nothing makes such a file; {fix}")
 
 
 def check_writable(directory: Path) -> None:

@@ -242,7 +242,7 @@ def mend(directory: Path, cell: Cell) -> None:
 
     Raises:
         UserError: what is kept is damaged too. Both are set aside, so that the same command trains the cell anew. Or it
-            is a sound run of another cell, which is left as it is.
+            is a sound run of another cell, or one without weights, which is left as it is.
         OSError: it cannot be read, which says nothing of what it holds.
     """
     train = directory / "train"
@@ -257,6 +257,12 @@ def mend(directory: Path, cell: Cell) -> None:
     else:
         return
     if restore(directory, cell) is None:
+        if (train / "status.json").is_file() and not (train / "weights").exists():
+            raise UserError(
+                f"{train}: its weights are not here, as those of no cell from an archive are, and it can be measured "
+                f"with nothing else; remove {directory}, and put it back (python -m rewardgrid archive --restore) or "
+                "run the same command again, which trains the cell anew"
+            )
         for run in (directory / "kept", train):
             _set_aside(run)
         raise UserError(

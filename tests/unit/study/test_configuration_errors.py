@@ -243,7 +243,7 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
         ),
         (fixed(lr=10**400), "experiments.one.fixed.lr", ..., "finite number"),
         ({"experiments": {"one": {"by": ["rnak"]}}}, "experiments.one.by", "rnak", 'did you mean "rank"?'),
-        ({"experiments": {"../x": None}}, "experiments.../x", "../x", "write text of the form"),
+        ({"experiments": {"../x": None}}, "experiments.../x", "../x", "write a name of letters"),
         ({"bases": {"b": {"kind": "packged"}}}, "bases.b.kind", "packged", 'did you mean "packaged"?'),
         ({"bases": {"storyteller": {"pth": "x"}}}, "bases.storyteller.pth", "x", 'did you mean "path"?'),
         (

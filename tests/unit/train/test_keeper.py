@@ -62,6 +62,10 @@ def finished(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "cells" / whole.name, copy_function=os.link))
 
 
+def files(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("engine", ["native", "trl"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_a_run_after_its_step_and_the_same_command_continues(
@@ -157,6 +161,18 @@ def test_outputs_without_a_sound_copy_are_removed_and_the_same_command_trains_an
     assert_same_run(whole, finished)
 
 
+def test_a_run_without_weights_is_left_as_it_is(finished: Path) -> None:
+    """As it comes from an archive, and whatever else is lost of it."""
+    shutil.rmtree(finished / "train")
+    (finished / "kept").rename(finished / "train")
+    shutil.rmtree(finished / "train" / "weights")
+    (finished / "train" / "history.parquet").unlink()
+    before = files(finished)
+    with pytest.raises(UserError, match=r"train: its weights are not here, .*; remove .*archive --restore"):
+        mend(finished, lora_cell(**SPEC))
+    assert files(finished) == before
+
+
 def tear(kept: Path) -> None:
     path = kept / "weights" / "adapter_model.safetensors"
     content = path.read_bytes()
@@ -181,10 +197,10 @@ def test_a_sound_run_of_another_cell_is_refused_and_left_as_it_is(kept: bool, fi
     belong_to_another(finished / "train")
     if not kept:
         shutil.rmtree(finished / "kept")
-    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    before = files(finished)
     with pytest.raises(UserError, match=r"train: it is of cell '.*_s3-.*'; move it to the directory of that cell"):
         mend(finished, lora_cell(**SPEC))
-    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert files(finished) == before
 
 
 @pytest.mark.parametrize("damage", [tear, lose, belong_to_another])
