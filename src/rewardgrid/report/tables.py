@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from rewardgrid.report.sparkline import sparkline
 from rewardgrid.report.statistics import Mean, clipped, mean_of
 from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table, write_table
-from rewardgrid.study.errors import AGAIN, ConfigError, UserError, all_of, did_you_mean
+from rewardgrid.study.errors import AGAIN, ConfigError, UserError, did_you_mean
 from rewardgrid.study.files import read_json
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
@@ -367,18 +367,26 @@ def configurations(rows: Sequence[Row], by: Sequence[str] = ()) -> list[Configur
     """
     differing = varying(rows)
     fields = tuple(by or differing)
+    found = _grouped(rows, fields)
+    for members in found:
+        if unequal := _unequal(members):
+            raise UserError(f"experiments.{members[0]['experiment']}.by: read {list(fields)}; {unequal}")
+    named = tuple(name for name in fields if name in differing) or fields
+    return [Configuration(fields, named, tuple(members)) for members in found]
+
+
+def _grouped(rows: Sequence[Row], fields: Sequence[str]) -> list[list[Row]]:
+    """The rows that are equal in these fields, by order of appearance."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[name] for name in fields), []).append(row)
-    for members in found.values():
-        unequal = ", ".join(varying(members))
-        if unequal:
-            raise UserError(
-                f"experiments.{members[0]['experiment']}.by: read {list(fields)}, which puts cells of different "
-                f"{unequal} into one mean; add {unequal}"
-            )
-    named = tuple(name for name in fields if name in differing) or fields
-    return [Configuration(fields, named, tuple(members)) for members in found.values()]
+    return list(found.values())
+
+
+def _unequal(members: Sequence[Row]) -> str:
+    """What is wrong with the mean of these cells; nothing if they differ in their seed alone."""
+    unequal = ", ".join(varying(members))
+    return f"puts cells of different {unequal} into one mean; add {unequal}" if unequal else ""
 
 
 def check_columns(study: Study) -> None:
@@ -395,15 +403,14 @@ def check_columns(study: Study) -> None:
         for column in experiment.columns
         if column not in own and (column not in COLUMNS or column.startswith(OWN))
     ]
-
-    def check_names() -> None:
-        if problems:
-            raise ConfigError(problems)
-
-    def check_means(name: str, experiment: Experiment) -> None:
-        configurations([spec_row(cell) | {"experiment": name} for cell in study.grid[name]], experiment.by)
-
-    all_of(check_names, *(partial(check_means, name, experiment) for name, experiment in study.active.items()))
+    for name, experiment in study.active.items():
+        if experiment.by:
+            rows = [spec_row(cell) for cell in study.grid[name]]
+            wrong = next(filter(None, map(_unequal, _grouped(rows, experiment.by))), None)
+            if wrong:
+                problems.append(study.problem(("experiments", name, "by"), list(experiment.by), wrong))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _unknown(column: str, own: Sequence[str]) -> str:

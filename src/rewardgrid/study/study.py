@@ -474,7 +474,11 @@ def _problems(config: Mapping[str, Any], layers: Layers) -> Iterator[Problem]:
         Study.model_validate(config)
     except ValidationError as error:
         for location, read, fix in fixes(Study, error):
-            yield _problem(layers, _place(location), read, fix)
+            place = _place(location)
+            if place[0] == "experiments" and place[2:] == ("title",) and read is None:  # a new one, or a slip
+                others = [name for name in active_names(config) if name != place[1]]
+                fix = f"{fix} of a new experiment;{did_you_mean(str(place[1]), others)}".removesuffix(";")
+            yield _problem(layers, place, read, fix)
     experiments = config.get("experiments")
     for name in experiments if isinstance(experiments, Mapping) else ():
         if name in TARGETS:

@@ -196,7 +196,7 @@ def test_a_configuration_averages_finished_seeds_and_counts_the_others() -> None
 
 def test_a_configuration_of_unequal_cells_is_refused() -> None:
     rows = [row("e", method="lora", rank=1, lr=lr) for lr in (1e-4, 3e-4)]
-    with pytest.raises(UserError, match=r"experiments\.e\.by: read \['rank'\], .* different lr .*; add lr"):
+    with pytest.raises(UserError, match=r"experiments\.e\.by: read \['rank'\]; .* different lr .*; add lr"):
         configurations(rows, ["rank"])
 
 
@@ -232,5 +232,5 @@ def test_an_unknown_column_is_named_with_a_hint(tmp_path: Path) -> None:
 
 def test_a_by_that_mixes_unequal_cells_is_told_before_anything_runs(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"sweep": {**SWEEP, "by": ["beta"]}})
-    with pytest.raises(UserError, match=r"sweep\.by: read \['beta'\], .* add repetition_penalty"):
+    with pytest.raises(UserError, match=r"sweep\.by: read \['beta'\]; .* add repetition_penalty"):
         check_columns(study)

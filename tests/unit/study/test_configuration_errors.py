@@ -232,6 +232,7 @@ def test_the_sound_configuration_is_sound(tmp_path: Path) -> None:
             "1 grids",
             "makes 120,000 cells; write lists that make at most 100,000",
         ),
+        ({"experiments": {"oen": {"grids": [{"seed": 1}]}}}, "experiments.oen.title", None, 'did you mean "one"?'),
         (fixed(reward=False), "experiments.one.fixed.reward", False, "write the name of one, as a text"),
         (fixed(reward=["a"]), "experiments.one.fixed.reward", ["a"], "write the name of one, as a text"),
         ({"results": "a" * 300}, "results", "a" * 300, "can be none (File name too long); name another one"),
