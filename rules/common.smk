@@ -2,6 +2,7 @@
 
 import hashlib
 import shlex
+from functools import cache
 
 from rewardgrid.cli import mps
 from rewardgrid.cli.module import check_triggers
@@ -68,6 +69,12 @@ def cell_of(wildcards):
         ) from None
 
 
+@cache
+def is_measured(metrics):
+    """`measured`, read once for the several inputs that depend on it."""
+    return measured(metrics)
+
+
 def run_of(settled):
     """What training has left of a cell, if it is one that is measured (or if it is none).
 
@@ -76,7 +83,7 @@ def run_of(settled):
 
     def paths(wildcards):
         there = [str(study.layout.spec(wildcards.cell)), str(study.layout.train(wildcards.cell))]
-        known = measured(study.layout.metrics(wildcards.cell)) and all(map(os.path.exists, there))
+        known = is_measured(study.layout.metrics(wildcards.cell)) and all(map(os.path.exists, there))
         return there if known == settled else []
 
     return paths
@@ -90,7 +97,9 @@ def reference_of(settled):
 
     def path(wildcards):
         train = study.layout.train(wildcards.cell)
-        known = measured(study.layout.metrics(wildcards.cell)) and train.exists() and not (train / "weights").exists()
+        known = (
+            is_measured(study.layout.metrics(wildcards.cell)) and train.exists() and not (train / "weights").exists()
+        )
         return str(study.layout.base_metrics(cell_of(wildcards).base_id)) if known == settled else []
 
     return path
@@ -104,7 +113,7 @@ def base_of_unmeasured(name):
             base, metrics = wildcards.base, study.layout.base_metrics(wildcards.base)
         else:
             base, metrics = cell_of(wildcards).base_id, study.layout.metrics(wildcards.cell)
-        return [] if measured(metrics) else str(study.layout.base(base) / name)
+        return [] if is_measured(metrics) else str(study.layout.base(base) / name)
 
     return path
 
