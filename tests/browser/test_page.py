@@ -142,6 +142,26 @@ def test_the_table_filters_by_settings_figures_and_verdicts(reader: Reader) -> N
     assert reader.cells() == ["beta 0.003, seed 1", "beta 0.003, seed 2"]
 
 
+def test_a_filter_that_no_figure_can_pass_is_told(reader: Reader) -> None:
+    told = reader.one("#misread")
+    for text in ("> high", "0.5 to 0.9", "!0.5..x", "ok"):
+        reader.filter("reward", text)
+        assert told.text == 'reward: write a number, "> 0.9" or "0.1..0.5".'
+        assert reader.one("#table input[aria-label='filter reward']").get_attribute("aria-invalid") == "true"
+    for text in ("> 0.9", "!0.5..1e3", "3E-4", "–", "!", ">", ""):
+        reader.filter("reward", text)
+        assert told.text == ""
+    for word in ("> border", "ok", "..."):
+        reader.filter("verdict", word)
+        assert told.text == ""
+
+
+def test_a_cell_s_name_stays_in_sight(reader: Reader) -> None:
+    reader.run("document.querySelector('.scroll').style.width = '400px'; document.querySelector('.scroll').scrollLeft = 300")
+    name, scroll = reader.one("#table tbody a"), reader.one(".scroll")
+    assert scroll.rect["x"] <= name.rect["x"] < scroll.rect["x"] + 100
+
+
 def test_the_table_sorts_by_a_column_either_way(reader: Reader) -> None:
     head = next(each for each in reader.all("#table thead th") if each.text == "beta")
     head.click()

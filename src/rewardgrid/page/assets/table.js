@@ -2,14 +2,18 @@
 
 const ticked = new Set(); // names of the cells whose curves are drawn
 
+const UNFINISHED = /^!?\s*(<=|>=|<|>|=)?\s*[-+.]*$/; // a filter that is not yet written to its end
+const RANGE = /^(-?[\d.e+-]+)\s*\.\.\s*(-?[\d.e+-]+)$/;
+const BOUND = /^(<=|>=|<|>|=)\s*(\S+)$/;
+
 /** Whether a value passes a filter: a word, "> 0.9", "<= 3", "0.1..0.5", or "!" and one of these. */
 function passes(filter, value, column) {
   const text = filter.trim().toLowerCase();
-  if (!text || /^!?\s*(<=|>=|<|>|=)?\s*[-+.]*$/.test(text)) return true; // or not yet written to its end
+  if (UNFINISHED.test(text)) return true;
   if (text.startsWith("!")) return !passes(text.slice(1), value, column);
-  const range = text.match(/^(-?[\d.e+-]+)\s*\.\.\s*(-?[\d.e+-]+)$/);
+  const range = text.match(RANGE);
   if (range) return value !== null && value >= Number(range[1]) && value <= Number(range[2]);
-  const bound = text.match(/^(<=|>=|<|>|=)\s*(\S+)$/);
+  const bound = text.match(BOUND);
   if (bound && !Number.isNaN(Number(bound[2]))) {
     const limit = Number(bound[2]);
     const holds = { "<": value < limit, ">": value > limit, "<=": value <= limit, ">=": value >= limit, "=": value === limit };
@@ -18,6 +22,14 @@ function passes(filter, value, column) {
   // A figure is found as it is written in the table too.
   if (typeof value === "number") return value === Number(text) || shown(value, column) === text;
   return String(value ?? "–").toLowerCase().includes(text);
+}
+
+/** Whether a filter says something that a figure can pass; words are looked for in any other column. */
+function understood(filter, column) {
+  const text = filter.trim().toLowerCase().replace(/^!\s*/, "");
+  if (!column.numeric || UNFINISHED.test(text) || text === "–") return true;
+  const numbers = text.match(RANGE)?.slice(1) ?? [text.match(BOUND)?.[2] ?? text];
+  return numbers.every((number) => !Number.isNaN(Number(number)));
 }
 
 function verdict_of(row) {
@@ -80,6 +92,7 @@ function make_table(on_tick) {
   const inputs = columns.map((column, i) => {
     const input = element("input", { type: "text", "aria-label": `filter ${column.label}`, placeholder: column.numeric ? "> < .." : "" });
     input.addEventListener("input", () => {
+      input.setAttribute("aria-invalid", !understood(input.value, column));
       table.column(i).search("").draw();
       rejudge();
     });
@@ -88,7 +101,11 @@ function make_table(on_tick) {
   globalThis.DataTable.ext.search.push((settings, _, place) =>
     columns.every((column, i) => !inputs[i]?.value || passes(inputs[i].value, value(column, page.cells[place]), column)),
   );
-  const rejudge = () => show_verdicts();
+  const rejudge = () => {
+    show_verdicts();
+    const wrong = columns.filter((column, i) => inputs[i]?.getAttribute("aria-invalid") === "true");
+    $("misread").textContent = wrong.map((column) => `${column.label}: write a number, "> 0.9" or "0.1..0.5". `).join("");
+  };
   const lay = () => {
     filters.replaceChildren(
       ...columns.flatMap((column, i) => (table.column(i).visible() ? [element("td", {}, inputs[i])] : [])),
@@ -108,7 +125,7 @@ function make_table(on_tick) {
       table.column(i).visible(box.checked);
       if (!box.checked && inputs[i].value) {
         inputs[i].value = "";
-        table.draw();
+        inputs[i].dispatchEvent(new Event("input"));
       }
       lay();
     });
