@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ KEPT = (".json", ".txt", ".jinja")
 PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ENDS = ("[EOS]", "<|endoftext|>", "</s>")
 """What the token that ends a text is called, where no file says which one it is."""
+POINTER = b"version https://git-lfs.github.com/spec/"
 CONSTANTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 """Ends of the names of what old models hold beside their weights."""
 
@@ -150,7 +152,17 @@ def _tensors(directory: Path) -> Iterator[tuple[Path, str, Tensor]]:
                 for name in tensors.keys():  # noqa: SIM118
                     yield path, name, tensors.get_tensor(name)
         except (SafetensorError, OSError) as error:
+            _refuse_pointer(path, "weights")
             raise UserError(f"{path}: corrupt weights ({error}); fetch or copy the file again") from None
+
+
+def _refuse_pointer(path: Path, what: str) -> None:
+    """Raise a UserError if the file is what Git LFS leaves where it has not fetched the real one."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise UserError(
+                f"{path}: a Git LFS pointer instead of the {what}; run `git lfs pull` where the model was cloned"
+            ) from None
 
 
 def _check_weights(directory: Path, shape: Shape) -> None:
@@ -225,6 +237,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
+        _refuse_pointer(path, "tokenizer")
         raise UserError(f"{path}: no readable tokenizer ({error}); fetch or copy the file again") from None
     # How it was called when it was saved; prompts have one length, and no rows are filled up.
     tokenizer.no_padding()

@@ -245,6 +245,13 @@ def without_end(model: Path) -> None:
         path.write_text(path.read_text().replace("[EOS]", "[end]"))
 
 
+def point(name: str) -> Any:
+    """Leave what a clone has of a file that Git LFS did not fetch."""
+    oid = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 5012345\n"
+    return lambda model: (model / name).write_text(pointer)
+
+
 def pickled(model: Path) -> None:
     (model / WEIGHTS).rename(model / "pytorch_model.bin")
 
@@ -260,6 +267,8 @@ def pickled(model: Path) -> None:
         (tear(WEIGHTS, -4), r"model\.safetensors: corrupt weights"),
         (tear(WEIGHTS, 100), r"model\.safetensors: corrupt weights"),
         (tear(WEIGHTS, 0), r"model\.safetensors: corrupt weights"),
+        (point(WEIGHTS), r"model\.safetensors: a Git LFS pointer instead of the weights; run `git lfs pull`"),
+        (point("tokenizer.json"), r"tokenizer\.json: a Git LFS pointer instead of the tokenizer; run `git lfs pull`"),
         (
             configure(model_type="gpt2", architectures=["GPT2LMHeadModel"]),
             r"config\.json: model_type: read 'gpt2'; .* its weights do not fit config\.json \(missing keys: ",
