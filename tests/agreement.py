@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewardgrid.evaluate.verdict import LABELS, Label, verdict
 from rewardgrid.report.columns import COLUMNS, RENAMED, show
 from rewardgrid.report.markdown import grid
 from rewardgrid.study.files import read_json
 from rewardgrid.study.steps import lasting_from
 from rewardgrid.study.thresholds import Above, Thresholds
+from rewardgrid.study.verdict import LABELS, Label, verdict
 from tests.blind import CELLS, LABELLED, TEXTS, UNTOUCHED
 
 ROOT = Path(__file__).parents[1]

@@ -39,7 +39,6 @@ from rewardgrid.base.load import Base, load_base
 from rewardgrid.evaluate.cell import measurements, protocols, sample_all, signals
 from rewardgrid.evaluate.course import base_rollouts, course
 from rewardgrid.evaluate.course import signals as course_signals
-from rewardgrid.evaluate.verdict import verdict
 from rewardgrid.lm.draws import generator
 from rewardgrid.lm.sampler import sample
 from rewardgrid.study.cell import Cell
@@ -47,6 +46,7 @@ from rewardgrid.study.contracts import SAMPLES, read_table
 from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.study import Evaluation
 from rewardgrid.study.thresholds import Thresholds
+from rewardgrid.study.verdict import verdict
 from rewardgrid.train.rollout import Assessor, Draws, rollout_rows
 from rewardgrid.train.surprise import usual
 from rewardgrid.train.weights import base_weights

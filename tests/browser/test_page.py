@@ -157,7 +157,9 @@ def test_a_filter_that_no_figure_can_pass_is_told(reader: Reader) -> None:
 
 
 def test_a_cell_s_name_stays_in_sight(reader: Reader) -> None:
-    reader.run("document.querySelector('.scroll').style.width = '400px'; document.querySelector('.scroll').scrollLeft = 300")
+    reader.run(
+        "document.querySelector('.scroll').style.width = '400px'; document.querySelector('.scroll').scrollLeft = 300"
+    )
     name, scroll = reader.one("#table tbody a"), reader.one(".scroll")
     assert scroll.rect["x"] <= name.rect["x"] < scroll.rect["x"] + 100
 

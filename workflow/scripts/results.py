@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rewardgrid.cli.program import run_program
 from rewardgrid.published.section import section
-from rewardgrid.report.evidence import load_bases, load_samples, read_study
+from rewardgrid.report.evidence import load_samples, read_study
 from rewardgrid.report.render import Results, render
-from rewardgrid.report.tables import read_experiment, rows_of
+from rewardgrid.report.tables import load_bases, read_experiment, rows_of
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, write_text
 

@@ -1,1 +1,1 @@
-"""What a finished cell is like: its samples, their diversity, its divergence from the base, the verdict."""
+"""What a finished cell is like: its samples, their diversity, its divergence from the base."""

@@ -15,7 +15,6 @@ from rewardgrid.evaluate.course import base_rollouts, course
 from rewardgrid.evaluate.diversity import published
 from rewardgrid.evaluate.samples import METRIC, PAID, Protocol, by_mode, draw, own_figures, summary
 from rewardgrid.evaluate.samples import hacked as hacked_samples
-from rewardgrid.evaluate.verdict import Signals, verdict
 from rewardgrid.lm.foreign import Architecture
 from rewardgrid.lm.model import Weights
 from rewardgrid.study.cell import METRICS_VERSION, REWARDS, Cell, Reward
@@ -34,6 +33,7 @@ from rewardgrid.study.files import read_json, write_json
 from rewardgrid.study.own import Code, OwnFunction, code_of
 from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation
+from rewardgrid.study.verdict import Signals, verdict
 from rewardgrid.train.keeper import mend
 from rewardgrid.train.rollout import Assessor
 from rewardgrid.train.surprise import Usual, unlikely, usual

@@ -12,13 +12,13 @@ import torch
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.diversity import comma_rate, fragment_share, skeleton_share
 from rewardgrid.evaluate.samples import Protocol, draw
-from rewardgrid.evaluate.verdict import verdict
 from rewardgrid.lm.foreign import Architecture
 from rewardgrid.lm.model import Weights
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import COURSE
 from rewardgrid.study.study import Evaluation
 from rewardgrid.study.thresholds import Thresholds
+from rewardgrid.study.verdict import verdict
 from rewardgrid.train.rewards import text_tables
 from rewardgrid.train.rollout import Assessor, with_eos
 from rewardgrid.train.surprise import Usual, surprises_of, unlikely, usual

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rewardgrid.report.columns import COLUMNS, MEASURED_COLUMNS, RENAMED, SPEC_COLUMNS, known, settings
 from rewardgrid.report.curves import smoothed
-from rewardgrid.report.tables import Row, base_row, cell_row, own_columns, varying
+from rewardgrid.report.tables import Row, base_row, cell_row, load_bases, own_columns, varying
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table
 from rewardgrid.study.files import read_json
@@ -71,7 +71,8 @@ def overview(study: Study, cells: Sequence[tuple[Cell, Sequence[str]]]) -> dict[
     Raises:
         UserError: a file of a cell is torn or another cell's.
     """
-    rows = [cell_row(study.layout, experiments[0], cell) for cell, experiments in cells]
+    bases = load_bases(study)
+    rows = [cell_row(study, experiments[0], cell, bases) for cell, experiments in cells]
     told_apart = {
         name: varying([row for (_, own), row in zip(cells, rows, strict=True) if name in own]) for name in study.active
     }
@@ -81,7 +82,7 @@ def overview(study: Study, cells: Sequence[tuple[Cell, Sequence[str]]]) -> dict[
     own = own_columns(study)
     measured = [name for name in (*MEASURED_COLUMNS, *own) if any(known(row.get(name)) for row in rows)]
     shown = {"verdict", "experiment", *settings_columns[:MOST_SETTINGS], *SHOWN_FIRST, *ONSETS, *own[::2]}
-    columns = ["verdict", "experiment", *settings_columns, "seed", "reasons", *measured]
+    columns = ["verdict", "experiment", *settings_columns, "seed", "reasons", "verdict_published_signals", *measured]
     groups: dict[tuple[Any, ...], int] = {}
     listed = []
     for (cell, experiments), row in zip(cells, rows, strict=True):

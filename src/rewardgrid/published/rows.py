@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from rewardgrid.published.data import Line, Tables, happy_at_end
 from rewardgrid.published.judging import Answer
-from rewardgrid.report.columns import NOTHING, decimals, known, setting
+from rewardgrid.report.columns import COLUMNS, NOTHING, decimals, known, setting
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.routing_findings import Ended, endings, near_end
 from rewardgrid.report.statistics import clipped, largest_share, pooled_sd, t_quantile
@@ -41,6 +41,8 @@ KL, SECONDS = Kind("KL", 2, factor=True), Kind("seconds", 0, factor=True)
 UNIQUE = Kind("unique/20", 1, largest=20.0)
 VERDICT = Kind("verdict", 1, largest=2.0)
 """0 for ok, 1 for borderline, 2 for degenerate."""
+VERDICT_COLUMNS = ("verdict", "verdict_published_signals")
+"""A published verdict stands beside ours by all signals, and by those alone that the published rows give."""
 
 
 class _Figure(NamedTuple):
@@ -176,7 +178,7 @@ def seed_spreads(tables: Tables, ours: Evidence) -> dict[str, SeedSpread]:
                 for values in (_known(lines, column), _known(finished, figure.ours)):
                     groups.setdefault(figure.kind, []).append(_scaled(figure.kind, values))
             for rows in (lines, finished):
-                groups.setdefault(VERDICT, []).append(_scores(rows))
+                groups.setdefault(VERDICT, []).append(_scores(_verdicts(rows)))
     pooled = {kind.name: pooled_sd(members) for kind, members in groups.items()}
     return {name: SeedSpread(*found) for name, found in pooled.items() if found is not None}
 
@@ -206,7 +208,11 @@ def _compare(
             if _known(lines, column)
         ]
         if "verdict" in lines[0]:
-            items.append(_verdict_item(lines, cells, spreads))
+            items += [
+                _verdict_item(lines, cells, spreads, column)
+                for column in VERDICT_COLUMNS
+                if not cells or _verdicts(cells, column)
+            ]
     return ComparedRow(
         table=name,
         settings=", ".join(setting(key, value) for key, value in settings.items()),
@@ -279,23 +285,25 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] <= b[1] and b[0] <= a[1]
 
 
-def _scores(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Verdicts as numbers; what diverged counts as degenerate."""
-    return [float(VERDICTS.index(verdict)) for verdict in _verdicts(rows)]
+def _scores(verdicts: Sequence[str]) -> list[float]:
+    return [float(VERDICTS.index(verdict)) for verdict in verdicts]
 
 
-def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return ["degenerate" if row.get("state") == "diverged" else row["verdict"] for row in rows if "verdict" in row]
+def _verdicts(rows: Sequence[Mapping[str, Any]], column: str = "verdict") -> list[str]:
+    """The verdicts that there are; what diverged counts as degenerate."""
+    found = ["degenerate" if row.get("state") == "diverged" else row.get(column) for row in rows]
+    return [verdict for verdict in found if verdict]
 
 
-def _verdict_item(lines: Sequence[Line], cells: Sequence[Row], spreads: Mapping[str, SeedSpread]) -> Item:
-    """Verdicts of both sides, compared like figures."""
-    theirs, mine = (_interval(VERDICT, _scores(rows), 1, spreads, 0.0) for rows in (lines, cells))
+def _verdict_item(lines: Sequence[Line], cells: Sequence[Row], spreads: Mapping[str, SeedSpread], column: str) -> Item:
+    """Verdicts of both sides, compared like figures; ours are those of a column."""
+    both = _verdicts(lines), _verdicts(cells, column)
+    theirs, mine = (_interval(VERDICT, _scores(verdicts), 1, spreads, 0.0) for verdicts in both)
     answer: Answer = "agrees" if theirs and mine and _overlap(theirs[1:], mine[1:]) else "differs"
     return Item(
-        metric="verdict",
-        published=_tally(_verdicts(lines)),
-        ours=_tally(_verdicts(cells)) if cells else NOTHING,
+        metric=COLUMNS[column].label,
+        published=_tally(both[0]),
+        ours=_tally(both[1]) if cells else NOTHING,
         answer=answer if cells else "not run",
     )
 

@@ -11,7 +11,7 @@ from rewardgrid.published.comparison import ComparedClaim, Comparison
 from rewardgrid.published.data import BASE
 from rewardgrid.published.judging import ANSWERS, Answer
 from rewardgrid.published.rows import PUBLISHED_SAMPLES, SAME_SECONDS, ComparedRow
-from rewardgrid.report.columns import NOTHING
+from rewardgrid.report.columns import COLUMNS, NOTHING
 from rewardgrid.report.markdown import code, grid
 from rewardgrid.report.render import Section, environment
 from rewardgrid.report.separation import HACK_GONE
@@ -46,7 +46,10 @@ def section(comparison: Comparison, templates: Path) -> Section:
         .render(
             base=comparison["base"],
             published_base=BASE,
+            other_base=comparison["base"] != "simplestories",
+            published_signals=COLUMNS["verdict_published_signals"].label.capitalize(),
             overview=overview,
+            differing=_differing(comparison["rows"]),
             relations=_parted(comparison["relations"], "relation", numbered=False),
             claims=_parted(comparison["claims"], "published claim", numbered=True),
             tables=[{"name": name, "answers": _answers(rows), "table": _table(rows)} for name, rows in ran.items()],
@@ -80,6 +83,14 @@ def _overview(comparison: Comparison) -> Markup:
         for what, entries in kinds
     ]
     return grid(["", *ANSWERS], lines, [False, *[True] * len(ANSWERS)])
+
+
+def _differing(rows: Sequence[ComparedRow]) -> str:
+    """``verdict in 3 of 8, KL in 1 of 6``: where the figures that were compared differ, the most often first."""
+    items = [item for row in rows for item in row["items"] if item["answer"] != "not run"]
+    compared = Counter(item["metric"] for item in items)
+    found = Counter(item["metric"] for item in items if item["answer"] == "differs")
+    return ", ".join(f"{metric} in {number} of {compared[metric]}" for metric, number in found.most_common())
 
 
 def _answers(rows: Sequence[ComparedRow]) -> str:

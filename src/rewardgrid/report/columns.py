@@ -278,6 +278,13 @@ COLUMNS: dict[str, Column] = _Columns(
         **SPEC_COLUMNS,
         **MEASURED_COLUMNS,
         "verdict": Column("verdict", "ok, borderline or degenerate; or stopped", "", _S),
+        "verdict_published_signals": Column(
+            "verdict (published signals)",
+            "the verdict by what the published rows give alone: first sentences, Jaccard, KL, reward and length; "
+            "without likelihoods, and without what single sentences look like",
+            "",
+            _S,
+        ),
         "reasons": Column("reasons", "kinds of degeneracy, why it stopped or diverged, or what is missing", "", _S),
         "hardware": Column("hardware", "what the cell was trained on", "", _S),
         "versions": Column("versions", "versions of the libraries that trained it", "", _S),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from rewardgrid.report.tables import Row, base_row, read_experiment, rows_of
+from rewardgrid.report.tables import Row, load_bases, read_experiment, rows_of
 from rewardgrid.study.contracts import HISTORY, ROUTING, SAMPLES, read_table
 from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import read_json
 from rewardgrid.study.history import read_history
 from rewardgrid.study.problems import validated
 from rewardgrid.study.study import Study
@@ -96,9 +95,3 @@ def load_samples(study: Study, cells: Iterable[str]) -> dict[str, pd.DataFrame]:
     paths |= {base_id: path for base_id, path in bases.items() if path.exists()}
     read = {name: read_table(path, SAMPLES) for name, path in paths.items()}
     return {name: frame[frame["protocol"] == "full"] for name, frame in read.items()}
-
-
-def load_bases(study: Study) -> dict[str, Row]:
-    """The rows of those bases that have been measured."""
-    paths = {base_id: study.layout.base_metrics(base_id) for base_id in study.base_recipes}
-    return {base_id: base_row(base_id, read_json(path)) for base_id, path in paths.items() if path.exists()}

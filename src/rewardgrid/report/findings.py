@@ -22,6 +22,7 @@ FINDINGS: dict[FindingName, tuple[str, Callable[[Scope], Finding]]] = {
     "best_tradeoff": ("Best trade-off", reward_findings.best_tradeoff),
     "penalty_effect": ("Effect of the repetition penalty", reward_findings.penalty_effect),
     "beta_order": ("Order of beta", reward_findings.beta_order),
+    "published_signals": ("Verdicts by the published signals alone", reward_findings.published_signals),
     "smallest_passing": ("Smallest rank that passes", reward_findings.smallest_passing),
     "lr_ratio_to_full": ("Learning rate, LoRA by full", reward_findings.lr_ratio_to_full),
     "slower_than_baseline": ("Larger batch against smaller", reward_findings.slower_than_baseline),

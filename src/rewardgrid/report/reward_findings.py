@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +31,7 @@ from rewardgrid.report.statistics import (
     slope,
     unpaired,
 )
-from rewardgrid.report.tables import Configuration, Row, configurations
+from rewardgrid.report.tables import VERDICTS, Configuration, Row, configurations
 from rewardgrid.report.words import change_in_words, numbered, p_value, times_in_words
 from rewardgrid.study.text import count
 
@@ -117,6 +118,48 @@ def _achieves(found: Configuration) -> str:
         f"{decimals(_two(found), 2)}{sure} at {found.label}, with a KL of {kl} nats per token "
         f"({count(reward.n, 'seed')}: {verdicts})"
     )
+
+
+# --- what a verdict rests on ---------------------------------------------------------------------------
+
+
+def published_signals(scope: Scope) -> Finding:
+    """What the verdicts would be by the signals alone that the published rows give, and which others say more."""
+    rule = (
+        "The published rows give first sentences, Jaccard, KL, reward and, here and there, a length. By these alone "
+        "the rule of the verdict calls 38 of the 39 published rows what they are called there; they show no chopped "
+        "sentences, and gibberish as KL alone. The verdict itself goes by likelihoods under the base and by what "
+        "single sentences look like too."
+    )
+    cells = [row for row in scope.finished if row["verdict_published_signals"]]
+    if not cells:
+        return not_enough("none has finished", rule=rule)
+    whole, alone = _listed(cells, "verdict"), _listed(cells, "verdict_published_signals")
+    differing = [row for row in cells if row["verdict"] != row["verdict_published_signals"]]
+    reasons = Counter(reason for row in differing if row["reasons"] for reason in row["reasons"].split(", "))
+    seen = ", ".join(f"{reason} in {number}" for reason, number in reasons.most_common())
+    rows = [
+        {name: found.cells[0][name] for name in found.fields}
+        | {
+            "n": len(found.finished),
+            "by all signals": _listed(found.finished, "verdict"),
+            "by the published ones": _listed(found.finished, "verdict_published_signals"),
+        }
+        for found in scope.configurations
+        if found.finished
+    ]
+    sentences = [f"By all signals the verdicts are {whole}; by the published ones alone {alone}."]
+    if seen:
+        differ, them = ("differs", "it") if len(differing) == 1 else ("differ", "them")
+        sentences.append(f"{count(len(differing), 'cell')} of {len(cells)} {differ}; what was seen in {them}: {seen}.")
+    conclusion = f"{alone}; by all signals {whole}" if differing else f"the same, {whole}"
+    return finding(conclusion, sentences, cells, rows, rule)
+
+
+def _listed(cells: Sequence[Row], column: str) -> str:
+    """``2 ok, 4 borderline``."""
+    found = Counter(row[column] for row in cells)
+    return ", ".join(f"{found[label]} {label}" for label in VERDICTS if found[label])
 
 
 # --- the effect of one setting -------------------------------------------------------------------------

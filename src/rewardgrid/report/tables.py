@@ -40,7 +40,8 @@ from rewardgrid.study.files import read_json
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.steps import first_reaching, lasting_from
-from rewardgrid.study.study import Experiment, Study
+from rewardgrid.study.study import Evaluation, Experiment, Study
+from rewardgrid.study.verdict import verdict
 
 Row = Mapping[str, Any]
 """A cell of an experiment: column -> value, None where there is none."""
@@ -90,8 +91,10 @@ def spec_row(cell: Cell) -> dict[str, Any]:
     return spec
 
 
-def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
+def cell_row(study: Study, experiment: str, cell: Cell, bases: Mapping[str, Row]) -> dict[str, Any]:
     """A cell's spec and everything that was measured, from the files that training and evaluation left.
+
+    ``bases`` are those of :func:`load_bases`.
 
     Its state is "missing" unless both have finished; then only the spec is filled in, and the reason. A cell
     that diverged has the steps and seconds it took, and no other figure. One that was stopped has the figures of the
@@ -100,7 +103,7 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
     Raises:
         UserError: a file is torn or belongs to another cell.
     """
-    name = cell.name
+    name, layout = cell.name, study.layout
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= spec_row(cell) | {"experiment": experiment, "cell": name, "state": "missing"}
     status_path, metrics_path = layout.train(name) / "status.json", layout.metrics(name)
@@ -129,6 +132,8 @@ def cell_row(layout: Layout, experiment: str, cell: Cell) -> dict[str, Any]:
         course = read_table(layout.course(name), COURSE)
         measured["degeneration_onset"] = lasting_from(course["step"].tolist(), (course["verdict"] != "ok").tolist())
     row |= _from_history(history) | measured
+    if cell.base_id in bases:
+        row["verdict_published_signals"] = _by_published_signals(row, bases[cell.base_id], study.evaluation)
     if row["state"] != "stopped":
         return row
     final = " ".join([str(row["verdict"]), *([f"({row['reasons']})"] if row["reasons"] else [])])
@@ -188,6 +193,24 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return row | {"verdict": metrics["verdict"], "reasons": ", ".join(metrics["reasons"])}
 
 
+def _by_published_signals(row: Row, base: Row, settings: Evaluation) -> str:
+    """The verdict on what the published rows give of a cell, and on nothing else.
+
+    A reward that may exceed 1 does not say when it is saturated.
+    """
+    signals = {name: row[name] for name in ("unique_first_sentences", "jaccard", "completion_length")}
+    signals |= {"prompts": settings.published_prompts, "kl_k3": row["final_kl"]}
+    if bounds("final_reward", row["reward"])[1] == 1.0:
+        signals["reward"] = row["final_reward"]
+    return verdict(signals, base, settings.thresholds).label
+
+
+def load_bases(study: Study) -> dict[str, Row]:
+    """The rows of those bases that have been measured."""
+    paths = {base_id: study.layout.base_metrics(base_id) for base_id in study.base_recipes}
+    return {base_id: base_row(base_id, read_json(path)) for base_id, path in paths.items() if path.exists()}
+
+
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The base's own samples as a row of the same columns: the reference that cells are judged against.
 
@@ -210,7 +233,8 @@ def experiment_table(study: Study, name: str) -> pd.DataFrame:
             f"experiment {name}: unknown or left out;{did_you_mean(name, study.active)} "
             f"write one of: {', '.join(study.active)}"
         )
-    rows = [cell_row(study.layout, name, cell) for cell in study.grid[name]]
+    bases = load_bases(study)
+    rows = [cell_row(study, name, cell, bases) for cell in study.grid[name]]
     return pd.DataFrame(rows, columns=[*COLUMNS, *own_columns(study)], dtype=object)
 
 

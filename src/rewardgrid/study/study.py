@@ -38,6 +38,7 @@ FindingName = Literal[
     "best_tradeoff",
     "penalty_effect",
     "beta_order",
+    "published_signals",
     "smallest_passing",
     "lr_ratio_to_full",
     "slower_than_baseline",

@@ -26,8 +26,8 @@ from tests.tiny import make_cell
 
 from rewardgrid.base.load import Base
 from rewardgrid.evaluate.cell import evaluate_base
-from rewardgrid.evaluate.verdict import LABELS
 from rewardgrid.study.study import Evaluation
+from rewardgrid.study.verdict import LABELS
 from rewardgrid.train.engines.native import train
 
 SMALL = Evaluation(samples=24, published_samples=10, published_top_k=5, base_draws=0)

@@ -13,10 +13,10 @@ from tests.trees import REPOSITORY
 from rewardgrid.base.load import Base, load_base
 from rewardgrid.evaluate.cell import measurements, protocols, sample_all, signals
 from rewardgrid.evaluate.samples import evaluation_prompts
-from rewardgrid.evaluate.verdict import Verdict, verdict
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.study import Evaluation
 from rewardgrid.study.thresholds import Thresholds
+from rewardgrid.study.verdict import Verdict, verdict
 from rewardgrid.train.rewards import text_tables
 from rewardgrid.train.surprise import surprises_of, usual
 from rewardgrid.train.weights import base_weights

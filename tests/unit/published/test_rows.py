@@ -145,6 +145,18 @@ def test_verdicts_are_compared_as_steps_between_ok_and_degenerate(published: Pub
     assert answer("ok") == "differs"
 
 
+def test_a_published_verdict_stands_beside_ours_by_its_own_signals_too(published: Published) -> None:
+    cells = [
+        row("lora_rank", method="lora", rank=8, lr=1e-4, seed=seed, verdict=verdict, verdict_published_signals=alone)
+        for seed, verdict, alone in ((42, "degenerate", "ok"), (123, "borderline", "ok"))
+    ]
+    found = compared(published, {"lora_rank": cells})["lora_rank.csv: rank 8, lr 1e-4"]
+    assert [(item["metric"], item["published"], item["ours"], item["answer"]) for item in found["items"][-2:]] == [
+        ("verdict", "ok", "1 borderline, 1 degenerate", "differs"),
+        ("verdict (published signals)", "ok", "ok", "agrees"),
+    ]
+
+
 def test_a_published_figure_of_two_decimals_is_no_surer_than_that(published: Published) -> None:
     cells = [row("lora_rank", method="lora", rank=2, lr=1e-4, seed=seed, final_reward=0.8495) for seed in (1, 2)]
     found = compared(published, {"lora_rank": cells})["lora_rank_summary.csv: rank 2, lr 1e-4"]

@@ -52,6 +52,31 @@ def test_findings_come_in_the_order_asked_for() -> None:
     ]
 
 
+# --- verdicts ------------------------------------------------------------------------------------------
+
+
+def test_verdicts_by_the_published_signals_stand_beside_those_by_all() -> None:
+    chopped = {"verdict": "degenerate", "reasons": "gibberish, chopped sentences"}
+    rows = sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict_published_signals="ok", **chopped)
+    rows += sweep({(0.01, 1.1, 1): (0.9, 2.0)}, verdict_published_signals="degenerate", **chopped)
+    rows += sweep({(0.02, 1.1, 2): (0.8, 1.0)}, verdict_published_signals="ok", verdict="ok")
+    rows += sweep({(0.02, 1.1, 3): (0.8, 1.0)}, state="diverged")
+    found = find("published_signals", rows)
+    assert found["conclusion"] == "2 ok, 1 degenerate; by all signals 1 ok, 2 degenerate"
+    assert found["sentences"] == [
+        "By all signals the verdicts are 1 ok, 2 degenerate; by the published ones alone 2 ok, 1 degenerate.",
+        "1 cell of 3 differs; what was seen in it: gibberish in 1, chopped sentences in 1.",
+    ]
+    assert [
+        (each["beta"], each["n"], each["by all signals"], each["by the published ones"]) for each in found["rows"]
+    ] == [
+        (0.02, 2, "1 ok, 1 degenerate", "2 ok"),
+        (0.01, 1, "1 degenerate", "1 degenerate"),
+    ]
+    same = find("published_signals", rows[2:3])
+    assert (same["conclusion"], len(same["sentences"])) == ("the same, 1 ok", 1)
+
+
 # --- rewards -------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -69,6 +70,43 @@ def test_a_finished_cell_has_the_mean_of_its_last_50_steps(tree: Make) -> None:
     assert (found["degeneration_onset"], found["hack_onset"]) == (150, None)
     assert (found["reward"], found["reward_256"]) == ("sentence_length_10_smooth", 0.88)
     assert (found["verdict"], found["reasons"]) == ("ok", "")
+
+
+@pytest.mark.parametrize(
+    ("left", "alone"),
+    [
+        ({}, "ok"),
+        ({"unique": 9}, "borderline"),
+        ({"unique": 5}, "degenerate"),
+        ({"jaccard": 0.17}, "borderline"),
+        ({"kl": 1.6}, "borderline"),
+        ({"kl": 2.9}, "degenerate"),
+        ({"rewards": [0.985] * 60}, "borderline"),
+        ({"full": {"completion_length": 50.0}}, "borderline"),
+        ({"full": {"unlikely_windows": 0.99, "unlikely_ends": 0.99, "fragment_share": 0.9}}, "ok"),
+    ],
+)
+def test_the_verdict_by_the_published_signals_sees_what_the_published_rows_give(
+    tree: Make, left: dict[str, Any], alone: str
+) -> None:
+    sweep = tree(reward_sweep=SWEEP)
+    cell = sweep.study.grid["reward_sweep"][0]
+    sweep.finish(cell, verdict="degenerate", **left)
+
+    def found() -> tuple[str, str | None]:
+        row = rows_of(experiment_table(sweep.study, "reward_sweep"))[0]
+        return row["verdict"], row["verdict_published_signals"]
+
+    assert found() == ("degenerate", None)  # without the base's figures there is nothing to compare with
+    sweep.measure_bases()
+    assert found() == ("degenerate", alone)
+
+
+def test_a_reward_that_counts_is_never_saturated(tree: Make) -> None:
+    counting = tree(happy=SWEEP | {"fixed": {"reward": "happy_count"}})
+    counting.measure_bases()
+    counting.finish(counting.study.grid["happy"][0], rewards=[4.0] * 60)
+    assert rows_of(experiment_table(counting.study, "happy"))[0]["verdict_published_signals"] == "ok"
 
 
 def test_an_onset_is_by_the_course_where_there_is_one(tree: Make) -> None:

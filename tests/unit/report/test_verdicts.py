@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from tests.trees import SWEEP, Tree, judged
 
-from rewardgrid.evaluate.verdict import _CRITERIA
 from rewardgrid.report.columns import COLUMNS, RENAMED
 from rewardgrid.report.tables import experiment_table, rows_of
 from rewardgrid.report.verdicts import SIGNALS, deciding, evidence_table, nearness, other_draws
+from rewardgrid.study.verdict import _CRITERIA
 
 Make = Callable[..., Tree]
 

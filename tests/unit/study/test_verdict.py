@@ -23,8 +23,8 @@ from tests.agreement import (
 )
 
 from rewardgrid.evaluate.diversity import measure, words
-from rewardgrid.evaluate.verdict import LABELS, Judged, verdict
 from rewardgrid.study.thresholds import Above, Below, Thresholds
+from rewardgrid.study.verdict import LABELS, Judged, verdict
 
 
 def test_the_rule_agrees_with_the_published_verdicts() -> None:
