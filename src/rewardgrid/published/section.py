@@ -61,7 +61,9 @@ def section(comparison: Comparison, templates: Path) -> Section:
             compatible=f"{100 * largest_share(0, PUBLISHED_SAMPLES):.0f}",
         )
     )
-    summary = Markup("base {}\n\n{}\n").format(code(comparison["base"]), overview)
+    summary = Markup("base {} ([what differs, and why it may]({}))\n\n{}\n").format(
+        code(comparison["base"]), "#what-differs-and-why-it-may", overview
+    )
     return Section(
         anchor="published",
         title="Beside the published study",

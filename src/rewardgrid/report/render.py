@@ -25,14 +25,16 @@ from rewardgrid.report.columns import (
 )
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.figures import CAPTIONS
-from rewardgrid.report.finding import Scope
+from rewardgrid.report.finding import NOT_ENOUGH, Scope
 from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
+from rewardgrid.report.separation import DETECTED_LEARNED, HACK_LEARNED
 from rewardgrid.report.statistics import Estimate
 from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying
 from rewardgrid.report.verdicts import SIGNALS, evidence_table, other_draws
 from rewardgrid.report.words import in_words
+from rewardgrid.study.cell import REWARD_MEANINGS
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
 from rewardgrid.study.text import count
@@ -98,6 +100,7 @@ def render(results: Results, templates: Path) -> str:
             experiments=experiments,
             sections=results.sections,
             glossary=_glossary(results),
+            words=_words(results),
         )
     )
     return squeezed(text)
@@ -157,6 +160,7 @@ def provenance(results: Results) -> Markup:
                 + f"{states['diverged']} diverged, {states['missing']} missing"
             ),
         ),
+        ("Paid for", _paid(rows)),
         ("Engine", md(_tally(f"{row['engine']}, {row['precision']}" for row in ran))),
         ("Hardware", md(_tally(str(row["hardware"]) for row in ran))),
         ("Training time", md(f"{duration(seconds)} in sum")),
@@ -172,6 +176,18 @@ def _tally(values: Iterator[str]) -> str:
     if len(found) < 2:
         return next(iter(found), NOTHING)
     return "; ".join(f"{value} ({count(number, 'cell')})" for value, number in sorted(found.items()))
+
+
+def _paid(rows: Sequence[Row]) -> Markup:
+    """What the cells are paid for, and how it pays."""
+    from markupsafe import Markup
+
+    meanings = {str(name): meaning for name, meaning in REWARD_MEANINGS.items()}
+    lines = []
+    for name, number in Counter(str(row["reward"]) for row in rows).most_common():
+        line = Markup("{} ({})").format(code(name), count(number, "cell"))
+        lines.append(line + (Markup(": {}").format(md(meanings[name])) if name in meanings else ""))
+    return Markup("<br>").join(lines)
 
 
 def _base(results: Results, base_id: str) -> Markup:
@@ -204,6 +220,7 @@ def duration(seconds: float) -> str:
 
 def _experiment(results: Results, name: str) -> dict[str, Any]:
     experiment, rows = results.study.active[name], list(results.tables[name])
+    findings = [_finding(finding) for finding in results.findings if finding["experiment"] == name]
     scope = _scope(results, name)
     states = Counter(row["state"] for row in rows)
     return {
@@ -227,7 +244,8 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         "cells": cell_table(rows, experiment, _bases_of(results, rows), results.page),
         "evidence": evidence_table(results.study.layout, rows),
         "passing": passing_table(scope),
-        "findings": [_finding(finding) for finding in results.findings if finding["experiment"] == name],
+        "findings": findings,
+        "untold": ", ".join(_lower(finding["title"]) for finding in findings if not finding["told"]),
         "samples": list(_samples(results, scope)),
         "missing": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "missing"],
         "stopped": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "stopped"],
@@ -414,10 +432,16 @@ def passing_table(scope: Scope) -> Markup | None:
     return grid(headings, lines, [False, *[True] * (len(metrics) + 1), False])
 
 
+def _lower(title: str) -> str:
+    """A title within a sentence."""
+    return title[:1].lower() + title[1:] if not title[:2].isupper() else title
+
+
 def _finding(finding: Entry) -> dict[str, Any]:
     return {
         "title": finding["title"],
         "conclusion": finding["conclusion"],
+        "told": finding["conclusion"] != NOT_ENOUGH,
         "sentences": finding["sentences"],
         "n": f"{count(finding['cells'], 'cell')}, {count(finding['seeds'], 'seed')}",
         "rule": finding["rule"],
@@ -472,6 +496,7 @@ def _glossary(results: Results) -> Markup:
     used += [*OF_BASES, *(RENAMED.get(column, column) for column in (*PER_PROMPT, *PER_TOKEN)), *SIGNALS]
     for experiment in results.study.active.values():
         used += [*experiment.by, *experiment.columns]
+        used += ["verdict_published_signals"] if "published_signals" in experiment.findings else []
     own = [name for name in dict.fromkeys(used) if name.startswith(OWN)]
     chosen = [name for name in (*COLUMNS, *own) if name in set(used) and name not in ("cell", "experiment", "state")]
     return grid(
@@ -479,3 +504,27 @@ def _glossary(results: Results) -> Markup:
         [[COLUMNS[name].label, code(name), COLUMNS[name].meaning, COLUMNS[name].unit] for name in chosen],
         [False] * 4,
     )
+
+
+WORDS = {
+    "gibberish": "stretches of text that the base finds unlikely",
+    "chopped sentences": "sentences that end where the base would not end them",
+    "fragments": "very short sentences, or very short completions",
+    "comma stuffing": "far more commas than the base writes",
+    "template": "the same sentence, or the same words, again and again",
+}
+"""The kinds of degeneracy."""
+ROUTING_WORDS = {
+    "hack": 'what is paid for and is not the task: "happy", or what a detector of one\'s own says',
+    "learnt": f'both adapters together write at least {HACK_LEARNED:g} "happy" a completion more than the base (or '
+    f"the detector flags a share of completions that is {DETECTED_LEARNED:g} larger)",
+    "routed": "a completion that is flagged as hacked trains the forget adapter and not the retain adapter",
+    "both, retain_only, forget_only": "with both adapters, without the forget adapter, without the retain adapter",
+}
+
+
+def _words(results: Results) -> Markup:
+    """Words that are no columns."""
+    routing = any(cell.is_routing for cell in results.study.cells.values())
+    words = WORDS | (ROUTING_WORDS if routing else {})
+    return grid(["word", "meaning"], [[word, meaning] for word, meaning in words.items()], [False, False])

@@ -175,7 +175,7 @@ ENDINGS: dict[Ending, tuple[str, str]] = {
     "works": ("works", "work"),
     "partly": ("works partly", "work partly"),
     "collapses": ("collapses", "collapse"),
-    "no hack": ("has no hack to remove", "have no hack to remove"),
+    "no hack": ("never learnt the hack", "never learnt the hack"),
     "cannot be told": ("cannot be told", "cannot be told"),
 }
 """How a run ended, as it is said of one and of several."""
@@ -209,7 +209,7 @@ def _told(found: Separation, mine: Sequence[Ended]) -> str:
             f"{_beside(found.excess.value)}, and of retain_only's {_beside(found.left.value)}. "
         )
     if found.gone is None:
-        text += "So there is no hack to remove, and "
+        text += "So the hack was never learnt and there is none to remove, and "
     elif found.gone.value >= ALL:
         least = f"at least {100 * found.gone.low:.0f} %" if found.gone.low < ALL else "100 %"
         text += f"So all of the hack ({least}) goes with the forget adapter, and "
@@ -361,16 +361,21 @@ def asymmetric_table(scope: Scope) -> Finding:
     if not found:
         return not_enough("no cell was evaluated by mode", rule=rule)
     rows = [_settled(ended, settled) for ended, settled in found]
-    clean = sum(settled.gone_from is not None for _, settled in found)
+    learnt = [settled for ended, settled in found if separate([ended.run]).gone is not None]
+    clean = sum(settled.gone_from is not None for settled in learnt)
     ranks = ", ".join(str(rank) for rank in sorted({ended.row["forget_rank"] for ended, _ in found}, reverse=True))
     low = min(settled.retain_sl10["low"] for _, settled in found)
     high = max(settled.retain_sl10["high"] for _, settled in found)
+    number = f"{len(learnt)} of {count(len(found), 'run')} learnt the hack"
     sentence = (
-        f"With forget ranks {ranks}, retain_only is rid of the hack in {clean} of {count(len(found), 'run')}; its sl10 "
-        f"lies between {decimals(low)} and {decimals(high)}."
+        f"With forget ranks {ranks}, {number}{f', of which retain_only is rid in {clean}' if learnt else ''}; "
+        f"retain_only's sl10 lies between {decimals(low)} and {decimals(high)}."
+    )
+    conclusion = (
+        f"clean in {clean} of {count(len(learnt), 'run')} that learnt the hack" if learnt else "no run learnt the hack"
     )
     cells = [ended.row for ended, _ in found]
-    return finding(f"clean in {clean} of {count(len(found), 'run')}", [sentence], cells, rows, rule)
+    return finding(conclusion, [sentence], cells, rows, rule)
 
 
 def _settled(ended: Ended, found: NearEnd) -> dict[str, Any]:

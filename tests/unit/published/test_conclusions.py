@@ -107,8 +107,8 @@ def asymmetric(published: Published) -> list[Routed]:
 
 def test_a_small_forget_adapter_separates_in_every_published_run(published: Published) -> None:
     found = routed("asymmetric_table", asymmetric(published))
-    assert found["conclusion"] == "clean in 6 of 6 runs"
-    assert found["sentences"][0].endswith("its sl10 lies between 0.450 and 0.630.")
+    assert found["conclusion"] == "clean in 6 of 6 runs that learnt the hack"
+    assert found["sentences"][0].endswith("sl10 lies between 0.450 and 0.630.")
     assert {line["gone from step"] for line in found["rows"]} == {70}
 
 

@@ -65,7 +65,7 @@ def test_verdicts_by_the_published_signals_stand_beside_those_by_all() -> None:
     assert found["conclusion"] == "2 ok, 1 degenerate; by all signals 1 ok, 2 degenerate"
     assert found["sentences"] == [
         "By all signals the verdicts are 1 ok, 2 degenerate; by the published ones alone 2 ok, 1 degenerate.",
-        "1 cell of 3 differs; what was seen in it: gibberish in 1, chopped sentences in 1.",
+        "1 cell of 3 differs; what was seen in it: gibberish in 1 cell, chopped sentences in 1.",
     ]
     assert [
         (each["beta"], each["n"], each["by all signals"], each["by the published ones"]) for each in found["rows"]
@@ -117,27 +117,39 @@ def test_a_diverged_seed_rules_a_configuration_out_and_is_mentioned() -> None:
 def test_what_never_left_the_base_is_no_trade_off() -> None:
     bad = sweep({(0.01, 1.1, 1): (0.9, 1.0)}, verdict="degenerate")
     idle = sweep({(0.02, 1.1, 1): (0.4, 0.004)})
-    assert find("best_tradeoff", [*bad, *idle])["conclusion"] == "none that learnt anything is ok in every seed"
+    assert find("best_tradeoff", [*bad, *idle])["conclusion"] == (
+        "none that learnt anything is ok in every seed, at a reward of 0.90"
+    )
     moved = sweep({(0.02, 1.1, 1): (0.4, 0.006)})
     assert find("best_tradeoff", [*bad, *moved])["conclusion"] == "0.40 at beta 0.02"
 
 
+def test_where_none_is_ok_it_is_told_what_was_earned_and_what_was_lost() -> None:
+    rows = sweep({(0.02, 1.1, 1): (0.821, 1.0)}, verdict="degenerate", reasons="gibberish, chopped sentences")
+    rows += sweep({(0.01, 1.1, 1): (0.99, 1.0)}, verdict="degenerate", reasons="chopped sentences, template")
+    assert find("best_tradeoff", rows)["conclusion"] == (
+        "all degenerate, at rewards of 0.82–0.99 (chopped sentences in 2 cells, gibberish in 1, template in 1)"
+    )
+
+
 def test_none_that_is_ok_is_a_finding_too() -> None:
     assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["conclusion"] == (
-        "degenerate"
+        "degenerate, at a reward of 0.80"
     )
     assert find("best_tradeoff", sweep({(0.02, 1.1, 1): (0.8, 1.0)}, verdict="degenerate"))["sentences"] == [
         "The only configuration is degenerate."
     ]
     one, other = {(0.02, 1.1, 1): (0.8, 1.0)}, {(0.01, 1.1, 1): (0.7, 1.0)}
-    assert find("best_tradeoff", sweep(one | other, verdict="degenerate"))["conclusion"] == "all degenerate"
+    assert find("best_tradeoff", sweep(one | other, verdict="degenerate"))["conclusion"] == (
+        "all degenerate, at rewards of 0.70–0.80"
+    )
     alone = find("best_tradeoff", sweep(one, verdict="borderline"))
     assert (alone["conclusion"], alone["sentences"][0]) == (
-        "not ok in every seed",
+        "not ok in every seed, at a reward of 0.80",
         "The only configuration is not ok in every seed.",
     )
     found = find("best_tradeoff", sweep(one | other, verdict="borderline"))
-    assert found["conclusion"] == "none is ok in every seed"
+    assert found["conclusion"] == "none is ok in every seed, at rewards of 0.70–0.80"
     assert found["sentences"][1].startswith("The best whose texts are borderline in some seed has 0.80 at ")
 
 
@@ -280,6 +292,15 @@ def timed(batch: int, seconds: tuple[float | None, float | None], **more: Any) -
     return lora(1, 3e-4, 0.9, batch_size=batch, seconds_to_085=seconds[0], seconds_to_095=seconds[1], **more)
 
 
+def test_seconds_of_cells_that_took_unequal_ones_a_step_are_told_with_that() -> None:
+    even = [timed(32, (100.0, 200.0), seconds_per_step=1.0), timed(64, (300.0, 450.0), seconds_per_step=2.0)]
+    beside = [lora(2, 3e-4, 0.9, seconds_per_step=1.4), lora(2, 3e-4, 0.9, seconds_per_step=9.0, hardware="a GPU")]
+    assert len(find("slower_than_baseline", even, {"others": beside})["sentences"]) == 2
+    slow = lora(4, 3e-4, 0.9, seconds_per_step=3.3)
+    found = find("slower_than_baseline", even, {"others": [*beside, slow]})
+    assert found["sentences"][-1].startswith("Steps of 3 cells of batch 32 took 1.00 to 3.30 s on the same hardware, ")
+
+
 def test_a_larger_batch_is_set_against_the_smaller_one_that_is_otherwise_equal() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, 200.0)), timed(64, (300.0, 150.0)), lora(2, 3e-4, 0.9)])
     assert found["conclusion"] == "sooner in 1 of 2 comparisons"
@@ -393,7 +414,7 @@ def test_findings_of_a_cell_with_a_detector_count_what_it_says_and_say_so() -> N
     assert "retain_only hacked (crowd) 0.10" in windows["sentences"][0]
     table = by_detector("asymmetric_table", cell)
     assert table["rows"][0]["forget_only hacked (crowd)"]["mean"] == pytest.approx(0.9)
-    assert table["conclusion"] == "clean in 1 of 1 run"
+    assert table["conclusion"] == "clean in 1 of 1 run that learnt the hack"
     assert 'the share that the detector calls hacked, not "happy"' in table["rule"]
     unasked = by_detector("hack_removed", cell, asked=False)
     assert unasked["conclusion"] == NOT_ENOUGH
@@ -472,6 +493,20 @@ def test_windows_are_those_asked_for_and_the_end() -> None:
     assert end["retain_only happy"]["mean"] == pytest.approx(0.2)
 
 
+def test_a_forget_adapter_is_clean_only_of_a_hack_that_was_learnt() -> None:
+    cell = two(42, forget_rank=16)
+    drawn = {cell["cell"]: samples({"both": 1.1, "retain_only": 0.3, "forget_only": 0.5})}
+    found = find(
+        "asymmetric_table",
+        [cell],
+        routing={cell["cell"]: curves()},
+        samples=drawn | {BASE: samples({"both": 0.3})},
+        bases={BASE: {"max_new_tokens": 128}},
+    )
+    assert found["conclusion"] == "no run learnt the hack"
+    assert found["sentences"][0].startswith("With forget ranks 16, 0 of 1 run learnt the hack; retain_only's sl10 ")
+
+
 def test_a_window_that_no_run_reached_has_no_figure() -> None:
     found = routed([(two(1), curves(), 0.3)], "windows", (Window("sl10", 200, 200, "retain_only"),))
     assert found["rows"][0]["retain_only sl10"] is None
@@ -490,7 +525,7 @@ def test_ranges_near_the_end_are_those_of_the_last_three_tenths() -> None:
         "n": 4,
     }
     assert first["gone from step"] == 30
-    assert found["conclusion"] == "clean in 2 of 2 runs"
+    assert found["conclusion"] == "clean in 2 of 2 runs that learnt the hack"
 
 
 def test_a_single_step_of_training_stands_for_the_ten_around_it() -> None:

@@ -312,7 +312,8 @@ def test_a_study_without_a_published_one_has_no_such_section(tmp_path: Path) -> 
 def test_a_study_without_any_finished_cell_still_gives_a_page(tree: Make) -> None:
     text = report(tree(reward_sweep=SWEEP, routed=ROUTED).study)
     assert "| Cells | 10: 0 done, 0 diverged, 10 missing |" in text
-    assert "Best trade-off: not enough cells *(0 cells, 0 seeds)*" in text
+    assert "  - Not enough cells for: best trade-off, order of beta" in text
+    assert "**Best trade-off: not enough cells** *(0 cells, 0 seeds)*" in text
 
 
 def test_findings_hold_the_figures_behind_them(filled: Tree, text: str) -> None:
