@@ -100,10 +100,10 @@ def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
 
 def _despite(spoilt: Sequence[Configuration]) -> str:
     """``, at rewards of 0.82–0.99 (chopped sentences in 6 cells)``: what was earned, and what of the texts was lost."""
-    rewards = sorted(decimals(_two(found), 2) for found in spoilt if found.finished)
+    rewards = [_two(found) for found in spoilt if found.finished]
     if not rewards:
         return ""
-    low, high = rewards[0], rewards[-1]
+    low, high = (decimals(end, 2) for end in (min(rewards), max(rewards)))
     earned = f", at a reward of {low}" if low == high else f", at rewards of {low}–{high}"
     seen = faults(row for found in spoilt for row in found.finished)
     return f"{earned} ({seen})" if seen else earned
@@ -686,8 +686,8 @@ def _uneven(all_cells: Sequence[Row], timed: Sequence[Row]) -> Iterator[str]:
         if paces and max(paces) >= UNEVEN * min(paces):
             yield (
                 f"Steps of {count(len(paces), 'cell')} of batch {alike[0]['batch_size']} took "
-                f"{decimals(min(paces), 2)} to {decimals(max(paces), 2)} s on the same hardware, which had other work "
-                "beside some of them, or because texts became shorter; the number of steps does not depend on that."
+                f"{decimals(min(paces), 2)} to {decimals(max(paces), 2)} s on the same hardware: it had other work "
+                "beside some of them, or their texts became shorter. The number of steps depends on neither."
             )
 
 

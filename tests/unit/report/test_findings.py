@@ -298,7 +298,7 @@ def test_seconds_of_cells_that_took_unequal_ones_a_step_are_told_with_that() -> 
     assert len(find("slower_than_baseline", even, {"others": beside})["sentences"]) == 2
     slow = lora(4, 3e-4, 0.9, seconds_per_step=3.3)
     found = find("slower_than_baseline", even, {"others": [*beside, slow]})
-    assert found["sentences"][-1].startswith("Steps of 3 cells of batch 32 took 1.00 to 3.30 s on the same hardware, ")
+    assert found["sentences"][-1].startswith("Steps of 3 cells of batch 32 took 1.00 to 3.30 s on the same hardware: ")
 
 
 def test_a_larger_batch_is_set_against_the_smaller_one_that_is_otherwise_equal() -> None:
