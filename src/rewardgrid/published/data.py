@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rewardgrid.study.errors import ConfigError, Problem
 from rewardgrid.study.shipped import shipped
+from rewardgrid.study.verdict import LABELS
 
 BASE = "SimpleStories-1.25M"
 """The base of the published runs."""
@@ -33,7 +34,7 @@ def _whole(text: str) -> int:
 
 
 def _verdict(text: str) -> str:
-    if text not in ("ok", "borderline", "degenerate"):
+    if text not in LABELS:
         raise ValueError(text)
     return text
 

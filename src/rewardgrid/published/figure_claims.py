@@ -31,11 +31,11 @@ from rewardgrid.report.curves import mode_curve
 from rewardgrid.report.tables import Row
 from rewardgrid.study.cell import EvalMode
 from rewardgrid.study.text import count
+from rewardgrid.study.verdict import Label
+from rewardgrid.study.verdict import Reason as Fault
 
 ABOUT = {"reward": 0.03, "kl": 0.25, "sl10": 0.1, "happy": 0.2, "jaccard": 0.03, "unique_first_sentences": 1.0}
 """How far from a figure "about" reaches, either way; of others a tenth of the figure."""
-
-Verdict = Literal["ok", "borderline", "degenerate"]
 
 
 class Level(Statement):
@@ -114,7 +114,7 @@ class Verdicts(Statement):
     """Most cells, or every one, have a verdict."""
 
     kind: Literal["verdict"]
-    verdict: Verdict
+    verdict: Label
     of: Literal["most", "every"] = "most"
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
@@ -129,7 +129,7 @@ class Reason(Statement):
     """Most cells show a kind of degeneracy."""
 
     kind: Literal["reason"]
-    reason: Literal["gibberish", "chopped sentences", "fragments", "comma stuffing", "template"]
+    reason: Fault
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
         hits = sum(self.reason in str(row["reasons"]) for row in cells)
@@ -174,7 +174,7 @@ class Outlier(Statement):
     kind: Literal["outlier"]
     metric: Metric
     about: float
-    verdict: Verdict
+    verdict: Label
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
         lowest = min(cells, key=lambda row: figure(ours.evidence, row, self.metric, None, None) or 0.0)

@@ -16,6 +16,7 @@ from rewardgrid.report.statistics import ALPHA, below, mean_of
 from rewardgrid.report.tables import Row
 from rewardgrid.report.words import in_words, p_in_words, spread
 from rewardgrid.study.text import count
+from rewardgrid.study.verdict import LABELS
 
 Answer = Literal["agrees", "differs", "cannot be told", "not run", "no test"]
 """``not run``: no cell of ours is of these settings; ``no test``: nothing that we measure could contradict it."""
@@ -111,7 +112,7 @@ def _degeneracy(_: Evidence, row: Row) -> float | None:
     """0 for ok, 1 for borderline, 2 for degenerate or diverged."""
     if row["state"] == "diverged":
         return 2.0
-    return None if row["verdict"] is None else float(("ok", "borderline", "degenerate").index(row["verdict"]))
+    return None if row["verdict"] is None else float(LABELS.index(row["verdict"]))
 
 
 _COMPUTED: dict[str, Callable[[Evidence, Row], float | None]] = {

@@ -8,7 +8,6 @@ figure agrees if the interval of the published mean and that of ours overlap.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -18,7 +17,8 @@ from rewardgrid.report.columns import COLUMNS, NOTHING, decimals, known, setting
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.routing_findings import Ended, endings, near_end
 from rewardgrid.report.statistics import clipped, largest_share, pooled_sd, t_quantile
-from rewardgrid.report.tables import VERDICTS, Row
+from rewardgrid.report.tables import Row, verdicts_in_numbers
+from rewardgrid.study.verdict import LABELS
 
 PUBLISHED_SAMPLES = 10
 """Completions of a published evaluation by mode: what a "0" of them rests on."""
@@ -286,7 +286,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _scores(verdicts: Sequence[str]) -> list[float]:
-    return [float(VERDICTS.index(verdict)) for verdict in verdicts]
+    return [float(LABELS.index(verdict)) for verdict in verdicts]
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]], column: str = "verdict") -> list[str]:
@@ -310,10 +310,7 @@ def _verdict_item(lines: Sequence[Line], cells: Sequence[Row], spreads: Mapping[
 
 def _tally(verdicts: Sequence[str]) -> str:
     """``ok``, or ``1 borderline, 1 degenerate``."""
-    counts = Counter(verdicts)
-    if len(counts) == 1:
-        return verdicts[0]
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    return verdicts[0] if len(set(verdicts)) == 1 else verdicts_in_numbers(verdicts)
 
 
 # --- routing -------------------------------------------------------------------------------------------

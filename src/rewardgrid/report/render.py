@@ -33,7 +33,7 @@ from rewardgrid.report.separation import DETECTED_LEARNED, HACK_LEARNED
 from rewardgrid.report.statistics import Estimate
 from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying
 from rewardgrid.report.verdicts import SIGNALS, evidence_table, other_draws
-from rewardgrid.report.words import in_words
+from rewardgrid.report.words import in_words, within_sentence
 from rewardgrid.study.cell import REWARD_MEANINGS
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
@@ -245,7 +245,7 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         "evidence": evidence_table(results.study.layout, rows),
         "passing": passing_table(scope),
         "findings": findings,
-        "untold": ", ".join(_lower(finding["title"]) for finding in findings if not finding["told"]),
+        "untold": ", ".join(within_sentence(finding["title"]) for finding in findings if not finding["told"]),
         "samples": list(_samples(results, scope)),
         "missing": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "missing"],
         "stopped": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "stopped"],
@@ -430,11 +430,6 @@ def passing_table(scope: Scope) -> Markup | None:
     ]
     headings = ["configuration", "n", *(COLUMNS[name].label for name in metrics), "verdicts"]
     return grid(headings, lines, [False, *[True] * (len(metrics) + 1), False])
-
-
-def _lower(title: str) -> str:
-    """A title within a sentence."""
-    return title[:1].lower() + title[1:] if not title[:2].isupper() else title
 
 
 def _finding(finding: Entry) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from rewardgrid.report.statistics import (
     slope,
     unpaired,
 )
-from rewardgrid.report.tables import VERDICTS, Configuration, Row, configurations
+from rewardgrid.report.tables import Configuration, Row, configurations, verdicts_in_numbers
 from rewardgrid.report.words import change_in_words, numbered, p_value, times_in_words
 from rewardgrid.study.text import count
 
@@ -156,15 +156,18 @@ def published_signals(scope: Scope) -> Finding:
     cells = [row for row in scope.finished if row["verdict_published_signals"]]
     if not cells:
         return not_enough("none has finished", rule=rule)
-    whole, alone = _listed(cells, "verdict"), _listed(cells, "verdict_published_signals")
+    columns = ("verdict", "verdict_published_signals")
+    whole, alone = (verdicts_in_numbers(row[column] for row in cells) for column in columns)
     differing = [row for row in cells if row["verdict"] != row["verdict_published_signals"]]
     seen = faults(differing)
     rows = [
         {name: found.cells[0][name] for name in found.fields}
         | {
             "n": len(found.finished),
-            "by all signals": _listed(found.finished, "verdict"),
-            "by the published ones": _listed(found.finished, "verdict_published_signals"),
+            **{
+                by: verdicts_in_numbers(row[column] for row in found.finished)
+                for by, column in zip(("by all signals", "by the published ones"), columns, strict=True)
+            },
         }
         for found in scope.configurations
         if found.finished
@@ -175,12 +178,6 @@ def published_signals(scope: Scope) -> Finding:
         sentences.append(f"{count(len(differing), 'cell')} of {len(cells)} {differ}; what was seen in {them}: {seen}.")
     conclusion = f"{alone}; by all signals {whole}" if differing else f"the same, {whole}"
     return finding(conclusion, sentences, cells, rows, rule)
-
-
-def _listed(cells: Sequence[Row], column: str) -> str:
-    """``2 ok, 4 borderline``."""
-    found = Counter(row[column] for row in cells)
-    return ", ".join(f"{found[label]} {label}" for label in VERDICTS if found[label])
 
 
 # --- the effect of one setting -------------------------------------------------------------------------

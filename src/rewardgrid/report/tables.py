@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,7 @@ from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation, Experiment, Study
-from rewardgrid.study.verdict import verdict
+from rewardgrid.study.verdict import LABELS, verdict
 
 Row = Mapping[str, Any]
 """A cell of an experiment: column -> value, None where there is none."""
@@ -53,7 +53,6 @@ _LATEX = str.maketrans(
 )
 """What LaTeX would read as something else; after the end of a row, brackets and stars too."""
 
-VERDICTS = ("ok", "borderline", "degenerate")
 UNMEANT = ("stopped", "diverged")
 """States of cells that have run and are in no mean."""
 
@@ -297,6 +296,12 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
 def base_of(row: Row) -> str:
     """Name of the base that a cell started from, as its directory has it."""
     return f"{row['base']}-{row['base_recipe']}"
+
+
+def verdicts_in_numbers(verdicts: Iterable[str]) -> str:
+    """``2 ok, 1 degenerate``: how many there are of each, the mildest first."""
+    found = Counter(verdicts)
+    return ", ".join(f"{found[label]} {label}" for label in LABELS if found[label])
 
 
 # --- means over seeds ----------------------------------------------------------------------------------

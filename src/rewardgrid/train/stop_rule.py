@@ -26,6 +26,7 @@ from rewardgrid.lm.model import Weights, token_logps
 from rewardgrid.lm.sampler import Completions, sample
 from rewardgrid.study.cell import Cell
 from rewardgrid.study.thresholds import Thresholds
+from rewardgrid.study.verdict import LABELS
 from rewardgrid.train.rewards import TextTables, text_tables
 from rewardgrid.train.rollout import with_eos
 from rewardgrid.train.surprise import KINDS, QUANTILE, places
@@ -35,7 +36,6 @@ SAMPLES, SEED = 256, 99
 ROWS = 64
 """Of them that are sampled together."""
 LIMITS = {"windows": Thresholds().unlikely_windows, "ends": Thresholds().unlikely_ends}
-LABELS = ("ok", "borderline", "degenerate")
 
 
 @dataclass(frozen=True)
