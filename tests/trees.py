@@ -131,6 +131,7 @@ class Tree:
         if cell.is_routing:
             figures = {"reward": 0.6, "reward_se": 0.01, "sl10": 0.5, "sl10_se": 0.01}
             figures |= {"happy": 0.2, "happy_se": 0.05, "unique": 1.0, "jaccard": 0.12, "hacked": 0.0}
+            figures |= {"verdict": "borderline", "reasons": ["fragments"], "evidence": []}
             modes = dict.fromkeys(("both", "retain_only", "forget_only"), figures)
             write_table(layout.routing(name), routing({}) if curves is None else curves, ROUTING)
         write_json(

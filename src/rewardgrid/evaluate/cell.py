@@ -201,12 +201,12 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
         if settings.metrics:
             figures["own"] = own_figures(samples["full"], settings.metrics)
         if cell.is_routing:
-            figures["modes"]["both"] = by_mode(samples["full"], cell.hacked_from)
+            figures["modes"]["both"] = of_mode(samples["full"], reference, cell, settings)
             for mode in ("retain_only", "forget_only"):
                 alone = load_policy(train / "weights", cell, base, mode)[1]
                 (full,) = (each for each in wanted if each.name == "full")
                 frames.append(draw(shape, alone, frozen, base, full, assessor(cell, base), mode))
-                figures["modes"][mode] = by_mode(frames[-1], cell.hacked_from)
+                figures["modes"][mode] = of_mode(frames[-1], reference, cell, settings)
         figures |= judge(figures, reference, cell, settings)
         steps, figures["onset"] = course_of(train, cell, base, settings)
     write_table(out / "samples.parquet", pd.concat(frames), SAMPLES)
@@ -216,13 +216,29 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     write_json(out / "metrics.json", figures)
 
 
+def of_mode(samples: pd.DataFrame, reference: Mapping[str, Any], cell: Cell, settings: Evaluation) -> dict[str, Any]:
+    """The figures of one set of active adapters, and the verdict on what it writes.
+
+    Every set is sampled by the full protocol and by no other, so the verdict looks at what that one shows.
+    """
+    seen = summary(samples, cell.hacked_from, reference["usual"]["full"])
+    return by_mode(samples, cell.hacked_from) | _judged(seen, reference["full"], reference, cell, settings)
+
+
 def judge(figures: Mapping[str, Any], reference: Mapping[str, Any], cell: Cell, settings: Evaluation) -> dict[str, Any]:
     """The verdict with its reasons and evidence, from the figures of cell and base by protocol."""
-    base = dict(signals(reference))
+    return _judged(signals(figures), signals(reference), reference, cell, settings)
+
+
+def _judged(
+    seen: Signals, own: Signals, reference: Mapping[str, Any], cell: Cell, settings: Evaluation
+) -> dict[str, Any]:
+    """The same from the signals of the cell and those of the base."""
+    base = dict(own)
     if reference["max_new_tokens"] != cell.max_new_tokens:
         # The base was sampled to another length: what depends on length cannot be compared.
         base |= {"completion_length": None, "compression_ratio": None}
-    found = verdict(signals(figures), base, settings.thresholds)
+    found = verdict(seen, base, settings.thresholds)
     return {
         "verdict": found.label,
         "reasons": list(found.reasons),

@@ -17,7 +17,7 @@ from rewardgrid.report.columns import COLUMNS, NOTHING, decimals, known, setting
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.routing_findings import Ended, endings, near_end
 from rewardgrid.report.statistics import clipped, largest_share, pooled_sd, t_quantile
-from rewardgrid.report.tables import Row, verdicts_in_numbers
+from rewardgrid.report.tables import Row, verdicts_in_short
 from rewardgrid.study.verdict import LABELS
 
 PUBLISHED_SAMPLES = 10
@@ -302,15 +302,10 @@ def _verdict_item(lines: Sequence[Line], cells: Sequence[Row], spreads: Mapping[
     answer: Answer = "agrees" if theirs and mine and _overlap(theirs[1:], mine[1:]) else "differs"
     return Item(
         metric=COLUMNS[column].label,
-        published=_tally(both[0]),
-        ours=_tally(both[1]) if cells else NOTHING,
+        published=verdicts_in_short(both[0]),
+        ours=verdicts_in_short(both[1]) if cells else NOTHING,
         answer=answer if cells else "not run",
     )
-
-
-def _tally(verdicts: Sequence[str]) -> str:
-    """``ok``, or ``1 borderline, 1 degenerate``."""
-    return verdicts[0] if len(set(verdicts)) == 1 else verdicts_in_numbers(verdicts)
 
 
 # --- routing -------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ FINDINGS: dict[FindingName, tuple[str, Callable[[Scope], Finding]]] = {
     "slower_when_scaled": ("Larger batch and learning rate against smaller", reward_findings.slower_when_scaled),
     "baseline_climb": ("Climb without routing", routing_findings.baseline_climb),
     "hack_removed": ("Forget adapter cut away", routing_findings.hack_removed),
+    "stories": ("Stories by adapter", routing_findings.stories),
     "windows": ("Each adapter alone", routing_findings.windows),
     "collapse": ("Collapse of the task", routing_findings.collapse),
     "asymmetric_table": ("Ranks of the forget adapter", routing_findings.asymmetric_table),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from rewardgrid.report.columns import (
@@ -31,7 +30,7 @@ from rewardgrid.report.statistics import (
     slope,
     unpaired,
 )
-from rewardgrid.report.tables import Configuration, Row, configurations, verdicts_in_numbers
+from rewardgrid.report.tables import Configuration, Row, configurations, faults, verdicts_in_numbers
 from rewardgrid.report.words import change_in_words, numbered, p_value, times_in_words
 from rewardgrid.study.text import count
 
@@ -107,14 +106,6 @@ def _despite(spoilt: Sequence[Configuration]) -> str:
     earned = f", at a reward of {low}" if low == high else f", at rewards of {low}–{high}"
     seen = faults(row for found in spoilt for row in found.finished)
     return f"{earned} ({seen})" if seen else earned
-
-
-def faults(cells: Iterable[Row]) -> str:
-    """``chopped sentences in 6 cells, template in 1``: the reasons of their verdicts, the commonest first."""
-    found = Counter(reason for row in cells if row["reasons"] for reason in row["reasons"].split(", "))
-    said = [f"{reason} in {number}" for reason, number in found.most_common()]
-    number = max(found.values(), default=0)
-    return ", ".join([f"{said[0]} {'cell' if number == 1 else 'cells'}", *said[1:]]) if said else ""
 
 
 def _two(found: Configuration) -> float:

@@ -22,7 +22,7 @@ from rewardgrid.report.separation import (
     separate,
 )
 from rewardgrid.report.statistics import ALPHA, Estimate
-from rewardgrid.report.tables import Row, base_of
+from rewardgrid.report.tables import Row, base_of, faults, verdicts_in_short
 from rewardgrid.report.words import Spread, in_words, sentence_case, spread
 from rewardgrid.study.steps import SMOOTHING_STEPS
 from rewardgrid.study.text import count
@@ -139,10 +139,54 @@ def hack_removed(scope: Scope) -> Finding:
         # Where it was asked among others too, one answer holds for both.
         unsure = not prefix and together.ending == "works" and scope.adjusted.get(Question("works"), 0.0) >= ALPHA
         tally = _tally("cannot be told" if unsure else together.ending, each)
-        parts.append(f"{prefix}{tally}")
+        spoilt = _spoilt([ended.row for ended in mine])
+        parts.append(f"{prefix}{tally}{f', {spoilt}' if spoilt else ''}")
         sentences.append(sentence_case(f"{prefix}{_told(together, mine)}"))
     cells = [ended.row for ended in judged]
     return finding("; ".join(parts), sentences, cells, rows, rule)
+
+
+def _spoilt(rows: Sequence[Row]) -> str:
+    """``but retain_only's stories are degenerate``; nothing where all of them are ok, or were not judged."""
+    said = [row["retain_only_verdict"] for row in rows if row["retain_only_verdict"]]
+    return "" if set(said) <= {"ok"} else f"but retain_only's stories are {verdicts_in_short(said)}"
+
+
+def stories(scope: Scope) -> Finding:
+    """Whether what each set of adapters writes still is stories, whatever it earns."""
+    rule = (
+        "The rule of the verdict on what each set of adapters writes, beside the base's own. Each set is sampled by "
+        "the full protocol alone, so the published and the top-k samples have no say. sl10 and the hack do not tell "
+        "whether a text is a story: a task that is kept by the figures may be earned by text that is none."
+    )
+    cells = [row for row in scope.finished if row["retain_only_verdict"]]
+    if not cells:
+        return not_enough("what each set of adapters writes was not judged", rule=rule)
+    parts, sentences = [], []
+    for prefix, names in _by_configuration(scope, (row["cell"] for row in cells)):
+        mine = [row for row in cells if row["cell"] in names]
+        told = [f"{mode}'s {verdicts_in_short([row[f'{mode}_verdict'] for row in mine])}" for mode in STORY_MODES]
+        parts.append(f"{prefix}{', '.join(told)} ({count(len(mine), 'seed')})")
+        sentences += [
+            sentence_case(f"{prefix}what was seen in {mode}'s: {seen}.")
+            for mode in STORY_MODES
+            if (seen := faults(mine, f"{mode}_reasons"))
+        ]
+    rows = [
+        {name: row[name] for name in ("rank", "forget_rank", "seed")}
+        | {mode: _label(row[f"{mode}_verdict"], row[f"{mode}_reasons"]) for mode in STORY_MODES}
+        for row in cells
+    ]
+    return finding("; ".join(parts), sentences, cells, rows, rule)
+
+
+STORY_MODES = ("retain_only", "both", "forget_only")
+"""The sets of adapters, the one that is kept first."""
+
+
+def _label(verdict: str, reasons: str) -> str:
+    """``degenerate (template)``."""
+    return f"{verdict} ({reasons})" if reasons else verdict
 
 
 def _detected(rows: Iterable[Row]) -> bool:

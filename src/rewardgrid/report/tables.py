@@ -182,13 +182,20 @@ def _from_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     row |= {RENAMED.get(key, key): value for key, value in metrics["full"].items()}
     row |= {f"{key}_top_k": value for key, value in metrics["top_k"].items()}
     row |= metrics["onset"]
+    modes = {mode: metrics["modes"].get(mode) or {} for mode in EVAL_MODES}
     row |= {
-        f"{mode}_{metric}": value for mode in EVAL_MODES for metric, value in (metrics["modes"].get(mode) or {}).items()
+        f"{mode}_{metric}": value
+        for mode, figures in modes.items()
+        for metric, value in figures.items()
+        if metric not in ("verdict", "reasons", "evidence")
     }
     unknown = sorted(set(row) - set(MEASURED_COLUMNS))
     if unknown:
         raise ValueError(f"metrics without a documented column: {', '.join(unknown)}")
     row |= metrics.get("own", {})
+    for mode, figures in modes.items():
+        if "verdict" in figures:
+            row |= {f"{mode}_verdict": figures["verdict"], f"{mode}_reasons": ", ".join(figures["reasons"])}
     return row | {"verdict": metrics["verdict"], "reasons": ", ".join(metrics["reasons"])}
 
 
@@ -302,6 +309,19 @@ def verdicts_in_numbers(verdicts: Iterable[str]) -> str:
     """``2 ok, 1 degenerate``: how many there are of each, the mildest first."""
     found = Counter(verdicts)
     return ", ".join(f"{found[label]} {label}" for label in LABELS if found[label])
+
+
+def verdicts_in_short(verdicts: Sequence[str]) -> str:
+    """``degenerate``, or how many there are of each where they differ."""
+    return verdicts[0] if len(set(verdicts)) == 1 else verdicts_in_numbers(verdicts)
+
+
+def faults(cells: Iterable[Row], column: str = "reasons") -> str:
+    """``chopped sentences in 6 cells, template in 1``: the reasons of their verdicts, the commonest first."""
+    found = Counter(reason for row in cells if row[column] for reason in row[column].split(", "))
+    said = [f"{reason} in {number}" for reason, number in found.most_common()]
+    number = max(found.values(), default=0)
+    return ", ".join([f"{said[0]} {'cell' if number == 1 else 'cells'}", *said[1:]]) if said else ""
 
 
 # --- means over seeds ----------------------------------------------------------------------------------

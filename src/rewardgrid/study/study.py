@@ -45,6 +45,7 @@ FindingName = Literal[
     "slower_when_scaled",
     "baseline_climb",
     "hack_removed",
+    "stories",
     "windows",
     "collapse",
     "asymmetric_table",

@@ -32,6 +32,7 @@ from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json
 from rewardgrid.study.own import OwnFunction
 from rewardgrid.study.study import Evaluation
+from rewardgrid.study.verdict import LABELS
 from rewardgrid.train.engines.native import train
 from rewardgrid.train.weights import base_weights
 
@@ -119,8 +120,16 @@ def test_a_finished_cell_has_samples_figures_and_a_verdict(
     assert found["full"]["kl_exact"] > 1e-3
     assert full.groupby("mode")["completion"].agg(tuple).nunique() == len(modes)
     assert set(found["modes"]) == (set(modes) if cell.is_routing else set())
-    for mode in found["modes"]:
-        assert found["modes"][mode]["happy"] == pytest.approx(full[full["mode"] == mode]["happy"].mean())
+    usual = read_json(reference)["usual"]["full"]
+    for mode, figures in found["modes"].items():
+        written = full[full["mode"] == mode]
+        assert figures["happy"] == pytest.approx(written["happy"].mean())
+        seen = {judged["signal"]: judged["value"] for judged in figures["evidence"]}
+        assert seen["unlikely_ends"] == (np.concatenate(list(written["ends"])) > usual["ends"]).mean()
+        assert seen["completion_length"] == written["tokens"].mean()
+        assert not seen.keys() & {"unlikely_ends_top_k", "unique_first_sentences"}
+        worst = max(figures["evidence"], key=lambda judged: LABELS.index(judged["label"]))
+        assert figures["verdict"] == worst["label"]
 
 
 def test_the_evaluations_of_training_become_a_row_for_each_step_and_mode(

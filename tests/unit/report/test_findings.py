@@ -470,6 +470,33 @@ def test_each_configuration_has_its_own_conclusion() -> None:
     assert found["conclusion"] == "rank 4, forget rank 4: collapses (1 seed); rank 1, forget rank 1: works (1 seed)"
 
 
+def test_a_hack_that_is_gone_from_what_is_no_story_is_told_as_that() -> None:
+    def writing(seed: int, verdict: str | None, reasons: str = "") -> Routed:
+        said = {"retain_only_verdict": verdict, "retain_only_reasons": reasons}
+        others = {f"{mode}_{what}": value for mode in ("both", "forget_only") for what, value in OK.items()}
+        return {**two(seed), **others, **said}, curves(), 0.3
+
+    ruined, whole, unjudged = (
+        writing(1, "degenerate", "chopped sentences, template"),
+        writing(2, "ok"),
+        writing(3, None),
+    )
+    found = routed([ruined], "hack_removed")
+    assert found["conclusion"] == "works (1 seed), but retain_only's stories are degenerate"
+    both = routed([ruined, whole, unjudged], "hack_removed")["conclusion"]
+    assert both.endswith(", but retain_only's stories are 1 ok, 1 degenerate")
+    assert routed([whole, unjudged], "hack_removed")["conclusion"] == "works (2 seeds)"
+
+    found = routed([ruined, whole, unjudged], "stories")
+    assert found["conclusion"] == "retain_only's 1 ok, 1 degenerate, both's ok, forget_only's ok (2 seeds)"
+    assert found["sentences"] == ["What was seen in retain_only's: chopped sentences in 1 cell, template in 1."]
+    assert [line["retain_only"] for line in found["rows"]] == ["degenerate (chopped sentences, template)", "ok"]
+    assert routed([unjudged], "stories")["conclusion"] == NOT_ENOUGH
+
+
+OK = {"verdict": "ok", "reasons": ""}
+
+
 def test_the_collapse_is_told_with_its_step() -> None:
     falling = routing({("retain_only", "happy"): [0.0] * 4, ("retain_only", "sl10"): [0.5, 0.08, 0.3, 0.01]})
     found = routed([(two(1), falling, 0.3), (two(2), curves(), 0.3)], "collapse")

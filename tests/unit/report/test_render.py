@@ -28,7 +28,7 @@ ROUTED = {
     "fixed": {"method": "routing", "rank": 4, "reward": "sentence_length_10_smooth_with_happy", "max_steps": 60},
     "columns": ["rank", "seed", "both_happy", "retain_only_happy"],
     "by": ["rank"],
-    "findings": ["hack_removed", "windows", "collapse"],
+    "findings": ["hack_removed", "stories", "windows", "collapse"],
     "figures": ["routing_curves"],
 }
 
@@ -105,7 +105,11 @@ def test_a_hurried_reader_finds_the_findings_first(filled: Tree, text: str) -> N
     short, rest = text.split("## Reward against KL", 1)
     assert "(8 cells: 6 done, 1 diverged, 1 missing)" in short
     assert "- Order of beta: KL and reward fall as beta rises (KL 0.997 → 0.980) *(4 cells, 2 seeds)*" in short
-    assert "- Forget adapter cut away: works (2 seeds) *(2 cells, 2 seeds)*" in short
+    works = "works (2 seeds), but retain_only's stories are borderline"
+    assert f"- Forget adapter cut away: {works} *(2 cells, 2 seeds)*" in short
+    assert (
+        "- Stories by adapter: retain_only's borderline, both's borderline, forget_only's borderline (2 seeds)" in short
+    )
     assert '<a id="reward_sweep"></a>' in short
     assert "](#reward_sweep)" in short
     assert "Which beta holds the stories together?" in rest

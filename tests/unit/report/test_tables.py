@@ -214,6 +214,7 @@ def test_modes_of_a_routing_cell_become_columns(tree: Make) -> None:
     found = rows_of(experiment_table(two.study, "two"))[0]
     assert found["retain_only_happy"] == 0.2
     assert found["forget_only_sl10_se"] == 0.01
+    assert (found["retain_only_verdict"], found["retain_only_reasons"]) == ("borderline", "fragments")
     assert found["eval_modes"] == "both, retain_only, forget_only"
 
 
