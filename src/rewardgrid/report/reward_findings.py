@@ -30,7 +30,7 @@ from rewardgrid.report.statistics import (
     slope,
     unpaired,
 )
-from rewardgrid.report.tables import Configuration, Row, configurations, faults, verdicts_in_numbers
+from rewardgrid.report.tables import Configuration, Row, base_of, configurations, faults, verdicts_in_numbers
 from rewardgrid.report.words import change_in_words, numbered, p_value, times_in_words
 from rewardgrid.study.text import count
 
@@ -52,7 +52,8 @@ def best_tradeoff(scope: Scope) -> Finding:
     kinds = dict.fromkeys(str(found.cells[0]["reward"]) for found in ran)
     parts, sentences = [], []
     for kind in kinds:
-        conclusion, said = _best([found for found in ran if found.cells[0]["reward"] == kind])
+        paid = [found for found in ran if found.cells[0]["reward"] == kind]
+        conclusion, said = _best(paid, _untrained(scope, paid))
         # What is best names it already, where it differs.
         parts.append(conclusion if kind in conclusion or len(kinds) == 1 else f"{kind}: {conclusion}")
         sentences += [" ".join([f"Paid for {kind}:", *said])] if len(kinds) > 1 else said
@@ -63,8 +64,17 @@ def best_tradeoff(scope: Scope) -> Finding:
     return finding("; ".join(parts), sentences, cells, [found.figures() for found in ran], rule)
 
 
-def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
-    """Conclusion and sentences about configurations that are paid for the same thing."""
+def _untrained(scope: Scope, ran: Sequence[Configuration]) -> float | None:
+    """What the base that all of these started from is paid for its own samples; None where there is no such figure."""
+    starts = {base_of(row) for found in ran for row in found.cells}
+    if len(starts) > 1:
+        return None
+    earned: float | None = scope.evidence.bases.get(*starts, {}).get("rewards", {}).get(ran[0].cells[0]["reward"])
+    return earned
+
+
+def _best(ran: Sequence[Configuration], untrained: float | None) -> tuple[str, list[str]]:
+    """Conclusion and sentences about configurations that are paid for the same thing, and their base so much."""
     idle = [found for found in ran if (kl := found.mean("final_kl").mean) is not None and abs(kl) < 0.005]
     sound = [found for found in ran if found.all_ok and found not in idle]
     borderline = [found for found in ran if found.non_degenerate and not found.all_ok]
@@ -72,6 +82,8 @@ def _best(ran: Sequence[Configuration]) -> tuple[str, list[str]]:
     if sound:
         best = highest(sound)
         conclusion = in_short(best)
+        if untrained is not None:
+            conclusion += f", the base itself {decimals(untrained, 2)}"
         if len(ran) == 1:
             sentences = [f"{number} is ok in every seed; its reward is {_achieves(best)}."]
         elif len(sound) == 1:

@@ -165,10 +165,10 @@ def stories(scope: Scope) -> Finding:
     parts, sentences = [], []
     for prefix, names in _by_configuration(scope, (row["cell"] for row in cells)):
         mine = [row for row in cells if row["cell"] in names]
-        told = [f"{mode}'s {verdicts_in_short([row[f'{mode}_verdict'] for row in mine])}" for mode in STORY_MODES]
+        told = [f"{mode} {verdicts_in_short([row[f'{mode}_verdict'] for row in mine])}" for mode in STORY_MODES]
         parts.append(f"{prefix}{', '.join(told)} ({count(len(mine), 'seed')})")
         sentences += [
-            sentence_case(f"{prefix}what was seen in {mode}'s: {seen}.")
+            sentence_case(f"{prefix}seen in what {mode} writes: {seen}.")
             for mode in STORY_MODES
             if (seen := faults(mine, f"{mode}_reasons"))
         ]

@@ -96,6 +96,8 @@ def test_only_a_configuration_that_is_ok_in_every_seed_is_a_trade_off() -> None:
 def test_rewards_that_are_equal_at_two_decimals_are_decided_by_kl() -> None:
     rows = sweep({(0.02, 1.1, 1): (0.849, 1.0), (0.01, 1.1, 1): (0.8501, 2.0), (0.05, 1.1, 1): (0.844, 0.1)})
     assert find("best_tradeoff", rows)["conclusion"] == "0.85 at beta 0.02"
+    bases = {BASE: {"rewards": {"sentence_length_10_smooth": 0.474, "happy_count": 3.0}}}
+    assert find("best_tradeoff", rows, bases=bases)["conclusion"] == "0.85 at beta 0.02, the base itself 0.47"
 
 
 def test_a_degenerate_seed_rules_a_configuration_out_however_high_its_reward() -> None:
@@ -488,8 +490,8 @@ def test_a_hack_that_is_gone_from_what_is_no_story_is_told_as_that() -> None:
     assert routed([whole, unjudged], "hack_removed")["conclusion"] == "works (2 seeds)"
 
     found = routed([ruined, whole, unjudged], "stories")
-    assert found["conclusion"] == "retain_only's 1 ok, 1 degenerate, both's ok, forget_only's ok (2 seeds)"
-    assert found["sentences"] == ["What was seen in retain_only's: chopped sentences in 1 cell, template in 1."]
+    assert found["conclusion"] == "retain_only 1 ok, 1 degenerate, both ok, forget_only ok (2 seeds)"
+    assert found["sentences"] == ["Seen in what retain_only writes: chopped sentences in 1 cell, template in 1."]
     assert [line["retain_only"] for line in found["rows"]] == ["degenerate (chopped sentences, template)", "ok"]
     assert routed([unjudged], "stories")["conclusion"] == NOT_ENOUGH
 

@@ -107,9 +107,7 @@ def test_a_hurried_reader_finds_the_findings_first(filled: Tree, text: str) -> N
     assert "- Order of beta: KL and reward fall as beta rises (KL 0.997 → 0.980) *(4 cells, 2 seeds)*" in short
     works = "works (2 seeds), but retain_only's stories are borderline"
     assert f"- Forget adapter cut away: {works} *(2 cells, 2 seeds)*" in short
-    assert (
-        "- Stories by adapter: retain_only's borderline, both's borderline, forget_only's borderline (2 seeds)" in short
-    )
+    assert "- Stories by adapter: retain_only borderline, both borderline, forget_only borderline (2 seeds)" in short
     assert '<a id="reward_sweep"></a>' in short
     assert "](#reward_sweep)" in short
     assert "Which beta holds the stories together?" in rest
