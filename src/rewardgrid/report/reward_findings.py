@@ -66,10 +66,10 @@ def best_tradeoff(scope: Scope) -> Finding:
 
 def _untrained(scope: Scope, ran: Sequence[Configuration]) -> float | None:
     """What the base that all of these started from is paid for its own samples; None where there is no such figure."""
-    starts = {base_of(row) for found in ran for row in found.cells}
-    if len(starts) > 1:
+    start, *others = {base_of(row) for found in ran for row in found.cells}
+    if others:
         return None
-    earned: float | None = scope.evidence.bases.get(*starts, {}).get("rewards", {}).get(ran[0].cells[0]["reward"])
+    earned: float | None = scope.evidence.bases.get(start, {}).get("rewards", {}).get(ran[0].cells[0]["reward"])
     return earned
 
 
