@@ -158,6 +158,9 @@ def show(study: Study, word: str, samples: int) -> None:
     if one.metrics.get("evidence"):
         _section(console, "Verdict", judged(one))
         console.print(_evidence(one, console.width))
+    if one.metrics.get("modes"):
+        _section(console, "Adapters", "what each set of them writes")
+        console.print(_adapters(one))
     _section(console, "Samples", one.source or "none yet")
     for row in one.samples.head(samples).to_dict("records"):
         console.print(_scores(row), style="bold")
@@ -298,6 +301,16 @@ def _evidence(one: Seen, width: int) -> Table:
             *("-" if value is None else f"{value:.3g}" for value in figures),
             clean(signal.get("label")),
         )
+    return table
+
+
+def _adapters(one: Seen) -> Table:
+    table = _table("active", "sl10", "happy", "stories", figures=[True] * 2)
+    for mode, figures in one.metrics["modes"].items():
+        verdict = clean(figures.get("verdict") or "not judged")
+        reasons = clean(", ".join(figures.get("reasons") or []))
+        scores = (f"{figures[name]:.3g}" for name in ("sl10", "happy"))
+        table.add_row(clean(mode), *scores, f"{verdict}: {reasons}" if reasons else verdict)
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from rewardgrid.report.columns import COLUMNS, MEASURED_COLUMNS, RENAMED, SPEC_COLUMNS, known, settings
+from rewardgrid.report.columns import COLUMNS, MEASURED_COLUMNS, RENAMED, SPEC_COLUMNS, STORIES, known, settings
 from rewardgrid.report.curves import smoothed
 from rewardgrid.report.tables import Row, base_row, cell_row, load_bases, own_columns, varying
 from rewardgrid.study.cell import Cell
@@ -82,7 +82,12 @@ def overview(study: Study, cells: Sequence[tuple[Cell, Sequence[str]]]) -> dict[
     own = own_columns(study)
     measured = [name for name in (*MEASURED_COLUMNS, *own) if any(known(row.get(name)) for row in rows)]
     shown = {"verdict", "experiment", *settings_columns[:MOST_SETTINGS], *SHOWN_FIRST, *ONSETS, *own[::2]}
-    columns = ["verdict", "experiment", *settings_columns, "seed", "reasons", "verdict_published_signals", *measured]
+    stories = [name for name in STORIES if any(known(row.get(name)) for row in rows)]
+    columns = [
+        *("verdict", "experiment", *settings_columns, "seed", "reasons", "verdict_published_signals"),
+        *stories,
+        *measured,
+    ]
     groups: dict[tuple[Any, ...], int] = {}
     listed = []
     for (cell, experiments), row in zip(cells, rows, strict=True):

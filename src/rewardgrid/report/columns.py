@@ -195,11 +195,16 @@ _MODES: dict[str, _Figure] = {
     "jaccard": ("Jaccard", "mean pairwise word overlap of the completions", "share", 3),
 }
 
-_STORIES = {
+_OF_MODE = {
     "verdict": ("stories", "whether what they write still is stories: ok, borderline or degenerate"),
     "reasons": ("reasons", "kinds of degeneracy"),
 }
-"""Heading and meaning of the verdict on what a set of adapters writes."""
+STORIES: dict[str, Column] = {
+    f"{mode}_{what}": Column(f"{mode.replace('_', ' ')} {label}", f"{meaning}, {FULL}, adapters: {mode}", "", _S)
+    for mode in EVAL_MODES
+    for what, (label, meaning) in _OF_MODE.items()
+}
+"""The verdict on what each set of adapters writes. Null where a cell was measured before this was asked."""
 
 _FINAL = f"mean over the last {FINAL_STEPS} steps of training, over all of a shorter run"
 
@@ -291,13 +296,7 @@ COLUMNS: dict[str, Column] = _Columns(
             "",
             _S,
         ),
-        **{
-            f"{mode}_{what}": Column(
-                f"{mode.replace('_', ' ')} {label}", f"{meaning}, {FULL}, adapters: {mode}", "", _S
-            )
-            for mode in EVAL_MODES
-            for what, (label, meaning) in _STORIES.items()
-        },
+        **STORIES,
         "reasons": Column("reasons", "kinds of degeneracy, why it stopped or diverged, or what is missing", "", _S),
         "hardware": Column("hardware", "what the cell was trained on", "", _S),
         "versions": Column("versions", "versions of the libraries that trained it", "", _S),

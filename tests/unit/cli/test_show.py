@@ -118,6 +118,24 @@ def test_a_finished_cell_is_shown_with_curve_onset_evidence_and_samples(
     assert not any(line.startswith("happy ") for line in lines)  # nothing in it
 
 
+def test_of_a_routing_cell_it_is_told_what_each_set_of_adapters_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routing = {"rank": 4, "method": "routing", "reward": "sentence_length_10_smooth_with_happy"}
+    tree = Tree(make_study(tmp_path / "results", {"two": {**SWEEP, "by": [], "grids": [routing]}}, published=None))
+    (cell,) = tree.study.grid["two"]
+    tree.finish(cell)
+    show(tree.study, cell.name, samples=0)
+    assert re.search(r"retain_only +0.5 +0.2 +borderline: fragments", capsys.readouterr().out)
+    earlier = read_json(tree.study.layout.metrics(cell.name))
+    for figures in earlier["modes"].values():
+        figures.pop("verdict", None)
+        figures.pop("reasons", None)
+    write_json(tree.study.layout.metrics(cell.name), earlier)
+    show(tree.study, cell.name, samples=0)
+    assert re.search(r"retain_only +0.5 +0.2 +not judged", capsys.readouterr().out)
+
+
 def test_a_running_cell_is_shown_as_far_as_it_is(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     show(tree.study, cells(tree)[3].name, samples=3)
     text = capsys.readouterr().out

@@ -40,6 +40,7 @@ def test_the_table_tells_cells_apart_by_what_differs_in_their_experiment(study: 
     assert [cell["group"] for cell in top["cells"]] == [0, 0, 1, 1, 2, 3]
     keys = {column["key"] for column in top["columns"]}
     assert {"beta", "seed", "rank", "method", "verdict", "final_reward", "hack_onset", "kl_exact"} <= keys
+    assert top["cells"][4]["row"]["retain_only_verdict"] == "borderline"
     assert "lr" not in keys  # the same in all cells: among the settings of a cell
     assert top["cells"][-1]["row"]["state"] == "diverged"
     json.dumps(top, allow_nan=False)
