@@ -224,9 +224,11 @@ class _Card:
         ]
         lines = ["| | this model | its base |", "|---|--:|--:|"]
         lines += [f"| {' | '.join(row)} |" for row in rows if row[1] != NONE]
-        reasons = f" ({', '.join(self.metrics['reasons'])})" if self.metrics["reasons"] else ""
-        verdict = f"Verdict: **{self.metrics['verdict']}**{reasons}: whether it still tells stories as its base does."
-        if self.mode != "both":
+        own = self.metrics["modes"].get(self.mode, {})
+        judged = self.metrics if self.mode == "both" or "verdict" not in own else own
+        reasons = f" ({', '.join(judged['reasons'])})" if judged["reasons"] else ""
+        verdict = f"Verdict: **{judged['verdict']}**{reasons}: whether it still tells stories as its base does."
+        if self.mode != "both" and judged is self.metrics:
             verdict = f"Of both adapters together: {verdict[0].lower()}{verdict[1:]}"
         return "\n".join(lines) + f"\n\n{verdict}"
 

@@ -162,6 +162,24 @@ def test_the_card_says_what_was_measured_and_how_it_is_loaded(base: Base, traine
     exec(compile(shown, "card", "exec"), {})
 
 
+def test_the_card_of_one_adapter_judges_what_that_one_writes(base: Base, trained: Any, tmp_path: Path) -> None:
+    cell, out = CELLS["routing"], tmp_path / "out"
+    directory = trained(cell, base)
+    evaluate_base(base, SETTINGS, cell.max_new_tokens, tmp_path / "reference")
+    evaluate_cell(directory, cell, base, tmp_path / "reference" / "metrics.json", SETTINGS)
+    path = directory / "evaluation" / "metrics.json"
+    figures = read_json(path) | {"verdict": "ok", "reasons": []}
+    figures["modes"]["retain_only"] |= {"verdict": "degenerate", "reasons": ["template"]}
+    write_json(path, figures)
+    export_model(directory, base.directory, "retain_only", out)
+    assert "\nVerdict: **degenerate** (template): whether" in (out / "README.md").read_text()
+    for key in ("verdict", "reasons"):  # as of a cell that was measured before each set of adapters was judged
+        del figures["modes"]["retain_only"][key]
+    write_json(path, figures)
+    export_model(directory, base.directory, "retain_only", out, force=True)
+    assert "\nOf both adapters together: verdict: **ok**: whether" in (out / "README.md").read_text()
+
+
 def test_nothing_is_overwritten_unasked_and_nothing_but_an_export_ever(
     base: Base, trained: Any, tmp_path: Path
 ) -> None:
