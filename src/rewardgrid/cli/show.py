@@ -233,11 +233,15 @@ def judged(one: Seen) -> str:
     """The verdict with its reasons, in words."""
     if one.status.state == "diverged":
         return f"diverged: {one.status.note}"
-    label = one.metrics.get("verdict")
-    if label is None:
+    if one.metrics.get("verdict") is None:
         return "no verdict yet"
-    said = ": ".join([str(label), *([", ".join(one.metrics["reasons"])] if one.metrics.get("reasons") else [])])
+    said = _with_reasons(one.metrics)
     return clean(f"{said}, at step {one.status.step:.0f}, where it stopped" if one.status.state == "stopped" else said)
+
+
+def _with_reasons(found: Mapping[str, Any]) -> str:
+    """``degenerate: template``, of what has a verdict."""
+    return ": ".join([str(found["verdict"]), *([", ".join(found["reasons"])] if found.get("reasons") else [])])
 
 
 def clean(text: object) -> str:
@@ -307,10 +311,8 @@ def _evidence(one: Seen, width: int) -> Table:
 def _adapters(one: Seen) -> Table:
     table = _table("active", "sl10", "happy", "stories", figures=[True] * 2)
     for mode, figures in one.metrics["modes"].items():
-        verdict = clean(figures.get("verdict") or "not judged")
-        reasons = clean(", ".join(figures.get("reasons") or []))
         scores = (f"{figures[name]:.3g}" for name in ("sl10", "happy"))
-        table.add_row(clean(mode), *scores, f"{verdict}: {reasons}" if reasons else verdict)
+        table.add_row(clean(mode), *scores, clean(_with_reasons(figures)) if figures.get("verdict") else "not judged")
     return table
 
 

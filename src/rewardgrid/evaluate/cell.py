@@ -201,12 +201,13 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
         if settings.metrics:
             figures["own"] = own_figures(samples["full"], settings.metrics)
         if cell.is_routing:
-            figures["modes"]["both"] = of_mode(samples["full"], reference, cell, settings)
+            figures["modes"]["both"] = of_mode(samples["full"], figures["full"], reference, cell, settings)
             for mode in ("retain_only", "forget_only"):
                 alone = load_policy(train / "weights", cell, base, mode)[1]
                 (full,) = (each for each in wanted if each.name == "full")
                 frames.append(draw(shape, alone, frozen, base, full, assessor(cell, base), mode))
-                figures["modes"][mode] = of_mode(frames[-1], reference, cell, settings)
+                seen = summary(frames[-1], cell.hacked_from, reference["usual"]["full"])
+                figures["modes"][mode] = of_mode(frames[-1], seen, reference, cell, settings)
         figures |= judge(figures, reference, cell, settings)
         steps, figures["onset"] = course_of(train, cell, base, settings)
     write_table(out / "samples.parquet", pd.concat(frames), SAMPLES)
@@ -216,12 +217,13 @@ def evaluate_cell(directory: Path, cell: Cell, base: Base, reference_file: Path,
     write_json(out / "metrics.json", figures)
 
 
-def of_mode(samples: pd.DataFrame, reference: Mapping[str, Any], cell: Cell, settings: Evaluation) -> dict[str, Any]:
-    """The figures of one set of active adapters, and the verdict on what it writes.
+def of_mode(
+    samples: pd.DataFrame, seen: Signals, reference: Mapping[str, Any], cell: Cell, settings: Evaluation
+) -> dict[str, Any]:
+    """The figures of one set of active adapters, and the verdict on what it writes, by the summary of its samples.
 
     Every set is sampled by the full protocol and by no other, so the verdict looks at what that one shows.
     """
-    seen = summary(samples, cell.hacked_from, reference["usual"]["full"])
     return by_mode(samples, cell.hacked_from) | _judged(seen, reference["full"], reference, cell, settings)
 
 

@@ -31,7 +31,7 @@ from rewardgrid.report.markdown import code, cut, grid, md
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.separation import DETECTED_LEARNED, HACK_LEARNED
 from rewardgrid.report.statistics import Estimate
-from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying
+from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying, verdict_in_words
 from rewardgrid.report.verdicts import SIGNALS, evidence_table, other_draws
 from rewardgrid.report.words import in_words, within_sentence
 from rewardgrid.study.cell import REWARD_MEANINGS
@@ -318,7 +318,7 @@ def verdict(row: Row) -> str:
         return "missing"
     if row["state"] == "stopped":
         return f"stopped at step {row['stopped_at']}"
-    said = f"{row['verdict']} ({row['reasons']})" if row["reasons"] else str(row["verdict"])
+    said = verdict_in_words(row["verdict"], row["reasons"])
     if row["degeneration_onset"] is not None:
         said += f"; not ok from step {row['degeneration_onset']}"
     return said if row["hack_onset"] is None else f"{said}; hacks from step {row['hack_onset']}"

@@ -22,7 +22,7 @@ from rewardgrid.report.separation import (
     separate,
 )
 from rewardgrid.report.statistics import ALPHA, Estimate
-from rewardgrid.report.tables import Row, base_of, faults, verdicts_in_short
+from rewardgrid.report.tables import Row, base_of, faults, verdict_in_words, verdicts_in_short
 from rewardgrid.report.words import Spread, in_words, sentence_case, spread
 from rewardgrid.study.steps import SMOOTHING_STEPS
 from rewardgrid.study.text import count
@@ -174,7 +174,7 @@ def stories(scope: Scope) -> Finding:
         ]
     rows = [
         {name: row[name] for name in ("rank", "forget_rank", "seed")}
-        | {mode: _label(row[f"{mode}_verdict"], row[f"{mode}_reasons"]) for mode in STORY_MODES}
+        | {mode: verdict_in_words(row[f"{mode}_verdict"], row[f"{mode}_reasons"]) for mode in STORY_MODES}
         for row in cells
     ]
     return finding("; ".join(parts), sentences, cells, rows, rule)
@@ -182,11 +182,6 @@ def stories(scope: Scope) -> Finding:
 
 STORY_MODES = ("retain_only", "both", "forget_only")
 """The sets of adapters, the one that is kept first."""
-
-
-def _label(verdict: str, reasons: str) -> str:
-    """``degenerate (template)``."""
-    return f"{verdict} ({reasons})" if reasons else verdict
 
 
 def _detected(rows: Iterable[Row]) -> bool:

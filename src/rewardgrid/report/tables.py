@@ -135,7 +135,7 @@ def cell_row(study: Study, experiment: str, cell: Cell, bases: Mapping[str, Row]
         row["verdict_published_signals"] = _by_published_signals(row, bases[cell.base_id], study.evaluation)
     if row["state"] != "stopped":
         return row
-    final = " ".join([str(row["verdict"]), *([f"({row['reasons']})"] if row["reasons"] else [])])
+    final = verdict_in_words(row["verdict"], row["reasons"])
     at = f"at step {status['stopped_at']} of {cell.max_steps}: {status['reason']}; then its samples are {final}"
     return row | {"stopped_at": status["stopped_at"], "verdict": "stopped", "reasons": at}
 
@@ -303,6 +303,11 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
 def base_of(row: Row) -> str:
     """Name of the base that a cell started from, as its directory has it."""
     return f"{row['base']}-{row['base_recipe']}"
+
+
+def verdict_in_words(label: str, reasons: str) -> str:
+    """``degenerate (template)``."""
+    return f"{label} ({reasons})" if reasons else label
 
 
 def verdicts_in_numbers(verdicts: Iterable[str]) -> str:
