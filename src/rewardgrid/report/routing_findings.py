@@ -28,6 +28,8 @@ from rewardgrid.study.steps import SMOOTHING_STEPS
 from rewardgrid.study.text import count
 
 UNSAMPLED = "no cell was sampled with and without its forget adapter beside a base that was sampled to the same length"
+UNSUCCESSFUL: tuple[Ending, ...] = ("no hack", "collapses")
+"""Of a run that ended so nothing good is said that its stories could put in doubt."""
 UNASKED = "; what a detector of one's own says is known of cells and bases that were trained and measured with it"
 ASYMMETRIC_FROM = 0.7
 """The asymmetric table looks at the steps from this share of a run on."""
@@ -139,7 +141,7 @@ def hack_removed(scope: Scope) -> Finding:
         # Where it was asked among others too, one answer holds for both.
         unsure = not prefix and together.ending == "works" and scope.adjusted.get(Question("works"), 0.0) >= ALPHA
         tally = _tally("cannot be told" if unsure else together.ending, each)
-        spoilt = _spoilt([ended.row for ended in mine])
+        spoilt = _spoilt([ended.row for ended, ending in zip(mine, each, strict=True) if ending not in UNSUCCESSFUL])
         parts.append(f"{prefix}{tally}{f', {spoilt}' if spoilt else ''}")
         sentences.append(sentence_case(f"{prefix}{_told(together, mine)}"))
     cells = [ended.row for ended in judged]

@@ -364,9 +364,10 @@ def routed(
     windows: tuple[Window, ...] = (),
     base_length: int = 128,
     works: float | None = None,
+    both: float = 5.5,
 ) -> Finding:
-    """A finding where the base writes 0.3 "happy" a completion and both adapters 5.5."""
-    drawn = {c["cell"]: samples({"both": 5.5, "retain_only": left, "forget_only": 1.0}) for c, _, left in runs}
+    """A finding where the base writes 0.3 "happy" a completion."""
+    drawn = {c["cell"]: samples({"both": both, "retain_only": left, "forget_only": 1.0}) for c, _, left in runs}
     return find(
         name,
         [cell for cell, _, _ in runs],
@@ -488,6 +489,9 @@ def test_a_hack_that_is_gone_from_what_is_no_story_is_told_as_that() -> None:
     both = routed([ruined, whole, unjudged], "hack_removed")["conclusion"]
     assert both.endswith(", but retain_only's stories are 1 ok, 1 degenerate")
     assert routed([whole, unjudged], "hack_removed")["conclusion"] == "works (2 seeds)"
+    collapsed = (ruined[0], curves(0.02), 0.3)
+    assert routed([collapsed], "hack_removed")["conclusion"] == "collapses (1 seed)"
+    assert routed([ruined], "hack_removed", both=1.1)["conclusion"] == "never learnt the hack (1 seed)"
 
     found = routed([ruined, whole, unjudged], "stories")
     assert found["conclusion"] == "retain_only 1 ok, 1 degenerate, both ok, forget_only ok (2 seeds)"
