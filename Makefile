@@ -23,10 +23,11 @@ study: $(READY) ## the whole study on this machine: results/RESULTS.md, in days
 	$(BIN)/snakemake --profile profiles/local
 
 test: $(READY) ## the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: $(READY) ## faults of all kinds on a SLURM cluster, started here (Debian, as root)
-	$(BIN)/python -m pytest tests/slurm --numprocesses 2 --dist loadfile
+# Three at a time on two cores: half of their time they wait for SLURM.
+	$(BIN)/python -m pytest tests/slurm --numprocesses 3 --dist worksteal
 
 bench: $(READY) ## time the engines on this machine: results/bench/ and BENCHMARKS.md
 	$(BIN)/python workflow/scripts/bench.py
