@@ -39,7 +39,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_TELEMETRY="1",
 )
-# Arrays in pages of 2 MiB, where Linux gives them on request: a step on a CPU takes a twentieth less. Read as a process starts.
+# Arrays in pages of 2 MiB, where Linux gives them on request: a step on a CPU takes a twentieth less. The C library reads
+# this as a process starts, which is why it is not in lm/memory.py.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 

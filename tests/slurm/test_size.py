@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.slurm
 
 
-def test_two_thousand_cells_are_planned_in_a_minute_of_cpu_and_two_gigabytes(
+def test_two_thousand_cells_are_planned_in_a_minute_and_two_gigabytes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(root / "workflow/scripts"))
@@ -18,5 +18,5 @@ def test_two_thousand_cells_are_planned_in_a_minute_of_cpu_and_two_gigabytes(
 
     seconds, cpu, memory = plan.measure(2000)
     print(f"{seconds:.0f} s, {cpu:.0f} CPU-s, {memory:.0f} MiB", file=sys.stderr)
-    assert cpu < 60
+    assert seconds < 60
     assert memory < 2048

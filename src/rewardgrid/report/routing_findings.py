@@ -28,11 +28,11 @@ from rewardgrid.study.steps import SMOOTHING_STEPS
 from rewardgrid.study.text import count
 
 UNSAMPLED = "no cell was sampled with and without its forget adapter beside a base that was sampled to the same length"
-UNSUCCESSFUL: tuple[Ending, ...] = ("no hack", "collapses")
-"""Of a run that ended so nothing good is said that its stories could put in doubt."""
 UNASKED = "; what a detector of one's own says is known of cells and bases that were trained and measured with it"
 ASYMMETRIC_FROM = 0.7
 """The asymmetric table looks at the steps from this share of a run on."""
+UNSUCCESSFUL: tuple[Ending, ...] = ("no hack", "collapses")
+"""Of a run that ended so nothing good is said that its stories could put in doubt."""
 
 
 def baseline_climb(scope: Scope) -> Finding:
