@@ -31,6 +31,7 @@ from rewardgrid.report.reward_findings import (
     Direction,
     Effect,
     batch_pairs,
+    completions_in_words,
     effect,
     goes,
     goes_p,
@@ -123,6 +124,9 @@ class Negligible(Statement):
         return f"{by} changes {subject(self.metric, self.mode)} by less than {self.limit:g}"
 
 
+OTHER_HARDWARE = "seconds are of other hardware"
+
+
 class Contrast(Statement):
     """A metric at one value of a setting beside that at another, all else equal: by how much, or how many times."""
 
@@ -135,14 +139,23 @@ class Contrast(Statement):
     range: Range
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
+        pairs = [
+            (row, other)
+            for row in cells
+            if has(row, {self.by: self.of})
+            for other in ours.evidence.finished()
+            if self._partners(row, other)
+        ]
+        if self._timed:
+            alike = [(row, other) for row, other in pairs if row["hardware"] == other["hardware"]]
+            if pairs and not alike:
+                return Judgement("cannot be told", OTHER_HARDWARE, [row for pair in pairs for row in pair])
+            pairs = alike
         values, used = [], []
-        for row in cells:
-            if not has(row, {self.by: self.of}):
-                continue
-            for other in ours.evidence.finished():
-                if self._partners(row, other) and (value := self._value(ours, row, other)) is not None:
-                    values.append(value)
-                    used += [row, other]
+        for row, other in pairs:
+            if (value := self._value(ours, row, other)) is not None:
+                values.append(value)
+                used += [row, other]
         if not values:
             return NOT_RUN
         if self.measure == "difference":
@@ -158,10 +171,12 @@ class Contrast(Statement):
             row[name] == other[name] for name in SPEC_COLUMNS if name != self.by
         )
 
+    @property
+    def _timed(self) -> bool:
+        """Whether it is about wall clock, which compares only on the same hardware."""
+        return any(metric.startswith("seconds") for metric in self.metrics)
+
     def _value(self, ours: Ours, row: Row, other: Row) -> float | None:
-        timed = any(metric.startswith("seconds") for metric in self.metrics)
-        if timed and row["hardware"] != other["hardware"]:
-            return None
         pairs = [
             (mine, theirs)
             for metric in self.metrics
@@ -471,11 +486,15 @@ class NeverSooner(Statement):
     kind: Literal["never_sooner"]
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
-        pairs = [pair for pair in batch_pairs(ours.scope(self.experiment)) if pair.comparable]
+        every = batch_pairs(ours.scope(self.experiment))
+        pairs = [pair for pair in every if pair.comparable]
         outcomes = [pair.sooner(suffix) for pair in pairs for suffix in ("085", "095")]
         decided = [outcome for outcome in outcomes if outcome in ("sooner", "slower")]
         if not decided:
-            return Judgement("not run", "no threshold reached on the same hardware" if pairs else "")
+            if not every:
+                return NOT_RUN
+            told = ["no threshold reached" if pairs else OTHER_HARDWARE, completions_in_words(every)]
+            return Judgement("cannot be told", "; ".join(filter(None, told)), [row for pair in every for row in pair])
         used = [row for pair in pairs for row in pair]
         sooner = decided.count("sooner")
         ratios = [ratio for pair in pairs if (ratio := pair.times("seconds_to_085", "seconds_to_095")) is not None]

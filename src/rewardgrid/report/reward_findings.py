@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -573,6 +574,9 @@ def _beyond(ratios: Sequence[LrRatio], ends: Sequence[float]) -> str:
 
 # --- batch size ----------------------------------------------------------------------------------------
 
+_STEPS = [f"steps_to_{suffix}" for suffix in THRESHOLDS]
+_SECONDS = [f"seconds_to_{suffix}" for suffix in THRESHOLDS]
+
 
 class BatchPair(NamedTuple):
     """A finished cell and the otherwise equal one of the smallest batch."""
@@ -602,6 +606,11 @@ class BatchPair(NamedTuple):
             if self.larger[column] and self.smaller[column]
         ]
         return math.exp(math.fsum(logs) / len(logs)) if logs else None
+
+    def completions(self, *columns: str) -> float | None:
+        """How many times as many completions the larger takes in those columns of steps; no hardware changes that."""
+        steps = self.times(*columns)
+        return None if steps is None else steps * self.larger["batch_size"] / self.smaller["batch_size"]
 
 
 def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
@@ -638,39 +647,53 @@ def slower_when_scaled(scope: Scope) -> Finding:
 def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Finding:
     rule = (
         f"Each cell is set against the finished cell of the smallest batch that {equal}, in any experiment. Seconds "
-        "compare only on the same hardware; never is later than any time. How many times as long is a geometric mean, "
-        "over both thresholds of a pair and then over pairs."
+        "compare only on the same hardware, completions on any; never is later than any time. How many times as many "
+        "is a geometric mean, over both thresholds of a pair and then over pairs."
     )
     rows = [_timed(pair, suffix) for pair in pairs for suffix in THRESHOLDS]
     cells = [cell for pair in pairs for cell in pair]
-    decided = [row for row in rows if row["larger batch"] in ("sooner", "slower")]
-    if not decided:
-        needed = (
-            f"none of {count(len(rows), 'comparison')} reaches its threshold on the same hardware"
-            if rows
-            else "no finished cell has one of a smaller batch beside it that is otherwise equal"
-        )
+    if not rows:
+        needed = "no finished cell has one of a smaller batch beside it that is otherwise equal"
         return finding(NOT_ENOUGH, [f"Not enough cells: {needed}."], cells, rows, rule)
+    decided = [row for row in rows if row["larger batch"] in ("sooner", "slower")]
     slower = sum(row["larger batch"] == "slower" for row in decided)
-    conclusion = (
-        f"never sooner, in {count(len(decided), 'comparison')}"
-        if slower == len(decided)
-        else f"sooner in {len(decided) - slower} of {count(len(decided), 'comparison')}"
-    )
-    sentences = [
-        f"In {slower} of {count(len(decided), 'comparison')} the larger batch reaches the threshold no sooner "
-        "in wall clock."
-    ]
+    sentences = []
+    if decided:
+        sentences.append(
+            f"In {slower} of {count(len(decided), 'comparison')} the larger batch reaches the threshold no sooner "
+            "in wall clock."
+        )
     comparable = [pair for pair in pairs if pair.comparable]
-    for columns, what in ((("seconds_to_085", "seconds_to_095"), "time"), (("steps_to_085", "steps_to_095"), "steps")):
-        ratios = [ratio for pair in comparable if (ratio := pair.times(*columns)) is not None]
-        if ratios:
-            sentences.append(f"Where both reach it, the larger takes {times_in_words(ratios)} the {what}.")
+    if ratios := [ratio for pair in comparable if (ratio := pair.times(*_SECONDS))]:
+        sentences.append(f"Where both reach it, the larger takes {times_in_words(ratios)} the time.")
+    completions = completions_in_words(pairs)
+    if completions:
+        sentences.append(f"To the same reward {completions}, whatever the hardware.")
     left = len(rows) - len(decided)
     if left:
-        sentences.append(f"{count(left, 'comparison')} cannot be decided: no threshold reached, or other hardware.")
+        sentences.append(
+            f"Seconds of {count(left, 'comparison')} cannot be decided: no threshold reached, or other hardware."
+        )
     sentences += _uneven(scope.evidence.finished(), cells)
+    if not decided:
+        conclusion = f"{completions}; wall clock cannot be told (other hardware)" if completions else NOT_ENOUGH
+    elif slower == len(decided):
+        conclusion = f"never sooner, in {count(len(decided), 'comparison')}"
+    else:
+        conclusion = f"sooner in {len(decided) - slower} of {count(len(decided), 'comparison')}"
     return finding(conclusion, sentences, cells, rows, rule)
+
+
+def completions_in_words(pairs: Sequence[BatchPair]) -> str:
+    """``batch 64 takes 1.2 times (n = 1) the completions of 32``, by batch size, of those that reach a threshold."""
+    by_size = defaultdict(list)
+    for pair in pairs:
+        if (ratio := pair.completions(*_STEPS)) is not None:
+            by_size[pair.larger["batch_size"], pair.smaller["batch_size"]].append(ratio)
+    return " and ".join(
+        f"batch {larger} takes {times_in_words(ratios)} the completions of {smaller}"
+        for (larger, smaller), ratios in sorted(by_size.items())
+    )
 
 
 UNEVEN = 1.5
@@ -693,15 +716,16 @@ def _uneven(all_cells: Sequence[Row], timed: Sequence[Row]) -> Iterator[str]:
 
 def _timed(pair: BatchPair, suffix: str) -> dict[str, Any]:
     """One threshold of a pair as a row of figures."""
-    seconds = f"seconds_to_{suffix}"
+    steps, seconds = f"steps_to_{suffix}", f"seconds_to_{suffix}"
     return {
         **{name: pair.larger[name] for name in ("rank", "lr", "batch_size")},
         "smaller batch": pair.smaller["batch_size"],
         "threshold": str(THRESHOLDS[suffix]),
-        "steps": pair.larger[f"steps_to_{suffix}"],
-        "steps of the smaller": pair.smaller[f"steps_to_{suffix}"],
+        "steps": pair.larger[steps],
+        "steps of the smaller": pair.smaller[steps],
         "seconds": pair.larger[seconds],
         "seconds of the smaller": pair.smaller[seconds],
-        "ratio": pair.times(seconds),
+        "times the seconds": pair.times(seconds) if pair.comparable else None,
+        "times the completions": pair.completions(steps),
         "larger batch": pair.sooner(suffix),
     }

@@ -309,7 +309,10 @@ def test_times_compare_on_the_same_hardware_only() -> None:
     same = [batch(size, rank, seconds) for rank in (1, 8) for size, seconds in ((32, 100.0), (64, 350.0))]
     assert judge(times, same).answer == AGREES
     other = [batch(32, 1, 100.0), batch(64, 1, 350.0, hardware="a GPU")]
-    assert judge(times, other).answer == NOT_RUN
+    told = judge(times, other)
+    assert (told.answer, told.ours) == (OPEN, "seconds are of other hardware")
+    assert judge(times, [*same, *other]).answer == AGREES
+    assert judge(times, other[:1]).answer == NOT_RUN
 
 
 def test_more_than_at_another_value_must_be_surely_so() -> None:
@@ -466,6 +469,9 @@ def test_no_larger_batch_may_be_sooner() -> None:
     assert judge(never, pairs(300.0, 320.0, 99.0)).answer == DIFFERS
     assert judge(never, pairs(300.0)).answer == OPEN
     assert judge(never, pairs(300.0)[:1]).answer == NOT_RUN
+    told = judge(never, [batch(32, 1, 100.0), batch(64, 1, 350.0, steps=80, hardware="a GPU")])
+    assert told.answer == OPEN
+    assert told.ours == "seconds are of other hardware; batch 64 takes 1.6 times (n = 1) the completions of 32"
 
 
 def test_a_climb_may_not_fall_back() -> None:

@@ -310,7 +310,7 @@ def test_a_larger_batch_is_set_against_the_smaller_one_that_is_otherwise_equal()
         ("0.85", "slower"),
         ("0.95", "sooner"),
     ]
-    assert [line["ratio"] for line in found["rows"]] == [pytest.approx(3.0), pytest.approx(0.75)]
+    assert [line["times the seconds"] for line in found["rows"]] == [pytest.approx(3.0), pytest.approx(0.75)]
     # The geometric mean of both thresholds, sqrt(3 * 0.75), of the one pair.
     assert "takes 1.5 times (n = 1) the time" in found["sentences"][1]
 
@@ -331,6 +331,24 @@ def test_seconds_of_different_hardware_are_not_compared() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, 200.0)), timed(64, (10.0, 20.0), hardware="a GPU")])
     assert found["conclusion"] == NOT_ENOUGH
     assert {line["larger batch"] for line in found["rows"]} == {"other hardware"}
+    assert {line["times the seconds"] for line in found["rows"]} == {None}
+
+
+def test_completions_compare_on_any_hardware() -> None:
+    def cell(batch: int, steps: tuple[int | None, int | None], hardware: str = "a CPU") -> Row:
+        return timed(batch, (9.0, 9.0), steps_to_085=steps[0], steps_to_095=steps[1], hardware=hardware)
+
+    found = find("slower_than_baseline", [cell(32, (400, 600)), cell(64, (300, None), hardware="a GPU")])
+    # 300 steps of 64 completions are 1.5 times 400 of 32; 0.95 is reached by one alone, which compares nothing.
+    told = "batch 64 takes 1.5 times (n = 1) the completions of 32"
+    assert found["conclusion"] == f"{told}; wall clock cannot be told (other hardware)"
+    assert found["sentences"][0] == f"To the same reward {told}, whatever the hardware."
+    assert [line["times the completions"] for line in found["rows"]] == [1.5, None]
+
+    four = [cell(32, (400, 600)), cell(64, (300, 450)), cell(128, (100, 300))]
+    sentences = find("slower_than_baseline", four)["sentences"]
+    # The mean of 4 * 100 / 400 and 4 * 300 / 600 is sqrt(2).
+    assert f"To the same reward {told} and batch 128 takes 1.4 times (n = 1) the completions of 32" in sentences[2]
 
 
 # --- routing -------------------------------------------------------------------------------------------
