@@ -69,7 +69,8 @@ def section(comparison: Comparison, templates: Path) -> Section:
         title="Beside the published study",
         summary=summary,
         text=Markup(text),
-        answers={name: f"Published, on {BASE}: {answer}" for name, answer in comparison["answers"].items()},
+        answers=comparison["answers"],
+        answers_of=f"published, on {BASE}",
     )
 
 

@@ -31,9 +31,17 @@ from rewardgrid.report.markdown import code, cut, grid, md
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.separation import DETECTED_LEARNED, HACK_LEARNED
 from rewardgrid.report.statistics import Estimate
-from rewardgrid.report.tables import Configuration, Row, base_of, shown_columns, varying, verdict_in_words
+from rewardgrid.report.tables import (
+    Configuration,
+    Row,
+    base_of,
+    shown_columns,
+    varying,
+    verdict_in_words,
+    verdicts_in_numbers,
+)
 from rewardgrid.report.verdicts import SIGNALS, evidence_table, other_draws
-from rewardgrid.report.words import in_words, within_sentence
+from rewardgrid.report.words import in_words
 from rewardgrid.study.cell import REWARD_MEANINGS
 from rewardgrid.study.files import read_json
 from rewardgrid.study.study import Experiment, Study
@@ -57,6 +65,7 @@ class Section:
 
     Attributes:
         answers: experiment -> what it has to say to that experiment's question, as plain text.
+        answers_of: whose answers they are, as plain text.
     """
 
     anchor: str
@@ -64,6 +73,7 @@ class Section:
     summary: Markup
     text: Markup
     answers: Mapping[str, str] = field(default_factory=dict)
+    answers_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ def render(results: Results, templates: Path) -> str:
             passing=PASSING,
             provenance=provenance(results),
             about_verdicts=about_verdicts(Path(results.study.results), templates),
+            summary=summary(experiments, results.sections),
             experiments=experiments,
             sections=results.sections,
             glossary=_glossary(results),
@@ -104,6 +115,34 @@ def render(results: Results, templates: Path) -> str:
         )
     )
     return squeezed(text)
+
+
+def summary(experiments: Sequence[Mapping[str, Any]], sections: Sequence[Section]) -> Markup:
+    """The first page: every experiment's question, its cells, and the answers, ours and those that sections have.
+
+    Ours is the first of the experiment's findings.
+    """
+    from markupsafe import Markup
+
+    others = [section for section in sections if any(entry["name"] in section.answers for entry in experiments)]
+    lines = []
+    for entry in experiments:
+        answer = md(NOTHING)
+        if entry["findings"]:
+            first = entry["findings"][0]
+            answer = Markup("{}: {}").format(first["title"], md(first["conclusion"]))
+            if first["conclusion"] != NOT_ENOUGH:
+                answer += Markup(" *({})*").format(first["n"])
+        lines.append(
+            [
+                Markup("[{}](#{})").format(md(entry["question"] or entry["title"]), entry["name"]),
+                entry["verdicts"],
+                answer,
+                *(section.answers.get(entry["name"], NOTHING) for section in others),
+            ]
+        )
+    headings = ["question", "cells", "answer", *(section.answers_of for section in others)]
+    return grid(headings, lines, [False] * len(headings))
 
 
 def about_verdicts(results: Path, templates: Path) -> str | None:
@@ -223,12 +262,15 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
     findings = [_finding(finding) for finding in results.findings if finding["experiment"] == name]
     scope = _scope(results, name)
     states = Counter(row["state"] for row in rows)
+    unfinished = [f"{states[state]} {state}" for state in ("stopped", "diverged", "missing") if states[state]]
     return {
         "name": name,
         "title": experiment.title,
         "question": experiment.question,
-        "states": f"{count(len(rows), 'cell')}: {states['done']} done"
-        + "".join(f", {states[state]} {state}" for state in ("stopped", "diverged", "missing") if states[state]),
+        "states": ", ".join([f"{count(len(rows), 'cell')}: {states['done']} done", *unfinished]),
+        "verdicts": ", ".join(
+            filter(None, [verdicts_in_numbers(row["verdict"] for row in scope.finished), *unfinished])
+        ),
         "figures": [
             {
                 "caption": CAPTIONS[figure],
@@ -245,7 +287,6 @@ def _experiment(results: Results, name: str) -> dict[str, Any]:
         "evidence": evidence_table(results.study.layout, rows),
         "passing": passing_table(scope),
         "findings": findings,
-        "untold": ", ".join(within_sentence(finding["title"]) for finding in findings if not finding["told"]),
         "samples": list(_samples(results, scope)),
         "missing": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "missing"],
         "stopped": [{"cell": row["cell"], "reason": row["reasons"]} for row in rows if row["state"] == "stopped"],
@@ -436,7 +477,6 @@ def _finding(finding: Entry) -> dict[str, Any]:
     return {
         "title": finding["title"],
         "conclusion": finding["conclusion"],
-        "told": finding["conclusion"] != NOT_ENOUGH,
         "sentences": finding["sentences"],
         "n": f"{count(finding['cells'], 'cell')}, {count(finding['seeds'], 'seed')}",
         "rule": finding["rule"],

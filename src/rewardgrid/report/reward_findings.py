@@ -425,7 +425,7 @@ def smallest_passing(scope: Scope) -> Finding:
     tried = numbered("rank", {found.cells[0]["rank"] for found in ran})
     best = smallest_configuration(scope)
     if best is None:
-        conclusion = "no rank passes"
+        conclusion = f"no rank reaches {PASSING} with every seed ok"
         sentence = f"No configuration reaches {PASSING} with every seed ok; tried: {tried}."
     else:
         conclusion = f"{best.label} ({decimals(_two(best), 2)})"

@@ -81,8 +81,3 @@ def times_in_words(ratios: Sequence[float]) -> str:
 def sentence_case(text: str) -> str:
     """Text with a capital at its start; what follows is left as it is."""
     return text[:1].upper() + text[1:]
-
-
-def within_sentence(title: str) -> str:
-    """A title without the capital at its start."""
-    return title[:1].lower() + title[1:]

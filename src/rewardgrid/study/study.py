@@ -141,7 +141,9 @@ class Experiment(Strict):
     by: list[str] = Field(
         default_factory=list, description="spec fields that make a configuration; means are over its seeds"
     )
-    findings: list[FindingName] = Field(default_factory=list, description="what to compute from its table")
+    findings: list[FindingName] = Field(
+        default_factory=list, description="what to compute from its table; the first is its answer on the first page"
+    )
     figures: list[FigureName] = Field(default_factory=list, description="pictures beside its table")
 
     @model_validator(mode="after")

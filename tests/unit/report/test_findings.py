@@ -258,7 +258,7 @@ def test_the_smallest_rank_must_reach_the_threshold_with_every_seed_ok() -> None
     found = find("smallest_passing", [*rows, lora(8, 3e-4, 0.99)])
     assert found["conclusion"] == "rank 4, lr 3e-4 (0.90)"
     assert "Tried: ranks 1, 2, 4 and 8." in found["sentences"][0]
-    assert find("smallest_passing", rows[:2])["conclusion"] == "no rank passes"
+    assert find("smallest_passing", rows[:2])["conclusion"] == "no rank reaches 0.85 with every seed ok"
 
 
 def test_the_lr_ratio_needs_a_sound_full_fine_tuning_of_the_same_base_and_reward() -> None:

@@ -101,15 +101,19 @@ def test_results_say_where_the_figures_come_from(filled: Tree, text: str) -> Non
     assert "| Code | " in text
 
 
-def test_a_hurried_reader_finds_the_findings_first(filled: Tree, text: str) -> None:
-    short, rest = text.split("## Reward against KL", 1)
-    assert "(8 cells: 6 done, 1 diverged, 1 missing)" in short
-    assert "- Order of beta: KL and reward fall as beta rises (KL 0.997 → 0.980) *(4 cells, 2 seeds)*" in short
+def test_a_hurried_reader_finds_questions_and_answers_first(filled: Tree, text: str) -> None:
+    short, rest = text.split("## How to read this", 1)
+    sweep, routed = [line for line in short.splitlines() if line.startswith("| [")]
+    question, cells, answer, published = sweep.strip("| ").split(" | ")
+    assert question == "[Which beta holds the stories together?](#reward_sweep)"
+    assert cells == "6 ok, 1 diverged, 1 missing"
+    assert answer == "Best trade-off: 0.89 at beta 0.003, penalty 1.05, the base itself 0.47 *(7 cells, 2 seeds)*"
+    assert published.startswith("Reward 0.998 at beta 0.003 is gibberish")
     works = "works (2 seeds), but retain_only's stories are borderline"
-    assert f"- Forget adapter cut away: {works} *(2 cells, 2 seeds)*" in short
-    assert "- Stories by adapter: retain_only borderline, both borderline, forget_only borderline (2 seeds)" in short
-    assert '<a id="reward_sweep"></a>' in short
-    assert "](#reward_sweep)" in short
+    assert routed == f"| [Two adapters](#routed) | 2 ok | Forget adapter cut away: {works} *(2 cells, 2 seeds)* | – |"
+    assert "| question | cells | answer | published, on SimpleStories-1.25M |" in short
+    assert "**Order of beta: KL and reward fall as beta rises (KL 0.997 → 0.980)** *(4 cells, 2 seeds)*" in rest
+    assert '<a id="reward_sweep"></a>' in rest
     assert "Which beta holds the stories together?" in rest
 
 
@@ -253,7 +257,7 @@ def test_every_figure_that_the_page_links_exists(filled: Tree, text: str) -> Non
 
 def test_every_published_configuration_and_claim_stands_on_the_page(filled: Tree, text: str) -> None:
     short, section = text.split("## Beside the published study")
-    assert "- [**Beside the published study**](#published), base `storyteller`" in short
+    assert "[**Beside the published study**](#published), base `storyteller`" in short
     assert section.count("| rank 32, forget rank ") == 3
     assert section.count(", penalty 1.") == 6
     # Two seeds each; ours are 0.9 minus twice beta.
@@ -308,13 +312,14 @@ def test_a_study_without_a_published_one_has_no_such_section(tmp_path: Path) -> 
     text = report(alone)
     assert "published study" not in text
     assert "#published" not in text
+    assert "| question | cells | answer |\n" in text
     assert "## Columns" in text
 
 
 def test_a_study_without_any_finished_cell_still_gives_a_page(tree: Make) -> None:
     text = report(tree(reward_sweep=SWEEP, routed=ROUTED).study)
     assert "| Cells | 10: 0 done, 0 diverged, 10 missing |" in text
-    assert "  - Not enough cells for: best trade-off, order of beta" in text
+    assert "| 8 missing | Best trade-off: not enough cells | " in text
     assert "**Best trade-off: not enough cells** *(0 cells, 0 seeds)*" in text
 
 
