@@ -25,7 +25,7 @@ from rewardgrid.published.judging import (
     within,
 )
 from rewardgrid.published.statement import WORDS, Metric, Statement, either, subject
-from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, decimals, setting, show
+from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, THRESHOLDS, decimals, setting, show
 from rewardgrid.report.finding import Question
 from rewardgrid.report.reward_findings import (
     Direction,
@@ -488,19 +488,23 @@ class NeverSooner(Statement):
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
         every = batch_pairs(ours.scope(self.experiment))
         pairs = [pair for pair in every if pair.comparable]
-        outcomes = [pair.sooner(suffix) for pair in pairs for suffix in ("085", "095")]
+        outcomes = [pair.sooner(suffix) for pair in pairs for suffix in THRESHOLDS]
         decided = [outcome for outcome in outcomes if outcome in ("sooner", "slower")]
         if not decided:
             if not every:
                 return NOT_RUN
             told = ["no threshold reached" if pairs else OTHER_HARDWARE, completions_in_words(every)]
-            return Judgement("cannot be told", "; ".join(filter(None, told)), [row for pair in every for row in pair])
-        used = [row for pair in pairs for row in pair]
+            return Judgement(
+                "cannot be told", "; ".join(filter(None, told)), [row for pair in every for row in pair.cells]
+            )
+        used = [row for pair in pairs for row in pair.cells]
         sooner = decided.count("sooner")
-        ratios = [ratio for pair in pairs if (ratio := pair.times("seconds_to_085", "seconds_to_095")) is not None]
+        ratios = [ratio for pair in pairs if (ratio := pair.time(*THRESHOLDS)) is not None]
         comparisons = count(len(decided), "comparison")
         text = f"sooner in {sooner} of {comparisons}" if sooner else f"never sooner, in {comparisons}"
         text += f"; {times_in_words(ratios)} the time" if ratios else ""
+        if any(pair.pace is not None for pair in pairs):
+            text += ", where hardware differs at the larger's pace"
         if sooner:
             return Judgement("differs", text, used, 1.0)
         p = below([-math.log(ratio) for ratio in ratios], 0.0)

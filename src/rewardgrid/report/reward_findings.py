@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from rewardgrid.report.columns import (
@@ -574,43 +576,73 @@ def _beyond(ratios: Sequence[LrRatio], ends: Sequence[float]) -> str:
 
 # --- batch size ----------------------------------------------------------------------------------------
 
-_STEPS = [f"steps_to_{suffix}" for suffix in THRESHOLDS]
-_SECONDS = [f"seconds_to_{suffix}" for suffix in THRESHOLDS]
+Both = tuple[float | None, float | None]
+"""A figure of the larger batch and of the smaller one."""
+
+_SHAPE = ("method", "batch_size", "max_new_tokens", "base")
+"""What a step's seconds depend on, beside the hardware; the rank of an adapter hardly tells."""
 
 
-class BatchPair(NamedTuple):
-    """A finished cell and the otherwise equal one of the smallest batch."""
+@dataclass(frozen=True)
+class BatchPair:
+    """A finished cell and the otherwise equal one of the smallest batch.
+
+    Attributes:
+        pace: seconds per step of cells shaped like the smaller on the larger's hardware (their median), if the smaller
+            ran on another and there are any.
+    """
 
     larger: Row
     smaller: Row
+    pace: float | None = None
+
+    @property
+    def cells(self) -> tuple[Row, Row]:
+        """Both cells."""
+        return self.larger, self.smaller
 
     @property
     def comparable(self) -> bool:
         """Whether their seconds are of the same hardware."""
-        return bool(self.larger["hardware"] == self.smaller["hardware"])
+        return self.pace is not None or bool(self.larger["hardware"] == self.smaller["hardware"])
+
+    def steps(self, suffix: str) -> Both:
+        """Steps to a threshold."""
+        name = f"steps_to_{suffix}"
+        return self.larger[name], self.smaller[name]
+
+    def seconds(self, suffix: str) -> Both:
+        """Seconds to it, those of the smaller at the pace of the larger's hardware; None where hardware differs."""
+        name = f"seconds_to_{suffix}"
+        if not self.comparable:
+            return self.larger[name], None
+        if self.pace is None:
+            return self.larger[name], self.smaller[name]
+        steps = self.smaller[f"steps_to_{suffix}"]
+        return self.larger[name], None if steps is None else steps * self.pace
 
     def sooner(self, suffix: str) -> str:
         """Whether the larger batch reaches a threshold sooner; never is later than any time."""
-        later, earlier = self.larger[f"seconds_to_{suffix}"], self.smaller[f"seconds_to_{suffix}"]
+        later, earlier = self.seconds(suffix)
         if not self.comparable:
             return "other hardware"
         if later is None:
             return "neither reaches it" if earlier is None else "slower"
         return "sooner" if earlier is None or later < earlier else "slower"
 
-    def times(self, *columns: str) -> float | None:
-        """The larger's figure by the smaller's, the geometric mean over those columns that both have."""
-        logs = [
-            math.log(self.larger[column] / self.smaller[column])
-            for column in columns
-            if self.larger[column] and self.smaller[column]
-        ]
-        return math.exp(math.fsum(logs) / len(logs)) if logs else None
+    def time(self, *suffixes: str) -> float | None:
+        """How many times the smaller's seconds the larger takes: a geometric mean over thresholds that both reach."""
+        return _mean_ratio(self.seconds(suffix) for suffix in suffixes)
 
-    def completions(self, *columns: str) -> float | None:
-        """How many times as many completions the larger takes in those columns of steps; no hardware changes that."""
-        steps = self.times(*columns)
+    def completions(self, *suffixes: str) -> float | None:
+        """How many times as many completions it takes, which no hardware changes."""
+        steps = _mean_ratio(self.steps(suffix) for suffix in suffixes)
         return None if steps is None else steps * self.larger["batch_size"] / self.smaller["batch_size"]
+
+
+def _mean_ratio(figures: Iterable[Both]) -> float | None:
+    logs = [math.log(mine / theirs) for mine, theirs in figures if mine and theirs]
+    return math.exp(math.fsum(logs) / len(logs)) if logs else None
 
 
 def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
@@ -629,8 +661,20 @@ def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
         ]
         smallest = min(alike, key=lambda other: other["batch_size"], default=row)
         if smallest["batch_size"] < row["batch_size"]:
-            pairs.append(BatchPair(row, smallest))
+            other_hardware = row["hardware"] != smallest["hardware"]
+            pairs.append(BatchPair(row, smallest, _pace(scope, row, smallest) if other_hardware else None))
     return pairs
+
+
+def _pace(scope: Scope, larger: Row, smaller: Row) -> float | None:
+    """Median seconds per step of the cells that have the smaller's shape and the larger's hardware."""
+    alike = {"hardware": larger["hardware"], **{name: smaller[name] for name in _SHAPE}}
+    paces = [
+        row["seconds_per_step"]
+        for row in scope.evidence.finished()
+        if row["seconds_per_step"] and all(row[name] == value for name, value in alike.items())
+    ]
+    return statistics.median(paces) if paces else None
 
 
 def slower_than_baseline(scope: Scope) -> Finding:
@@ -647,11 +691,13 @@ def slower_when_scaled(scope: Scope) -> Finding:
 def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Finding:
     rule = (
         f"Each cell is set against the finished cell of the smallest batch that {equal}, in any experiment. Seconds "
-        "compare only on the same hardware, completions on any; never is later than any time. How many times as many "
-        "is a geometric mean, over both thresholds of a pair and then over pairs."
+        "compare only on the same hardware, completions on any: where the smaller batch ran on other hardware than the "
+        "larger, its seconds are its steps by the median seconds per step of cells of its method and batch on the "
+        "larger's hardware, if there are any. Never is later than any time. How many times as many is a geometric "
+        "mean, over both thresholds of a pair and then over pairs."
     )
     rows = [_timed(pair, suffix) for pair in pairs for suffix in THRESHOLDS]
-    cells = [cell for pair in pairs for cell in pair]
+    cells = [cell for pair in pairs for cell in pair.cells]
     if not rows:
         needed = "no finished cell has one of a smaller batch beside it that is otherwise equal"
         return finding(NOT_ENOUGH, [f"Not enough cells: {needed}."], cells, rows, rule)
@@ -664,11 +710,17 @@ def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Findi
             "in wall clock."
         )
     comparable = [pair for pair in pairs if pair.comparable]
-    if ratios := [ratio for pair in comparable if (ratio := pair.times(*_SECONDS))]:
+    if ratios := [ratio for pair in comparable if (ratio := pair.time(*THRESHOLDS))]:
         sentences.append(f"Where both reach it, the larger takes {times_in_words(ratios)} the time.")
     completions = completions_in_words(pairs)
     if completions:
         sentences.append(f"To the same reward {completions}, whatever the hardware.")
+    estimated = sum(pair.pace is not None for pair in pairs) * len(THRESHOLDS)
+    if estimated:
+        sentences.append(
+            f"In {count(estimated, 'comparison')} the smaller batch ran on other hardware, and its seconds are its "
+            "steps at the pace of the larger's."
+        )
     left = len(rows) - len(decided)
     if left:
         sentences.append(
@@ -688,7 +740,7 @@ def completions_in_words(pairs: Sequence[BatchPair]) -> str:
     """``batch 64 takes 1.2 times (n = 1) the completions of 32``, by batch size, of those that reach a threshold."""
     by_size = defaultdict(list)
     for pair in pairs:
-        if (ratio := pair.completions(*_STEPS)) is not None:
+        if (ratio := pair.completions(*THRESHOLDS)) is not None:
             by_size[pair.larger["batch_size"], pair.smaller["batch_size"]].append(ratio)
     return " and ".join(
         f"batch {larger} takes {times_in_words(ratios)} the completions of {smaller}"
@@ -702,7 +754,7 @@ UNEVEN = 1.5
 
 def _uneven(all_cells: Sequence[Row], timed: Sequence[Row]) -> Iterator[str]:
     """What to know of seconds, where cells of the same shape on the same hardware took very different ones a step."""
-    shape = ("hardware", "method", "batch_size", "max_new_tokens", "base")
+    shape = ("hardware", *_SHAPE)
     for key in sorted({tuple(row[name] for name in shape) for row in timed}, key=str):
         alike = [row for row in all_cells if tuple(row[name] for name in shape) == key]
         paces = [pace for row in alike if (pace := row["seconds_per_step"])]
@@ -716,16 +768,17 @@ def _uneven(all_cells: Sequence[Row], timed: Sequence[Row]) -> Iterator[str]:
 
 def _timed(pair: BatchPair, suffix: str) -> dict[str, Any]:
     """One threshold of a pair as a row of figures."""
-    steps, seconds = f"steps_to_{suffix}", f"seconds_to_{suffix}"
+    steps, seconds = pair.steps(suffix), pair.seconds(suffix)
     return {
         **{name: pair.larger[name] for name in ("rank", "lr", "batch_size")},
         "smaller batch": pair.smaller["batch_size"],
         "threshold": str(THRESHOLDS[suffix]),
-        "steps": pair.larger[steps],
-        "steps of the smaller": pair.smaller[steps],
-        "seconds": pair.larger[seconds],
-        "seconds of the smaller": pair.smaller[seconds],
-        "times the seconds": pair.times(seconds) if pair.comparable else None,
-        "times the completions": pair.completions(steps),
+        "steps": steps[0],
+        "steps of the smaller": steps[1],
+        "seconds": seconds[0],
+        "seconds of the smaller": seconds[1],
+        "its seconds": "at the larger's pace" if pair.pace else "as measured",
+        "times the seconds": pair.time(suffix),
+        "times the completions": pair.completions(suffix),
         "larger batch": pair.sooner(suffix),
     }

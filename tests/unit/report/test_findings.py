@@ -334,6 +334,20 @@ def test_seconds_of_different_hardware_are_not_compared() -> None:
     assert {line["times the seconds"] for line in found["rows"]} == {None}
 
 
+def test_seconds_of_other_hardware_are_taken_at_the_pace_that_this_one_has() -> None:
+    smaller = timed(32, (100.0, None), steps_to_085=400, hardware="an old CPU", seconds_per_step=0.25)
+    larger = timed(64, (900.0, 950.0), steps_to_085=300, steps_to_095=320, hardware="a CPU", seconds_per_step=3.0)
+    paces = ((2, 1.4), (4, 1.5), (8, 9.0))
+    alike = [lora(rank, 1e-4, 0.9, hardware="a CPU", seconds_per_step=pace) for rank, pace in paces]
+    found = find("slower_than_baseline", [smaller, larger], {"others": alike})
+    first, second = found["rows"]
+    # 400 steps by the median pace of 1.5 s.
+    assert (first["seconds of the smaller"], first["times the seconds"]) == (600.0, pytest.approx(1.5))
+    assert (first["larger batch"], second["larger batch"]) == ("slower", "sooner")
+    assert first["its seconds"] == "at the larger's pace"
+    assert "In 2 comparisons the smaller batch ran on other hardware, and its seconds are" in found["sentences"][3]
+
+
 def test_completions_compare_on_any_hardware() -> None:
     def cell(batch: int, steps: tuple[int | None, int | None], hardware: str = "a CPU") -> Row:
         return timed(batch, (9.0, 9.0), steps_to_085=steps[0], steps_to_095=steps[1], hardware=hardware)
