@@ -709,10 +709,9 @@ def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Findi
             f"In {slower} of {count(len(decided), 'comparison')} the larger batch reaches the threshold no sooner "
             "in wall clock."
         )
-    comparable = [pair for pair in pairs if pair.comparable]
-    if ratios := [ratio for pair in comparable if (ratio := pair.time(*THRESHOLDS))]:
-        sentences.append(f"Where both reach it, the larger takes {times_in_words(ratios)} the time.")
-    completions = completions_in_words(pairs)
+    time, completions = time_in_words(pairs), completions_in_words(pairs)
+    if time:
+        sentences.append(f"Where both reach it, {time}.")
     if completions:
         sentences.append(f"To the same reward {completions}, whatever the hardware.")
     estimated = sum(pair.pace is not None for pair in pairs) * len(THRESHOLDS)
@@ -729,22 +728,30 @@ def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Findi
     sentences += _uneven(scope.evidence.finished(), cells)
     if not decided:
         conclusion = f"{completions}; wall clock cannot be told (other hardware)" if completions else NOT_ENOUGH
-    elif slower == len(decided):
-        conclusion = f"never sooner, in {count(len(decided), 'comparison')}"
     else:
-        conclusion = f"sooner in {len(decided) - slower} of {count(len(decided), 'comparison')}"
+        conclusion = "never sooner, in " if slower == len(decided) else f"sooner in {len(decided) - slower} of "
+        conclusion += ": ".join(filter(None, [count(len(decided), "comparison"), time]))
     return finding(conclusion, sentences, cells, rows, rule)
 
 
+def time_in_words(pairs: Sequence[BatchPair]) -> str:
+    """``batch 64 takes 3.1 times (n = 1) the time of 32``, by batch size, of those that reach a threshold."""
+    return _by_size([(pair, pair.time(*THRESHOLDS)) for pair in pairs], "time")
+
+
 def completions_in_words(pairs: Sequence[BatchPair]) -> str:
-    """``batch 64 takes 1.2 times (n = 1) the completions of 32``, by batch size, of those that reach a threshold."""
+    """The same of the completions that it takes."""
+    return _by_size([(pair, pair.completions(*THRESHOLDS)) for pair in pairs], "completions")
+
+
+def _by_size(ratios: Sequence[tuple[BatchPair, float | None]], what: str) -> str:
     by_size = defaultdict(list)
-    for pair in pairs:
-        if (ratio := pair.completions(*THRESHOLDS)) is not None:
+    for pair, ratio in ratios:
+        if ratio is not None:
             by_size[pair.larger["batch_size"], pair.smaller["batch_size"]].append(ratio)
     return " and ".join(
-        f"batch {larger} takes {times_in_words(ratios)} the completions of {smaller}"
-        for (larger, smaller), ratios in sorted(by_size.items())
+        f"batch {larger} takes {times_in_words(found)} the {what} of {smaller}"
+        for (larger, smaller), found in sorted(by_size.items())
     )
 
 

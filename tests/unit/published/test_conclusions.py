@@ -31,7 +31,12 @@ BASE = "storyteller-0000000000"
         ("lora_rank", "best_tradeoff", "0.97 at rank 1, lr 3e-4"),
         ("lora_rank", "smallest_passing", "rank 1, lr 3e-4 (0.97)"),
         ("lora_rank", "lr_ratio_to_full", "10–30 times"),
-        ("batch_size", "slower_than_baseline", "never sooner, in 8 comparisons"),
+        (
+            "batch_size",
+            "slower_than_baseline",
+            "never sooner, in 8 comparisons: batch 64 takes 3.3 times (95 % 1.0 to 11.2, n = 2) the time of 32 and "
+            "batch 128 takes 1.5 times (95 % 0.2 to 14.0, n = 2) the time of 32",
+        ),
     ],
 )
 def test_a_sweep(published: Published, experiment: str, name: FindingName, conclusion: str) -> None:

@@ -305,20 +305,21 @@ def test_seconds_of_cells_that_took_unequal_ones_a_step_are_told_with_that() -> 
 
 def test_a_larger_batch_is_set_against_the_smaller_one_that_is_otherwise_equal() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, 200.0)), timed(64, (300.0, 150.0)), lora(2, 3e-4, 0.9)])
-    assert found["conclusion"] == "sooner in 1 of 2 comparisons"
+    told = "batch 64 takes 1.5 times (n = 1) the time of 32"
+    assert found["conclusion"] == f"sooner in 1 of 2 comparisons: {told}"
     assert [(line["threshold"], line["larger batch"]) for line in found["rows"]] == [
         ("0.85", "slower"),
         ("0.95", "sooner"),
     ]
     assert [line["times the seconds"] for line in found["rows"]] == [pytest.approx(3.0), pytest.approx(0.75)]
     # The geometric mean of both thresholds, sqrt(3 * 0.75), of the one pair.
-    assert "takes 1.5 times (n = 1) the time" in found["sentences"][1]
+    assert told in found["sentences"][1]
 
 
 def test_the_smaller_batch_may_stand_in_another_experiment() -> None:
     others = {"lora_rank": [{**timed(32, (100.0, None)), "experiment": "lora_rank"}]}
     found = find("slower_than_baseline", [timed(128, (150.0, None))], others)
-    assert found["conclusion"] == "never sooner, in 1 comparison"
+    assert found["conclusion"] == "never sooner, in 1 comparison: batch 128 takes 1.5 times (n = 1) the time of 32"
     assert found["rows"][1]["larger batch"] == "neither reaches it"
 
 
@@ -628,6 +629,6 @@ def test_with_a_scaled_learning_rate_a_cell_meets_the_one_of_the_same_rate_per_c
 
     rows = [batch(32, 3e-4, 100.0), batch(64, 3e-4, 250.0), batch(64, 6e-4, 80.0)]
     same, scaled = (find(name, rows) for name in ("slower_than_baseline", "slower_when_scaled"))
-    assert same["conclusion"] == "never sooner, in 2 comparisons"
-    assert scaled["conclusion"] == "sooner in 2 of 2 comparisons"
+    assert same["conclusion"].startswith("never sooner, in 2 comparisons: batch 64 takes 2.5 times ")
+    assert scaled["conclusion"].startswith("sooner in 2 of 2 comparisons: batch 64 takes 0.8 times ")
     assert {found["lr"] for found in scaled["rows"]} == {6e-4}
