@@ -25,13 +25,12 @@ from rewardgrid.published.judging import (
     within,
 )
 from rewardgrid.published.statement import WORDS, Metric, Statement, either, subject
+from rewardgrid.report.batch_findings import batch_pairs, completions_in_words
 from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, THRESHOLDS, decimals, setting, show
 from rewardgrid.report.finding import Question
 from rewardgrid.report.reward_findings import (
     Direction,
     Effect,
-    batch_pairs,
-    completions_in_words,
     effect,
     goes,
     goes_p,

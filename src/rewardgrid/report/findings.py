@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from rewardgrid.report import reward_findings, routing_findings
+from rewardgrid.report import batch_findings, reward_findings, routing_findings
 from rewardgrid.report.finding import Finding, Scope
 from rewardgrid.study.study import FindingName
 from rewardgrid.study.text import count
@@ -25,8 +25,8 @@ FINDINGS: dict[FindingName, tuple[str, Callable[[Scope], Finding]]] = {
     "published_signals": ("Verdicts by the published signals alone", reward_findings.published_signals),
     "smallest_passing": ("Smallest rank that passes", reward_findings.smallest_passing),
     "lr_ratio_to_full": ("Learning rate, LoRA by full", reward_findings.lr_ratio_to_full),
-    "slower_than_baseline": ("Larger batch against smaller", reward_findings.slower_than_baseline),
-    "slower_when_scaled": ("Larger batch and learning rate against smaller", reward_findings.slower_when_scaled),
+    "slower_than_baseline": ("Larger batch against smaller", batch_findings.slower_than_baseline),
+    "slower_when_scaled": ("Larger batch and learning rate against smaller", batch_findings.slower_when_scaled),
     "baseline_climb": ("Climb without routing", routing_findings.baseline_climb),
     "hack_removed": ("Forget adapter cut away", routing_findings.hack_removed),
     "stories": ("Stories by adapter", routing_findings.stories),
