@@ -39,7 +39,7 @@ def test_the_published_files_are_read_whole(published: Published) -> None:
         "batch_size.csv": 6,
         "routing_asymmetric.csv": 6,
     }
-    assert (len(published.claims), len(published.relations)) == (69, 14)
+    assert (len(published.claims), len(published.relations)) == (72, 14)
     assert published.tables["lora_rank.csv"][3]["unique_first_sentences"] is None
     assert published.tables["lora_rank.csv"][0]["lr"] == 3e-4
     assert published.tables["reward_sweep.csv"][5]["note"] == "comma-stuffing but varied content"
@@ -100,7 +100,7 @@ def test_claims_are_checked_with_a_hint(directory: Path) -> None:
     edit(path, "kind: climb", "kind: clim")
     text = problems(directory)
     assert "claims.yaml: claims.7.metrics: read 'reward'; unknown key; did you mean \"metric\"?" in text
-    assert "claims.38.kind: read 'clim'; write one of " in text
+    assert "claims.41.kind: read 'clim'; write one of " in text
     assert 'did you mean "climb"?' in text
 
 

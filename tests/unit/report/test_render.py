@@ -267,7 +267,7 @@ def test_every_published_configuration_and_claim_stands_on_the_page(filled: Tree
     assert folded[-1].startswith("26 configurations not run, of lora_rank.csv, ")
     assert section.count("<details><summary>") == 3
     assert "| `beta-orders-kl` | reward_sweep | KL falls as beta rises |" in section
-    assert "| 69 | routing_label_noise | sl10 of retain_only at step 200 is 0.00–0.23 | – | not run |" in section
+    assert "| 72 | routing_label_noise | sl10 of retain_only at step 200 is 0.00–0.23 | – | not run |" in section
 
 
 def test_what_a_word_means_stands_on_the_page(filled: Tree, text: str) -> None:
