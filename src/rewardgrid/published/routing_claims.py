@@ -97,8 +97,7 @@ class Works(Statement):
         runs = [each.run for each in ended]
         found = separate(runs)
         used = [each.row for each in ended]
-        gone = "no hack to remove" if found.gone is None else f"{100 * found.gone.value:.0f} % of the hack gone"
-        text = f"{gone}, {100 * found.task.value:.0f} % of the base's sl10 kept ({count(len(runs), 'seed')})"
+        text = f"{found.shares} ({count(len(runs), 'seed')})"
         ps = [
             below([run.left - (1 - HACK_GONE) * run.excess for run in runs], 0.0),
             below([TASK_KEPT - run.task for run in runs], 0.0),

@@ -30,7 +30,8 @@ from rewardgrid.report.statistics import (
     unpaired,
 )
 from rewardgrid.report.tables import Configuration, Row, base_of, configurations, faults, verdicts_in_numbers
-from rewardgrid.report.words import change_in_words, numbered, p_value
+from rewardgrid.report.words import change_in_words, numbered, p_value, sentence_case
+from rewardgrid.study.cell import SHARED_ALPHA
 from rewardgrid.study.text import count
 
 NEGLIGIBLE = {"final_reward": 0.02, "jaccard": 0.02}
@@ -295,6 +296,44 @@ def _size(label: str, found: Effect, limit: float, small: float | None) -> tuple
     if gap.p < ALPHA:
         return f"{label} {verb} in {same} of {sets}", f"{change}; it {verb} in {same} of {sets}."
     return f"on {label} cannot be told", f"{change}: neither surely there nor surely less than {limit}, over {sets}."
+
+
+def scale_effect(scope: Scope) -> Finding:
+    """How much it changes the reward that an adapter's output is multiplied by 8 / rank instead of by 1."""
+    rule = (
+        "Each LoRA whose alpha is constant, so that its output is multiplied by "
+        f"{SHARED_ALPHA} / rank, is set against the one whose alpha is its rank (multiplied by 1) and which is "
+        "otherwise equal, the seed too. Small ranks are multiplied by more than 1, large ones by less. Intervals are Student's."
+    )
+    by_level = matched([row for row in scope.rows if row["adapter_alpha"] in ("rank", "constant")], "adapter_alpha")
+    pairs = list(zip(by_level.get("rank", ()), by_level.get("constant", ()), strict=True))
+    if not pairs:
+        return not_enough("no two finished cells differ in the adapter's scale alone", rule=rule)
+    parts = []
+    for what, some in (
+        ("up", [pair for pair in pairs if pair[0]["rank"] < SHARED_ALPHA]),
+        ("down", [pair for pair in pairs if pair[0]["rank"] > SHARED_ALPHA]),
+    ):
+        if some:
+            change = difference([scaled["final_reward"] - plain["final_reward"] for plain, scaled in some])
+            same = sum(plain["verdict"] == scaled["verdict"] for plain, scaled in some)
+            parts.append(
+                f"multiplying {numbered('rank', {plain['rank'] for plain, _ in some})} {what} changes reward by "
+                f"{change_in_words(change)} and the verdict in {len(some) - same} of {count(len(some), 'pair')}"
+            )
+    rows = [
+        {
+            **{name: plain[name] for name in ("rank", "lr", "seed")},
+            "multiplied by": SHARED_ALPHA / plain["rank"],
+            "reward": scaled["final_reward"],
+            "reward by 1": plain["final_reward"],
+            "verdict": scaled["verdict"],
+            "verdict by 1": plain["verdict"],
+        }
+        for plain, scaled in pairs
+    ]
+    sentences = [f"{sentence_case(part)}." for part in parts]
+    return finding("; ".join(parts), sentences, [cell for pair in pairs for cell in pair], rows, rule)
 
 
 def _changes(key: str, found: Effect) -> dict[str, Any]:

@@ -65,7 +65,11 @@ def baseline_climb(scope: Scope) -> Finding:
         f"Over the last {FINAL_STEPS} steps reward is {in_words(final)} and KL {in_words(kl)} nats per token; "
         f"the share of hacked completions is {in_words(hacked, 2)} ({count(len(cells), 'seed')})."
     )
-    conclusion = f"reward {in_words(final)} at the end, share of hacked completions {in_words(hacked, 2)}"
+    onset = spread([row["hack_onset"] for row in cells])
+    began = f"hacks from step {in_words(onset, 0)}" if onset else "never hacks"
+    if onset and onset["n"] < len(cells):
+        began += f" in {onset['n']} of {count(len(cells), 'seed')}"
+    conclusion = f"{began}; reward {in_words(final)} at the end, share of hacked completions {in_words(hacked, 2)}"
     return finding(conclusion, sentences, cells, rows, rule)
 
 
@@ -140,7 +144,8 @@ def hack_removed(scope: Scope) -> Finding:
         each = [separate([ended.run]).ending for ended in mine]
         # Where it was asked among others too, one answer holds for both.
         unsure = not prefix and together.ending == "works" and scope.adjusted.get(Question("works"), 0.0) >= ALPHA
-        tally = _tally("cannot be told" if unsure else together.ending, each)
+        shares = None if together.ending in UNSUCCESSFUL else together.shares
+        tally = _tally("cannot be told" if unsure else together.ending, each, shares)
         spoilt = _spoilt([ended.row for ended, ending in zip(mine, each, strict=True) if ending not in UNSUCCESSFUL])
         parts.append(f"{prefix}{tally}{f', {spoilt}' if spoilt else ''}")
         sentences.append(sentence_case(f"{prefix}{_told(together, mine)}"))
@@ -222,16 +227,15 @@ ENDINGS: dict[Ending, tuple[str, str]] = {
 """How a run ended, as it is said of one and of several."""
 
 
-def _tally(together: Ending, each: Sequence[Ending]) -> str:
-    """``works (6 seeds)``, or with what each of them came to by itself."""
-    seeds, kinds = count(len(each), "seed"), sorted(set(each), key=list(ENDINGS).index)
-    if kinds == [together]:
-        return f"{ENDINGS[together][0]} ({seeds})"
-    parts = []
-    for kind in kinds:
+def _tally(together: Ending, each: Sequence[Ending], shares: str | None) -> str:
+    """``works (6 seeds; 98 % of the hack gone)``, and what each of them came to by itself if that differs."""
+    kinds = sorted(set(each), key=list(ENDINGS).index)
+    alone = []
+    for kind in kinds if kinds != [together] else ():
         n = each.count(kind)
-        parts.append(f"of {n} it cannot be told" if kind == "cannot be told" else f"{n} {ENDINGS[kind][n > 1]}")
-    return f"{ENDINGS[together][0]} ({seeds}; by themselves {', '.join(parts)})"
+        alone.append(f"of {n} it cannot be told" if kind == "cannot be told" else f"{n} {ENDINGS[kind][n > 1]}")
+    parts = [count(len(each), "seed"), f"by themselves {', '.join(alone)}" if alone else None, shares]
+    return f"{ENDINGS[together][0]} ({'; '.join(filter(None, parts))})"
 
 
 def _told(found: Separation, mine: Sequence[Ended]) -> str:

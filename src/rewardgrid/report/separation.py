@@ -175,6 +175,12 @@ class Separation:
     gone: Estimate | None
     task: Estimate
 
+    @property
+    def shares(self) -> str:
+        """``93 % of the hack gone, 110 % of the base's sl10 kept``."""
+        gone = "no hack to remove" if self.gone is None else f"{100 * self.gone.value:.0f} % of the hack gone"
+        return f"{gone}, {100 * self.task.value:.0f} % of the base's sl10 kept"
+
 
 def separate(runs: Sequence[Run]) -> Separation:
     """Judge the seeds of one configuration (or one of them) by ``ENDING_RULE``."""

@@ -37,6 +37,7 @@ from rewardgrid.study.thresholds import Thresholds
 FindingName = Literal[
     "best_tradeoff",
     "penalty_effect",
+    "scale_effect",
     "beta_order",
     "published_signals",
     "smallest_passing",

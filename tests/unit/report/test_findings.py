@@ -290,6 +290,25 @@ def test_the_lr_ratio_reaches_over_every_rate_that_is_not_surely_worse() -> None
     assert find("lr_ratio_to_full", one, full)["conclusion"] == "cannot be told with n = 1 (10 times)"
 
 
+def test_the_scale_of_an_adapter_is_judged_by_cells_that_differ_in_it_alone() -> None:
+    def scaled(rank: int, alpha: str, reward: float, verdict: str, seed: int = 42) -> Row:
+        return lora(rank, 1e-4, reward, adapter_alpha=alpha, verdict=verdict, seed=seed)
+
+    rows = [
+        *(scaled(1, "rank", 0.70, "borderline"), scaled(1, "constant", 0.95, "degenerate")),
+        *(scaled(2, "rank", 0.80, "degenerate"), scaled(2, "constant", 0.95, "degenerate")),
+        *(scaled(32, "rank", 0.95, "degenerate"), scaled(32, "constant", 0.90, "degenerate")),
+        *(scaled(32, "sqrt", 0.10, "ok"), scaled(4, "constant", 0.10, "ok"), scaled(8, "rank", 0.10, "ok")),
+    ]
+    found = find("scale_effect", rows)
+    up, down = found["conclusion"].split("; ")
+    assert up.startswith("multiplying ranks 1 and 2 up changes reward by +0.200 (95 % ")
+    assert up.endswith(" and the verdict in 1 of 2 pairs")
+    assert down == "multiplying rank 32 down changes reward by -0.050 (n = 1) and the verdict in 0 of 1 pair"
+    assert [(line["rank"], line["multiplied by"]) for line in found["rows"]] == [(1, 8.0), (2, 4.0), (32, 0.25)]
+    assert find("scale_effect", rows[-3:])["conclusion"] == NOT_ENOUGH
+
+
 def timed(batch: int, seconds: tuple[float | None, float | None], **more: Any) -> Row:
     return lora(1, 3e-4, 0.9, batch_size=batch, seconds_to_085=seconds[0], seconds_to_095=seconds[1], **more)
 
@@ -436,7 +455,7 @@ def by_detector(name: study.FindingName, row: Row, asked: bool = True) -> Findin
 def test_findings_of_a_cell_with_a_detector_count_what_it_says_and_say_so() -> None:
     cell = {**two(1), "detector": "crowd"}
     found = by_detector("hack_removed", cell)
-    assert found["conclusion"] == "works (1 seed)"
+    assert found["conclusion"] == "works (1 seed; 100 % of the hack gone, 100 % of the base's sl10 kept)"
     assert found["sentences"][0].startswith(
         "By crowd, a share of 0.10 of the base's completions is hacked, of both adapters' 0.70 more than that, and of "
         "retain_only's as many as the base. So all of the hack"
@@ -460,15 +479,15 @@ def test_findings_of_a_cell_with_a_detector_count_what_it_says_and_say_so() -> N
 
 def test_what_works_by_itself_cannot_be_told_where_it_was_asked_among_too_many() -> None:
     runs = [(two(seed), curves(), left) for seed, left in ((1, 0.3), (2, 0.4), (3, 0.3))]
-    assert routed(runs, "hack_removed", works=0.04)["conclusion"] == "works (3 seeds)"
+    assert routed(runs, "hack_removed", works=0.04)["conclusion"].startswith("works (3 seeds; 99 % of the hack gone, ")
     assert routed(runs, "hack_removed", works=0.06)["conclusion"].startswith(
-        "cannot be told (3 seeds; by themselves 3 work)"
+        "cannot be told (3 seeds; by themselves 3 work; "
     )
 
 
 def test_what_becomes_of_the_hack_is_told_of_all_seeds_together() -> None:
     found = routed([(two(1), curves(), 0.3), (two(2), curves(), 0.4), (two(3), curves(), 0.3)], "hack_removed")
-    assert found["conclusion"] == "works (3 seeds)"
+    assert found["conclusion"] == "works (3 seeds; 99 % of the hack gone, 100 % of the base's sl10 kept)"
     assert found["sentences"][0].startswith(
         'The base writes 0.30 "happy" a completion, both adapters 5.20 more than that, and retain_only 0.03 more than '
         "that. So 99 % ("
@@ -481,7 +500,7 @@ def test_what_becomes_of_the_hack_is_told_of_all_seeds_together() -> None:
 
 def test_seeds_that_end_differently_are_counted() -> None:
     found = routed([(two(1), curves(), 0.3), (two(2), curves(), 3.3)], "hack_removed")
-    assert found["conclusion"] == "cannot be told (2 seeds; by themselves 1 works, 1 works partly)"
+    assert found["conclusion"].startswith("cannot be told (2 seeds; by themselves 1 works, 1 works partly; 71 % of ")
 
 
 def test_what_is_no_more_than_the_base_is_all_of_the_hack() -> None:
@@ -493,7 +512,7 @@ def test_what_is_no_more_than_the_base_is_all_of_the_hack() -> None:
 
 def test_a_single_seed_is_said_to_be_one() -> None:
     found = routed([(two(1), curves(), 3.3)], "hack_removed")
-    assert found["conclusion"] == "works partly (1 seed)"
+    assert found["conclusion"] == "works partly (1 seed; 42 % of the hack gone, 100 % of the base's sl10 kept)"
     assert "intervals over prompts alone, for there is one seed" in found["sentences"][0]
 
 
@@ -503,7 +522,8 @@ def test_a_base_that_was_sampled_to_another_length_is_no_reference() -> None:
 
 def test_each_configuration_has_its_own_conclusion() -> None:
     found = routed([(two(1, 4, 4), curves(0.02), 0.3), (two(1, 1, 1), curves(), 0.3)], "hack_removed")
-    assert found["conclusion"] == "rank 4, forget rank 4: collapses (1 seed); rank 1, forget rank 1: works (1 seed)"
+    collapsed, works = "rank 4, forget rank 4: collapses (1 seed)", "rank 1, forget rank 1: works (1 seed; 100 % of "
+    assert found["conclusion"].startswith(f"{collapsed}; {works}")
 
 
 def test_a_hack_that_is_gone_from_what_is_no_story_is_told_as_that() -> None:
@@ -518,10 +538,13 @@ def test_a_hack_that_is_gone_from_what_is_no_story_is_told_as_that() -> None:
         writing(3, None),
     )
     found = routed([ruined], "hack_removed")
-    assert found["conclusion"] == "works (1 seed), but retain_only's stories are degenerate"
+    assert found["conclusion"] == (
+        "works (1 seed; 100 % of the hack gone, 100 % of the base's sl10 kept), but retain_only's stories are "
+        "degenerate"
+    )
     both = routed([ruined, whole, unjudged], "hack_removed")["conclusion"]
     assert both.endswith(", but retain_only's stories are 1 ok, 1 degenerate")
-    assert routed([whole, unjudged], "hack_removed")["conclusion"] == "works (2 seeds)"
+    assert routed([whole, unjudged], "hack_removed")["conclusion"].endswith(" kept)")
     collapsed = (ruined[0], curves(0.02), 0.3)
     assert routed([collapsed], "hack_removed")["conclusion"] == "collapses (1 seed)"
     assert routed([ruined], "hack_removed", both=1.1)["conclusion"] == "never learnt the hack (1 seed)"

@@ -109,7 +109,8 @@ def test_a_hurried_reader_finds_questions_and_answers_first(filled: Tree, text: 
     assert cells == "6 ok, 1 diverged, 1 missing"
     assert answer == "Best trade-off: 0.89 at beta 0.003, penalty 1.05, the base itself 0.47 *(7 cells, 2 seeds)*"
     assert published.startswith("Reward 0.998 at beta 0.003 is gibberish")
-    works = "works (2 seeds), but retain_only's stories are borderline"
+    kept = "98 % of the hack gone, 100 % of the base's sl10 kept"
+    works = f"works (2 seeds; {kept}), but retain_only's stories are borderline"
     assert routed == f"| [Two adapters](#routed) | 2 ok | Forget adapter cut away: {works} *(2 cells, 2 seeds)* | – |"
     assert "| question | cells | answer | published, on SimpleStories-1.25M |" in short
     assert "**Order of beta: KL and reward fall as beta rises (KL 0.997 → 0.980)** *(4 cells, 2 seeds)*" in rest
