@@ -130,7 +130,7 @@ def summary(experiments: Sequence[Mapping[str, Any]], sections: Sequence[Section
         answer = md(NOTHING)
         if entry["findings"]:
             first = entry["findings"][0]
-            answer = Markup("{}: {}").format(first["title"], md(first["conclusion"]))
+            answer = Markup("{}: {}").format(md(first["title"]), md(first["conclusion"]))
             if first["conclusion"] != NOT_ENOUGH:
                 answer += Markup(" *({})*").format(first["n"])
         lines.append(

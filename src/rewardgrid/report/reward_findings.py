@@ -301,9 +301,9 @@ def _size(label: str, found: Effect, limit: float, small: float | None) -> tuple
 def scale_effect(scope: Scope) -> Finding:
     """How much it changes the reward that an adapter's output is multiplied by 8 / rank instead of by 1."""
     rule = (
-        "Each LoRA whose alpha is constant, so that its output is multiplied by "
-        f"{SHARED_ALPHA} / rank, is set against the one whose alpha is its rank (multiplied by 1) and which is "
-        "otherwise equal, the seed too. Small ranks are multiplied by more than 1, large ones by less. Intervals are Student's."
+        f"Each LoRA whose alpha is constant, so that its output is multiplied by {SHARED_ALPHA} / rank, is set against "
+        "the one whose alpha is its rank (multiplied by 1) and which is otherwise equal, the seed too. Small ranks are "
+        "multiplied by more than 1, large ones by less. Intervals are Student's."
     )
     by_level = matched([row for row in scope.rows if row["adapter_alpha"] in ("rank", "constant")], "adapter_alpha")
     pairs = list(zip(by_level.get("rank", ()), by_level.get("constant", ()), strict=True))
