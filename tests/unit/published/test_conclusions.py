@@ -126,8 +126,8 @@ def test_the_six_published_runs_together_work_and_two_seeds_alone_tell_little(pu
     assert found["conclusion"] == (
         "forget rank 16: cannot be told (2 seeds; by themselves 2 work; 100 % of the hack gone, 106 % of the base's "
         "sl10 kept); forget rank 4: works (2 seeds; 100 % of the hack gone, 106 % of the base's sl10 kept); "
-        "forget rank 1: cannot be told (2 seeds; by themselves 1 works, of 1 it cannot be told; 100 % of the hack gone, 111 % of the "
-        "base's sl10 kept)"
+        "forget rank 1: cannot be told (2 seeds; by themselves 1 works, of 1 it cannot be told; 100 % of the hack "
+        "gone, 111 % of the base's sl10 kept)"
     )
 
 
