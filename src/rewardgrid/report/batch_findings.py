@@ -58,7 +58,7 @@ class BatchPair:
         if self.pace is None:
             return self.larger[name], self.smaller[name]
         steps = self.smaller[f"steps_to_{suffix}"]
-        return self.larger[name], None if steps is None else steps * self.pace
+        return self.larger[name], None if steps is None else round(steps * self.pace)
 
     def sooner(self, suffix: str) -> str:
         """Whether the larger batch reaches a threshold sooner; never is later than any time."""
