@@ -325,7 +325,7 @@ def scale_effect(scope: Scope) -> Finding:
         {
             **{name: plain[name] for name in ("rank", "lr", "seed")},
             "multiplied by": SHARED_ALPHA / plain["rank"],
-            "reward": scaled["final_reward"],
+            "final_reward": scaled["final_reward"],
             "reward by 1": plain["final_reward"],
             "verdict": scaled["verdict"],
             "verdict by 1": plain["verdict"],
