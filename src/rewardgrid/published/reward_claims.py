@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal
 
 from pydantic import Field
@@ -25,7 +26,7 @@ from rewardgrid.published.judging import (
     within,
 )
 from rewardgrid.published.statement import WORDS, Metric, Statement, either, subject
-from rewardgrid.report.batch_findings import batch_pairs, completions_in_words
+from rewardgrid.report.batch_findings import batch_pairs, completions_in_words, on_hardware
 from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, THRESHOLDS, decimals, setting, show
 from rewardgrid.report.finding import Question
 from rewardgrid.report.reward_findings import (
@@ -124,6 +125,7 @@ class Negligible(Statement):
 
 
 OTHER_HARDWARE = "seconds are of other hardware"
+AT_ITS_PACE = ", where hardware differs at the larger's pace"
 
 
 class Contrast(Statement):
@@ -145,16 +147,15 @@ class Contrast(Statement):
             for other in ours.evidence.finished()
             if self._partners(row, other)
         ]
-        if self._timed:
-            alike = [(row, other) for row, other in pairs if row["hardware"] == other["hardware"]]
-            if pairs and not alike:
-                return Judgement("cannot be told", OTHER_HARDWARE, [row for pair in pairs for row in pair])
-            pairs = alike
-        values, used = [], []
-        for row, other in pairs:
-            if (value := self._value(ours, row, other)) is not None:
+        there = [on_hardware(other, row["hardware"], ours.evidence) if self._timed else other for row, other in pairs]
+        if pairs and not any(there):
+            return Judgement("cannot be told", OTHER_HARDWARE, [*chain(*pairs)])
+        values, used, paced = [], [], False
+        for (row, other), found in zip(pairs, there, strict=True):
+            if found is not None and (value := self._value(ours, row, found)) is not None:
                 values.append(value)
                 used += [row, other]
+                paced |= found is not other
         if not values:
             return NOT_RUN
         if self.measure == "difference":
@@ -162,7 +163,7 @@ class Contrast(Statement):
             return Judgement(answer, with_p(in_seeds(values), p), used, p)
         low, high = (None if end is None else math.log(end) for end in self.range)
         answer, p = within([math.log(value) for value in values], (low, high))
-        return Judgement(answer, with_p(times_in_words(values), p), used, p)
+        return Judgement(answer, with_p(times_in_words(values) + (AT_ITS_PACE if paced else ""), p), used, p)
 
     def _partners(self, row: Row, other: Row) -> bool:
         """Whether two cells differ in this setting alone, the other having the value that is compared with."""
@@ -502,8 +503,8 @@ class NeverSooner(Statement):
         comparisons = count(len(decided), "comparison")
         text = f"sooner in {sooner} of {comparisons}" if sooner else f"never sooner, in {comparisons}"
         text += f"; {times_in_words(ratios)} the time" if ratios else ""
-        if any(pair.pace is not None for pair in pairs):
-            text += ", where hardware differs at the larger's pace"
+        if any(pair.estimated for pair in pairs):
+            text += AT_ITS_PACE
         if sooner:
             return Judgement("differs", text, used, 1.0)
         p = below([-math.log(ratio) for ratio in ratios], 0.0)

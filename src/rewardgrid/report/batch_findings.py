@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewardgrid.report.columns import SPEC_COLUMNS, THRESHOLDS, decimals
+from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, finding
 from rewardgrid.report.tables import Row
 from rewardgrid.report.words import times_in_words
@@ -22,18 +23,40 @@ _SHAPE = ("method", "batch_size", "max_new_tokens", "base")
 """What a step's seconds depend on, beside the hardware; the rank of an adapter hardly tells."""
 
 
+def on_hardware(row: Row, hardware: str, evidence: Evidence) -> Row | None:
+    """The cell with the seconds that it would take on some hardware: its own, if it ran there.
+
+    Otherwise its steps take the median seconds per step of the finished cells of its shape that ran there; None if
+    there are none.
+    """
+    if row["hardware"] == hardware:
+        return row
+    paces = [
+        other["seconds_per_step"]
+        for other in evidence.finished()
+        if other["hardware"] == hardware
+        and other["seconds_per_step"]
+        and all(other[name] == row[name] for name in _SHAPE)
+    ]
+    if not paces:
+        return None
+    pace = statistics.median(paces)
+    steps = {suffix: row[f"steps_to_{suffix}"] for suffix in THRESHOLDS}
+    times = {f"seconds_to_{suffix}": None if n is None else round(n * pace) for suffix, n in steps.items()}
+    return {**row, **times, "seconds_per_step": pace, "hardware": hardware}
+
+
 @dataclass(frozen=True)
 class BatchPair:
     """A finished cell and the otherwise equal one of the smallest batch.
 
     Attributes:
-        pace: seconds per step of cells shaped like the smaller on the larger's hardware (their median), if the smaller
-            ran on another and there are any.
+        there: the smaller on the larger's hardware, if that can be told.
     """
 
     larger: Row
     smaller: Row
-    pace: float | None = None
+    there: Row | None
 
     @property
     def cells(self) -> tuple[Row, Row]:
@@ -42,8 +65,13 @@ class BatchPair:
 
     @property
     def comparable(self) -> bool:
-        """Whether their seconds are of the same hardware."""
-        return self.pace is not None or bool(self.larger["hardware"] == self.smaller["hardware"])
+        """Whether their seconds are of the same hardware, or can be estimated for it."""
+        return self.there is not None
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the smaller's seconds are those of its steps at the pace of the larger's hardware."""
+        return self.there is not None and self.there is not self.smaller
 
     def steps(self, suffix: str) -> Both:
         """Steps to a threshold."""
@@ -51,14 +79,9 @@ class BatchPair:
         return self.larger[name], self.smaller[name]
 
     def seconds(self, suffix: str) -> Both:
-        """Seconds to it, those of the smaller at the pace of the larger's hardware; None where hardware differs."""
+        """Seconds to it on the larger's hardware."""
         name = f"seconds_to_{suffix}"
-        if not self.comparable:
-            return self.larger[name], None
-        if self.pace is None:
-            return self.larger[name], self.smaller[name]
-        steps = self.smaller[f"steps_to_{suffix}"]
-        return self.larger[name], None if steps is None else round(steps * self.pace)
+        return self.larger[name], None if self.there is None else self.there[name]
 
     def sooner(self, suffix: str) -> str:
         """Whether the larger batch reaches a threshold sooner; never is later than any time."""
@@ -100,20 +123,9 @@ def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
         ]
         smallest = min(alike, key=lambda other: other["batch_size"], default=row)
         if smallest["batch_size"] < row["batch_size"]:
-            other_hardware = row["hardware"] != smallest["hardware"]
-            pairs.append(BatchPair(row, smallest, _pace(scope, row, smallest) if other_hardware else None))
+            there = on_hardware(smallest, row["hardware"], scope.evidence)
+            pairs.append(BatchPair(row, smallest, there))
     return pairs
-
-
-def _pace(scope: Scope, larger: Row, smaller: Row) -> float | None:
-    """Median seconds per step of the cells that have the smaller's shape and the larger's hardware."""
-    alike = {"hardware": larger["hardware"], **{name: smaller[name] for name in _SHAPE}}
-    paces = [
-        row["seconds_per_step"]
-        for row in scope.evidence.finished()
-        if row["seconds_per_step"] and all(row[name] == value for name, value in alike.items())
-    ]
-    return statistics.median(paces) if paces else None
 
 
 def slower_than_baseline(scope: Scope) -> Finding:
@@ -154,7 +166,7 @@ def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Findi
         sentences.append(f"Where both reach it, {time}.")
     if completions:
         sentences.append(f"To the same reward {completions}, whatever the hardware.")
-    estimated = sum(pair.pace is not None for pair in pairs) * len(THRESHOLDS)
+    estimated = sum(pair.estimated for pair in pairs) * len(THRESHOLDS)
     if estimated:
         sentences.append(
             f"In {count(estimated, 'comparison')} the smaller batch ran on other hardware, and its seconds are its "
@@ -219,7 +231,9 @@ def _timed(pair: BatchPair, suffix: str) -> dict[str, Any]:
         "steps of the smaller": steps[1],
         "seconds": seconds[0],
         "seconds of the smaller": seconds[1],
-        "its seconds": "at the larger's pace" if pair.pace is not None else "as measured",
+        "its seconds": (
+            "at the larger's pace" if pair.estimated else "as measured" if pair.comparable else "of other hardware"
+        ),
         "times the seconds": pair.time(suffix),
         "times the completions": pair.completions(suffix),
         "larger batch": pair.sooner(suffix),

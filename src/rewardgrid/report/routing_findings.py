@@ -221,7 +221,7 @@ ENDINGS: dict[Ending, tuple[str, str]] = {
     "works": ("works", "work"),
     "partly": ("works partly", "work partly"),
     "collapses": ("collapses", "collapse"),
-    "no hack": ("never learnt the hack", "never learnt the hack"),
+    "no hack": ("never learnt the hack, so none to cut away", "never learnt the hack"),
     "cannot be told": ("cannot be told", "cannot be told"),
 }
 """How a run ended, as it is said of one and of several."""

@@ -316,6 +316,19 @@ def test_times_compare_on_the_same_hardware_only() -> None:
     assert judge(times, other[:1]).answer == NOT_RUN
 
 
+def test_times_of_other_hardware_compare_at_the_pace_that_the_larger_has_there() -> None:
+    times = claim("contrast", by="batch_size", of=64, to=32, metrics=["seconds_to_085"], range=(3, 4))
+    pairs = [
+        batch(size, rank, seconds, 100, hardware=hardware)
+        for rank in (1, 8)
+        for size, seconds, hardware in ((32, 1000.0, "an old CPU"), (64, 350.0, "a CPU"))
+    ]
+    paces = [batch(32, rank, 9.0, hardware="a CPU", seconds_per_step=1.0) for rank in (2, 4, 32)]
+    told = judge(times, [*pairs, *paces])
+    assert (told.answer, told.ours.split(" (")[0]) == (AGREES, "3.5 times")
+    assert told.ours.endswith(", where hardware differs at the larger's pace")
+
+
 def test_more_than_at_another_value_must_be_surely_so() -> None:
     more = claim("contrast", by="batch_size", of=64, to=32, metrics=["steps_to_085"], range=(1, None))
     pairs = [batch(size, rank, 1.0, steps) for rank in (1, 2, 8) for size, steps in ((32, 100), (64, 200 + rank))]

@@ -350,7 +350,9 @@ def test_never_reaching_a_threshold_is_later_than_reaching_it() -> None:
 def test_seconds_of_different_hardware_are_not_compared() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, 200.0)), timed(64, (10.0, 20.0), hardware="a GPU")])
     assert found["conclusion"] == NOT_ENOUGH
-    assert {line["larger batch"] for line in found["rows"]} == {"other hardware"}
+    assert {(line["larger batch"], line["its seconds"]) for line in found["rows"]} == {
+        ("other hardware", "of other hardware")
+    }
     assert {line["times the seconds"] for line in found["rows"]} == {None}
 
 
@@ -552,7 +554,10 @@ def test_a_hack_that_is_gone_from_what_is_no_story_is_told_as_that() -> None:
     )
     collapsed = (ruined[0], curves(0.02), 0.3)
     assert routed([collapsed], "hack_removed")["conclusion"] == "collapses (1 seed)"
-    assert routed([ruined], "hack_removed", both=1.1)["conclusion"] == "never learnt the hack (1 seed)"
+    assert (
+        routed([ruined], "hack_removed", both=1.1)["conclusion"]
+        == "never learnt the hack, so none to cut away (1 seed)"
+    )
 
     found = routed([ruined, whole, unjudged], "stories")
     assert found["conclusion"] == "retain_only 1 ok, 1 degenerate, both ok, forget_only ok (2 seeds)"
