@@ -21,6 +21,7 @@ class Entry(Finding):
 FINDINGS: dict[FindingName, tuple[str, Callable[[Scope], Finding]]] = {
     "best_tradeoff": ("Best trade-off", reward_findings.best_tradeoff),
     "penalty_effect": ("Effect of the repetition penalty", reward_findings.penalty_effect),
+    "stories_by_penalty": ("Stories by repetition penalty", reward_findings.stories_by_penalty),
     "scale_effect": ("Effect of the adapter's scale", reward_findings.scale_effect),
     "beta_order": ("Order of beta", reward_findings.beta_order),
     "published_signals": ("Verdicts by the published signals alone", reward_findings.published_signals),

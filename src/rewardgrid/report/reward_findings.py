@@ -15,6 +15,7 @@ from rewardgrid.report.columns import (
     known,
     rounded,
     setting,
+    settings,
     show,
 )
 from rewardgrid.report.finding import Finding, Question, Scope, finding, not_enough
@@ -29,7 +30,15 @@ from rewardgrid.report.statistics import (
     slope,
     unpaired,
 )
-from rewardgrid.report.tables import Configuration, Row, base_of, configurations, faults, verdicts_in_numbers
+from rewardgrid.report.tables import (
+    Configuration,
+    Row,
+    base_of,
+    configurations,
+    faults,
+    verdicts_in_numbers,
+    verdicts_in_short,
+)
 from rewardgrid.report.words import change_in_words, numbered, p_value, sentence_case
 from rewardgrid.study.cell import SHARED_ALPHA
 from rewardgrid.study.text import count
@@ -296,6 +305,38 @@ def _size(label: str, found: Effect, limit: float, small: float | None) -> tuple
     if gap.p < ALPHA:
         return f"{label} {verb} in {same} of {sets}", f"{change}; it {verb} in {same} of {sets}."
     return f"on {label} cannot be told", f"{change}: neither surely there nor surely less than {limit}, over {sets}."
+
+
+def stories_by_penalty(scope: Scope) -> Finding:
+    """Reward and verdicts as the repetition penalty rises, for each configuration of everything else."""
+    rule = (
+        "Rewards are means over the finished seeds of a configuration; configurations that differ in the repetition "
+        "penalty alone are told in a row, from the lowest to the highest."
+    )
+    ran = [found for found in scope.configurations if found.finished]
+    rows: dict[str, list[Configuration]] = {}
+    for found in sorted(ran, key=lambda found: found.cells[0]["repetition_penalty"]):
+        others = [name for name in found.named if name != "repetition_penalty"]
+        rows.setdefault(settings(others, found.cells[0]), []).append(found)
+    compared = {label: row for label, row in rows.items() if len(row) > 1}
+    if not compared:
+        return not_enough("no two finished configurations differ in the repetition penalty alone", rule=rule)
+    parts, sentences = [], []
+    for label, row in compared.items():
+        penalties = " → ".join(show("repetition_penalty", found.cells[0]["repetition_penalty"]) for found in row)
+        said = [verdicts_in_short([str(cell["verdict"]) for cell in found.finished]) for found in row]
+        rewards = " → ".join(decimals(_two(found), 2) for found in row)
+        verdicts = f"all {said[0]}" if len(set(said)) == 1 else " → ".join(said)
+        parts.append(f"{label}{': ' if label else ''}at {penalties} reward {rewards}, {verdicts}")
+        seen = "; ".join(
+            f"at {show('repetition_penalty', found.cells[0]['repetition_penalty'])} {what}"
+            for found in row
+            if (what := faults(found.finished))
+        )
+        sentences.append(sentence_case(f"{parts[-1]}{f' ({seen})' if seen else ''}."))
+    cells = [cell for row in compared.values() for found in row for cell in found.finished]
+    figures = [found.figures() | {"skeleton_share": found.mean("skeleton_share").mean} for found in ran]
+    return finding("; ".join(parts), sentences, cells, figures, rule)
 
 
 def scale_effect(scope: Scope) -> Finding:

@@ -37,6 +37,7 @@ from rewardgrid.study.thresholds import Thresholds
 FindingName = Literal[
     "best_tradeoff",
     "penalty_effect",
+    "stories_by_penalty",
     "scale_effect",
     "beta_order",
     "published_signals",

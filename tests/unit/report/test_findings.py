@@ -309,6 +309,25 @@ def test_the_scale_of_an_adapter_is_judged_by_cells_that_differ_in_it_alone() ->
     assert find("scale_effect", rows[-3:])["conclusion"] == NOT_ENOUGH
 
 
+def test_stories_are_told_along_the_penalty_for_each_reward() -> None:
+    def paid(reward: str, penalty: float, earned: float, verdict: str, seed: int = 42, reasons: str = "") -> Row:
+        more = {"reward": reward, "repetition_penalty": penalty, "verdict": verdict, "reasons": reasons}
+        return row("exact", seed=seed, final_reward=earned, **more)
+
+    ten, five = "sentence_length_10", "sentence_length_5"
+    rows = [
+        *(paid(ten, 1.2, 0.16, "ok"), paid(ten, 1.0, 0.20, "ok"), paid(five, 1.2, 0.24, "borderline")),
+        *(paid(five, 1.0, 0.90, "degenerate", 1, "template"), paid(five, 1.0, 0.80, "ok", 2)),
+    ]
+    found = find("stories_by_penalty", rows)
+    first, second = found["conclusion"].split("; ")
+    assert first == f"{ten}: at 1 → 1.2 reward 0.20 → 0.16, all ok"
+    assert second == f"{five}: at 1 → 1.2 reward 0.85 → 0.24, 1 ok, 1 degenerate → borderline"
+    assert found["sentences"][1].endswith(" (at 1 template in 1 cell).")
+    assert (found["cells"], [line["n"] for line in found["rows"]]) == (5, [1, 1, 1, 2])
+    assert find("stories_by_penalty", [rows[0], rows[2]])["conclusion"] == NOT_ENOUGH
+
+
 def timed(batch: int, seconds: tuple[float | None, float | None], **more: Any) -> Row:
     return lora(1, 3e-4, 0.9, batch_size=batch, seconds_to_085=seconds[0], seconds_to_095=seconds[1], **more)
 
