@@ -239,6 +239,8 @@ onsuccess:
 
 onerror:
     mps.stop()
+    partial = PARTIAL in workflow.dag_settings.targets
     logger.info(
-        "Finished cells are kept: the same command goes on, `snakemake results_partial` shows what there is."
+        "Finished cells are kept: the same command goes on"
+        + ("." if partial else ", `snakemake results_partial` shows what there is.")
     )

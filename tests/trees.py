@@ -172,6 +172,7 @@ class Tree:
         write_text(layout.spec(name), cell.canonical_json() + "\n")
         self._status(cell, "diverged", reason, steps, 2.0 * steps, "2 cores")
         write_table(layout.train(name) / "history.parquet", history([0.4] * steps), HISTORY)
+        write_table(layout.samples(name), pd.DataFrame(columns=SAMPLES.names), SAMPLES)
         write_json(
             layout.metrics(name),
             {

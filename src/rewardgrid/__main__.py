@@ -164,6 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
+    except KeyboardInterrupt:
+        print("interrupted; nothing finished is lost", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # whoever reads the pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -249,7 +252,7 @@ def _archive(arguments: argparse.Namespace) -> None:
         raise UserError("archive: --from goes with --restore; write --to DIR to pack")
     study = _study(arguments)
     if arguments.restore:
-        restore(study.layout, arguments.sources or [ARCHIVE])
+        restore(study.layout, arguments.sources or [ARCHIVE], study.cells.keys())
     else:
         pack(study, select(study, arguments.words), arguments.to or ARCHIVE)
 

@@ -9,13 +9,16 @@ them early, where runs turn), and those at which it began to game.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,15 +37,29 @@ from rewardgrid.study.contracts import (
     ROUTING,
     SAMPLES,
     read_table,
+    with_said,
     write_table,
 )
-from rewardgrid.study.errors import UserError
-from rewardgrid.study.files import JSON_BYTES, atomic_write, read_bounded, read_json, sha256, write_json, write_text
+from rewardgrid.study.errors import AGAIN, UserError
+from rewardgrid.study.files import (
+    JSON_BYTES,
+    atomic_write,
+    object_in,
+    read_bounded,
+    read_json,
+    sha256,
+    sync,
+    text_of,
+    write_json,
+    write_text,
+)
+from rewardgrid.study.finished import Metrics, Status, checked
 from rewardgrid.study.layout import Layout, done, measured
 from rewardgrid.study.steps import recorded_from
 from rewardgrid.study.study import Study
 from rewardgrid.study.text import count
-from rewardgrid.train.lease import gone, read_lease
+from rewardgrid.train.lease import NAME as LEASE
+from rewardgrid.train.lease import describe, gone, read_lease
 
 FORMAT = "rewardgrid archive 1"
 SPEC, STATUS, METRICS = "spec.json", "train/status.json", "evaluation/metrics.json"
@@ -58,14 +75,16 @@ TABLES: dict[str, pa.Schema] = {
 THINNED = ("train/rollouts.parquet", "train/mode_samples.parquet")
 PERCENT = (2.5, 5, 7.5, 10, 12.5, 15, 17.5, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)
 """Of a run's steps: the recorded ones nearest to these are kept of those tables, the same ones of every cell."""
-NEEDED = (SPEC, STATUS, METRICS, "train/history.parquet")
+NEEDED = (SPEC, STATUS, METRICS, "train/history.parquet", "evaluation/samples.parquet")
 """What a cell must have to be packed."""
 HERE = ("host", "cuda_visible_devices")
 """Of status.json, what says where a cell was trained and nothing about it: left out."""
+ABANDONED = 3600.0
+"""Seconds after which the place of a packing or restoring, which takes seconds, belongs to one that was cut off."""
 LONG_AGO = 946684800.0
 """The time of restored files that others were made of: the year 2000."""
 FILES = pa.schema([("member", pa.string()), ("path", pa.string()), ("text", pa.string())])
-"""Every file of every member; the text of those that are no table."""
+"""Every file of every member: the text of those that are no table, and of a table the names of its further columns."""
 
 Content = dict[str, "str | pa.Table"]
 """Files of a member by their path below its directory."""
@@ -97,7 +116,7 @@ def pack(study: Study, cells: Sequence[Cell], directory: Path) -> None:
     """
     layout = study.layout
     known = read_archives([directory]) if directory.exists() else {}
-    finished = [cell for cell in cells if _is_whole(layout, cell)]
+    finished = [cell for cell in cells if done(layout, cell) == "done" and layout.spec(cell.name).exists()]
     new: dict[str, Content] = {}
     for base_id in sorted({cell.base_id for cell in finished}):
         if not measured(layout.base_metrics(base_id)):
@@ -107,7 +126,7 @@ def pack(study: Study, cells: Sequence[Cell], directory: Path) -> None:
         new[cell.name] = collect(layout.cell(cell.name))
     digests = {name: digest(content) for name, content in new.items()}
     for name, content in new.items():
-        _check(layout.root, name, content, digests[name])
+        _check(str((layout.cell if SPEC in content else layout.base)(name)), name, content, digests[name], AGAIN)
     for name in sorted(set(new) & set(known)):
         if known[name].digest != digests[name]:
             raise UserError(
@@ -125,12 +144,21 @@ def pack(study: Study, cells: Sequence[Cell], directory: Path) -> None:
 
 
 def collect(directory: Path) -> Content:
-    """What an archive keeps of a cell's or a base's directory."""
-    content: Content = {
-        path: (directory / path).read_text(encoding="utf-8") for path in (SPEC, METRICS) if (directory / path).exists()
-    }
+    """What an archive keeps of a cell's or a base's directory.
+
+    Raises:
+        UserError: a file of a finished cell is missing, or is none.
+    """
+    content: Content = {path: text_of(directory / path) for path in (SPEC, METRICS) if (directory / path).exists()}
+    for path in NEEDED if SPEC in content else ():
+        if not (directory / path).exists():
+            raise UserError(
+                f"{directory / path}: no such file, though its cell is measured; delete {directory / METRICS} and run "
+                "again, and what is missing is made anew"
+            )
     if (directory / STATUS).exists():
-        status = read_json(directory / STATUS) | dict.fromkeys(HERE)
+        status = checked(Status, read_json(directory / STATUS, AGAIN), str(directory / STATUS), directory.name)
+        status |= dict.fromkeys(HERE)
         status.pop("tables", None)  # hashes of files that come back with other bytes, or fewer rows
         content[STATUS] = json.dumps(status, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     for path, schema in TABLES.items():
@@ -138,7 +166,9 @@ def collect(directory: Path) -> Content:
             frame = read_table(directory / path, schema)
             if path in THINNED:
                 frame = frame[frame["step"].isin(kept_steps(sorted(set(frame["step"])), _onsets(content)))]
-            content[path] = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+            content[path] = pa.Table.from_pandas(
+                frame, schema=with_said(schema, map(str, frame.columns)), preserve_index=False
+            )
     return content
 
 
@@ -171,18 +201,15 @@ def digest(content: Content) -> str:
     return found.hexdigest()
 
 
-def _is_whole(layout: Layout, cell: Cell) -> bool:
-    return done(layout, cell) == "done" and all((layout.cell(cell.name) / path).exists() for path in NEEDED)
-
-
 def _identity(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _write(directory: Path, members: Mapping[str, Content], digests: Mapping[str, str]) -> None:
+    """Write the files of a packing at a place of their own and then move them here, their manifest last."""
     identity = _identity(digests)
     rows = [
-        {"member": name, "path": path, "text": part if isinstance(part, str) else None}
+        {"member": name, "path": path, "text": part if isinstance(part, str) else _said(part, path)}
         for name, content in members.items()
         for path, part in sorted(content.items())
     ]
@@ -192,14 +219,43 @@ def _write(directory: Path, members: Mapping[str, Content], digests: Mapping[str
             _named(name, part) for name, content in members.items() if isinstance(part := content.get(path), pa.Table)
         ]
         if parts:
-            tables[Path(path).stem] = pa.concat_tables(parts)
-    written = {}
-    for stem, table in tables.items():
-        target = directory / f"{identity}-{stem}.parquet"
-        with atomic_write(target) as temporary:
-            _write_small(table, temporary)
-        written[target.name] = sha256(target)
-    write_json(directory / f"{identity}.json", {"format": FORMAT, "members": dict(digests), "files": written})
+            tables[Path(path).stem] = pa.concat_tables(parts, promote_options="default")
+    with _place(directory, ".packing-") as place:
+        written = {}
+        for stem, table in tables.items():
+            with atomic_write(place / f"{identity}-{stem}.parquet") as temporary:
+                _write_small(table, temporary)
+            written[f"{identity}-{stem}.parquet"] = sha256(place / f"{identity}-{stem}.parquet")
+        write_json(place / f"{identity}.json", {"format": FORMAT, "members": dict(digests), "files": written})
+        for name in (*written, f"{identity}.json"):
+            (place / name).replace(directory / name)
+        sync(directory)
+
+
+@contextmanager
+def _place(directory: Path, prefix: str) -> Iterator[Path]:
+    """A directory to write in, below this one, which is removed again; and those that others have left long ago.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for left in directory.glob(f"{prefix}*"):
+            if left.is_dir() and time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=directory) as name:
+            yield Path(name)
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot write here: {error.strerror}; mend that and give the command again"
+        ) from None
+
+
+def _said(table: pa.Table, path: str) -> str | None:
+    """The columns that say what code of one's own says, as text; None without any."""
+    said = [name for name in table.schema.names if name not in TABLES[path].names]
+    return json.dumps(said) if said else None
 
 
 def _named(name: str, table: pa.Table) -> pa.Table:
@@ -231,7 +287,8 @@ def read_archives(directories: Sequence[Path]) -> dict[str, Member]:
         manifests = sorted(directory.glob("*.json"))
         if (not manifests and any(directory.glob("*.parquet"))) or not directory.is_dir():
             raise UserError(
-                f"{directory}: no archive: it has no manifest (*.json); name a directory that `archive` made"
+                f"{directory}: no archive: it has no manifest (*.json); name a directory that `archive` made (of one "
+                "that was cut off, or whose manifest is lost: delete its files, or bring the manifest back)"
             )
         named: set[str] = set()
         for manifest in manifests:
@@ -258,17 +315,18 @@ def _read(manifest: Path, named: set[str]) -> Iterator[Member]:
     try:
         found = json.loads(read_bounded(manifest, JSON_BYTES))
         files, digests = found["files"], found["members"]
-        if found["format"] != FORMAT or _identity(digests) != manifest.stem:
+        texts = [text for pairs in (files, digests) for pair in pairs.items() for text in pair]
+        if found["format"] != FORMAT or _identity(digests) != manifest.stem or not all(map(_is_text, texts)):
             raise damaged
         stems = {name.removeprefix(f"{manifest.stem}-").removesuffix(".parquet"): name for name in files}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged from None
     if not stems.keys() <= {"files", *(Path(path).stem for path in TABLES)} or "files" not in stems:
         raise damaged
     tables = {}
     for stem, name in stems.items():
         path = manifest.parent / name
-        if not path.exists():
+        if not path.is_file():
             raise UserError(f"{path}: no such file, but {manifest.name} names it; bring it back")
         if sha256(path) != files[name]:
             raise UserError(f"{path}: damaged: its SHA-256 is not the one in {manifest.name}; bring it again")
@@ -282,63 +340,78 @@ def _read(manifest: Path, named: set[str]) -> Iterator[Member]:
         for row in tables["files"].cast(FILES).to_pylist():
             part = row["text"]
             if row["path"] in TABLES:
-                schema = TABLES[row["path"]]
+                schema = with_said(TABLES[row["path"]], json.loads(part or "[]"))
                 table = tables[Path(row["path"]).stem]
                 own = table.filter(pc.equal(table["member"], row["member"])).drop_columns("member")
                 part = own.select(schema.names).cast(schema)
             elif row["path"] not in (SPEC, STATUS, METRICS) or not isinstance(part, str):
                 raise damaged
             contents.setdefault(row["member"], {})[row["path"]] = part
-    except (pa.ArrowException, KeyError, ValueError):
+    except (pa.ArrowException, KeyError, ValueError, TypeError, RecursionError):
         raise damaged from None
     if contents.keys() != digests.keys():
         raise damaged
     for name, content in contents.items():
-        _check(manifest, name, content, digests[name])
+        _check(f"{manifest}: {name}", name, content, digests[name], "delete it, or bring it again")
         yield Member(name, str(manifest), digests[name], content)
 
 
-def _check(place: Path, name: str, content: Content, wanted: str) -> None:
+def _is_text(found: object) -> bool:
+    return isinstance(found, str)
+
+
+def _check(source: str, name: str, content: Content, wanted: str, remedy: str) -> None:
     """Refuse a member that is not what its name says."""
-    source = f"{place}: {name}"
     if digest(content) != wanted:
         raise UserError(f"{source}: its files are not those that were packed; bring the archive's files again")
-    own: list[object] = []
-    try:
-        metrics = _object(content[METRICS])
-        own.append(metrics.get("cell"))
-        if SPEC in content:
-            own += [read_cell(str(content[SPEC]), f"{source}/{SPEC}").name, _object(content[STATUS]).get("cell")]
-        elif not re.fullmatch(r"[\w.-]+-[0-9a-f]{10}", name):
-            own.append(None)
-    except (KeyError, ValueError):
-        own.append(None)
-    if any(one != name for one in own):
-        raise UserError(f"{source}: belongs to another cell or lacks files; delete it, or bring it again")
+    metrics = _object(content.get(METRICS))
+    own = metrics.get("cell")
+    if SPEC in content:
+        with contextlib.suppress(RecursionError):
+            own = own if own != name else read_cell(str(content[SPEC]), f"{source}/{SPEC}").name
+    elif not re.fullmatch(r"\w[\w.-]*-[0-9a-f]{10}", name):
+        own = None
+    if own != name or not all(path in content for path in (NEEDED if SPEC in content else (METRICS,))):
+        raise UserError(f"{source}: belongs to another cell or lacks files; {remedy}")
     if metrics.get("version") != METRICS_VERSION:
         raise UserError(
             f"{source}: version: read {metrics.get('version')!r}, but this rewardgrid measures version "
             f"{METRICS_VERSION}; use the rewardgrid that made the archive, or an archive of this version"
         )
+    checked(Metrics, metrics, f"{source}/{METRICS}", name, remedy)
+    if SPEC in content:
+        status = checked(Status, _object(content[STATUS]), f"{source}/{STATUS}", name, remedy)
+        history = content["train/history.parquet"]
+        if status["state"] != metrics["state"]:
+            raise UserError(
+                f"{source}/{METRICS}: state: read {metrics['state']!r}, but {STATUS} has {status['state']!r}; {remedy}"
+            )
+        if status["state"] != "diverged" and len(history) != status["steps_done"]:
+            raise UserError(
+                f"{source}/train/history.parquet: holds {count(len(history), 'step')}, but {STATUS} says steps_done: "
+                f"{status['steps_done']}; {remedy}"
+            )
 
 
 def _object(text: object) -> dict[str, Any]:
-    found = json.loads(str(text))
-    if not isinstance(found, dict):
-        raise ValueError("no JSON object")
-    return found
+    """The JSON object that a text holds; empty if it holds none."""
+    return object_in(str(text).encode()) or {}
 
 
 # --- restoring -----------------------------------------------------------------------------------------
 
 
-def restore(layout: Layout, directories: Sequence[Path]) -> None:
+def restore(layout: Layout, directories: Sequence[Path], wanted: Collection[str] = ()) -> None:
     """Put every member of some archives where Snakemake finds it finished.
 
     What lies there already and is the same stays as it is. All is checked before the first file is written.
 
+    Args:
+        wanted: the cells of the configuration; it is said how many of the archives' are others.
+
     Raises:
-        UserError: as ``read_archives``; or something else lies there, or another process trains the cell.
+        UserError: as ``read_archives``; something else lies there, or another process trains the cell; or it cannot
+            be written there.
     """
     members = read_archives(directories)
     if not members:
@@ -346,9 +419,13 @@ def restore(layout: Layout, directories: Sequence[Path]) -> None:
     missing = [member for member in members.values() if not _is_there(layout, member)]
     for member in missing:
         _put(layout, member)
-    there = sum(member.is_cell for member in members.values())
+    cells = [member.name for member in members.values() if member.is_cell]
     put = sum(member.is_cell for member in missing)
-    say(f"{layout.root}: {count(put, 'cell')} restored (without weights), {there - put} there already")
+    others = len(set(cells) - set(wanted)) if wanted else 0
+    say(
+        f"{layout.root}: {count(put, 'cell')} restored (without weights), {len(cells) - put} there already"
+        + (f"; {others} of them {'is' if others == 1 else 'are'} in no experiment of this configuration" * bool(others))
+    )
 
 
 def _is_there(layout: Layout, member: Member) -> bool:
@@ -357,23 +434,50 @@ def _is_there(layout: Layout, member: Member) -> bool:
     if measured(directory / METRICS):
         if digest(collect(directory)) != member.digest:
             raise UserError(
-                f"{directory}: not the same as in {member.source}; to have the archive's, delete "
-                f"{directory if member.is_cell else directory / 'evaluation'} and restore again"
+                f"{directory}: not the same as in {member.source}; to have the archive's, move "
+                f"{directory if member.is_cell else directory / 'evaluation'} away and restore again"
             )
         return True
-    if member.is_cell:
-        holder = read_lease(directory)
-        begun = done(layout, read_cell(str(member.content[SPEC]), member.source)) != "waiting"
-        if begun or (holder is not None and not gone(holder)):
-            raise UserError(f"{directory}: begun here and not finished; finish it, or delete it, and restore again")
+    if not member.is_cell:
+        return False
+    holder = read_lease(directory)
+    if holder is not None and not gone(holder):
+        raise UserError(f"{directory}: trained now by {describe(holder)}; restore again when it has finished")
+    state = done(layout, read_cell(str(member.content[SPEC]), member.source))
+    if state == "trained":
+        why = "its measurements are torn or of another version" if (directory / METRICS).exists() else "not measured"
+        raise UserError(
+            f"{directory}: trained here, {why}: {directory / METRICS}; `snakemake {directory / METRICS}` measures it, "
+            "or move the directory away and restore again"
+        )
+    if state == "started":
+        raise UserError(
+            f"{directory}: begun here and not finished; `snakemake {directory / METRICS}` finishes it, or move the "
+            "directory away and restore again"
+        )
+    strange = _strange(directory)
+    if strange is not None:
+        raise UserError(f"{strange}: not of the archive and of no interrupted job; move it away and restore again")
     return False
+
+
+def _strange(directory: Path) -> Path | None:
+    """What lies at a cell's place and cannot be replaced by the archive's: anything but the rest of a job cut off."""
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        return directory
+    files = (path for path in sorted(directory.rglob("*")) if not path.is_dir() or path.is_symlink())
+    return next((path for path in files if not _is_rest(path.relative_to(directory))), None)
+
+
+def _is_rest(path: Path) -> bool:
+    first = path.parts[0]
+    return first in ("evaluation", SPEC, "events.log") or LEASE.fullmatch(first) is not None
 
 
 def _put(layout: Layout, member: Member) -> None:
     """Write a member beside its place and then move it there: a restoring that is cut off leaves nothing by halves."""
-    layout.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".restoring-", dir=layout.root) as name:
-        whole = Path(name) / "member"
+    with _place(layout.root, ".restoring-") as place:
+        whole = place / "member"
         for path, part in member.content.items():
             if isinstance(part, str):
                 write_text(whole / path, part)

@@ -33,14 +33,16 @@ from rewardgrid.report.columns import (
 )
 from rewardgrid.report.sparkline import sparkline
 from rewardgrid.report.statistics import Mean, clipped, mean_of
-from rewardgrid.study.cell import EVAL_MODES, METRICS_VERSION, Cell, read_cell
+from rewardgrid.study.cell import EVAL_MODES, Cell, read_cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table, write_table
 from rewardgrid.study.errors import AGAIN, ConfigError, UserError, did_you_mean
-from rewardgrid.study.files import read_json
+from rewardgrid.study.files import text_of
+from rewardgrid.study.finished import read_metrics, read_status
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation, Experiment, Study
+from rewardgrid.study.text import count
 from rewardgrid.study.verdict import LABELS, verdict
 
 Row = Mapping[str, Any]
@@ -107,9 +109,10 @@ def cell_row(study: Study, experiment: str, cell: Cell, bases: Mapping[str, Row]
     row |= spec_row(cell) | {"experiment": experiment, "cell": name, "state": "missing"}
     status_path, metrics_path = layout.train(name) / "status.json", layout.metrics(name)
     if layout.spec(name).exists():
-        found = read_cell(layout.spec(name).read_text(encoding="utf-8"), str(layout.spec(name))).name
-        _same_cell(layout.spec(name), found, name)
-    status = _read_own(status_path, name) if status_path.exists() else None
+        found = read_cell(text_of(layout.spec(name)), str(layout.spec(name))).name
+        if found != name:
+            raise UserError(f"{layout.spec(name)}: belongs to cell {found}; {AGAIN}")
+    status = read_status(status_path, name) if status_path.exists() else None
     diverged = status is not None and status["state"] == "diverged"
     if status is None or not (diverged or metrics_path.exists()):
         state = done(layout, cell)
@@ -124,8 +127,13 @@ def cell_row(study: Study, experiment: str, cell: Cell, bases: Mapping[str, Row]
     }
     if diverged:
         return row | {"reasons": status["reason"]}
-    history = read_table(layout.train(name) / "history.parquet", HISTORY)
-    measured = _from_metrics(_read_own(metrics_path, name))
+    history = read_table(history_path := layout.train(name) / "history.parquet", HISTORY)
+    if len(history) != status["steps_done"]:
+        raise UserError(
+            f"{history_path}: holds {count(len(history), 'step')}, but {status_path} says steps_done: "
+            f"{status['steps_done']}; {AGAIN}"
+        )
+    measured = _from_metrics(read_metrics(metrics_path, name))
     if layout.course(name).exists():
         # By today's rule: the course may have been measured before it.
         course = read_table(layout.course(name), COURSE)
@@ -146,22 +154,6 @@ def _so_far(layout: Layout, cell: Cell) -> str:
     if not rewards:
         return ""
     return f": step {len(rewards)} of {cell.max_steps}, reward {sparkline(rewards, CURVE_WIDTH)} {rewards[-1]:.3f}"
-
-
-def _read_own(path: Path, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = read_json(path, AGAIN)
-    _same_cell(path, content.get("cell"), name)
-    if path.name == "metrics.json" and content.get("version") != METRICS_VERSION:
-        raise UserError(
-            f"{path}: version: read {content.get('version')!r}, but this rewardgrid measures version "
-            f"{METRICS_VERSION}; delete the file and run again: the cell is measured anew, not trained"
-        )
-    return content
-
-
-def _same_cell(path: Path, found: object, name: str) -> None:
-    if found != name:
-        raise UserError(f"{path}: belongs to cell {found}; delete this cell's directory and run it again")
 
 
 def _from_history(history: pd.DataFrame) -> dict[str, Any]:
@@ -214,7 +206,7 @@ def _by_published_signals(row: Row, base: Row, settings: Evaluation) -> str:
 def load_bases(study: Study) -> dict[str, Row]:
     """The rows of those bases that have been measured."""
     paths = {base_id: study.layout.base_metrics(base_id) for base_id in study.base_recipes}
-    return {base_id: base_row(base_id, read_json(path)) for base_id, path in paths.items() if path.exists()}
+    return {base_id: base_row(base_id, read_metrics(path, base_id)) for base_id, path in paths.items() if path.exists()}
 
 
 def base_row(base_id: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

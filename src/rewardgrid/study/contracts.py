@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -162,6 +163,12 @@ SIFTED = _schema(
 )
 
 
+def with_said(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """A schema, and behind it those of some columns that say what code of one's own says."""
+    said = [pa.field(name, _F) for name in names if str(name).startswith(SAYS)]
+    return pa.schema([*schema, *said], metadata=schema.metadata)
+
+
 def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> None:
     """Write a table atomically, in the schema's column order, and what code of one's own says behind.
 
@@ -169,10 +176,8 @@ def write_table(path: Path | str, frame: pd.DataFrame, schema: pa.Schema) -> Non
         UserError: the file system is full.
         ValueError: a column is missing or of the wrong type.
     """
-    said = [pa.field(name, _F) for name in frame.columns if str(name).startswith(SAYS)]
-    schema = pa.schema([*schema, *said], metadata=schema.metadata)
     try:
-        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        table = pa.Table.from_pandas(frame, schema=with_said(schema, frame.columns), preserve_index=False)
     except (KeyError, pa.ArrowException) as error:
         raise ValueError(f"{path}: {error}") from error
     with atomic_write(path) as temporary:

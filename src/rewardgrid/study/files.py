@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rewardgrid.study.errors import UserError
+from rewardgrid.study.errors import AGAIN, UserError
 
 JSON_BYTES = 2**28
 """More than any JSON file of ours has."""
@@ -150,6 +150,18 @@ def read_json(path: Path | str, remedy: str = "delete it and run again") -> Any:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no valid JSON ({error}); {remedy}") from None
+
+
+def text_of(path: Path | str, remedy: str = AGAIN) -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        return read_bounded(path, JSON_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no UTF-8 text ({error}); {remedy}") from None
 
 
 def read_object(path: Path | str) -> dict[str, Any]:

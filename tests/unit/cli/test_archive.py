@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trees import SWEEP, Tree, make_study, routing
+from tests.trees import SWEEP, Tree, history, make_study, routing
 
 from rewardgrid.__main__ import main
 from rewardgrid.cli.archive import LONG_AGO, collect, digest, kept_steps, pack, read_archives, restore
 from rewardgrid.cli.export import export_model
 from rewardgrid.report.tables import experiment_table
 from rewardgrid.study.cell import Cell
-from rewardgrid.study.contracts import MODE_SAMPLES, ROLLOUTS, read_table, write_table
+from rewardgrid.study.contracts import HISTORY, MODE_SAMPLES, ROLLOUTS, SAMPLES, read_table, write_table
 from rewardgrid.study.errors import UserError
 from rewardgrid.study.files import read_json, sha256, write_json
 from rewardgrid.study.layout import Layout
+from rewardgrid.train.lease import acquire
 
 ROUTING = {
     "title": "Routing",
@@ -199,19 +203,158 @@ def test_a_finished_cell_is_never_overwritten(tree: Tree, tmp_path: Path) -> Non
     tree.finish(changed, rewards=(0.25,) * 60)
     shutil.rmtree(layout.cell(lost.name))
     before = contents(layout.root)
-    with pytest.raises(UserError, match=rf"{changed.name}: not the same as in .*; to have the archive's, delete"):
+    with pytest.raises(UserError, match=rf"{changed.name}: not the same as in .*; to have the archive's, move"):
         restore(layout, [study])
     assert contents(layout.root) == before
 
 
-@pytest.mark.parametrize("left", ["checkpoints/step-100/state", "train/status.json"])
-def test_a_cell_that_is_begun_here_is_left_alone(tree: Tree, elsewhere: Layout, tmp_path: Path, left: str) -> None:
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        ("checkpoints/step-100/state", "begun here and not finished"),
+        ("train/status.json", "trained here, not measured"),
+        ("train/weights/model.safetensors", "model.safetensors: not of the archive and of no interrupted job"),
+        ("train.damaged/history.parquet", "history.parquet: not of the archive"),
+        ("notes.txt", "notes.txt: not of the archive"),
+    ],
+)
+def test_a_cell_that_is_begun_here_is_left_alone(
+    tree: Tree, elsewhere: Layout, tmp_path: Path, left: str, message: str
+) -> None:
     pack(tree.study, all_cells(tree), tmp_path / "study")
     cell = tree.study.grid["sweep"][0]
     write_json(elsewhere.cell(cell.name) / left, {})
-    with pytest.raises(UserError, match=rf"{cell.name}: begun here and not finished"):
+    with pytest.raises(UserError, match=rf"{cell.name}.*{message}"):
         restore(elsewhere, [tmp_path / "study"])
     assert list(contents(elsewhere.root)) == [f"cells/{cell.name}/{left}"]
+
+
+def test_a_cell_that_is_trained_now_is_left_alone_and_what_was_cut_off_is_replaced(
+    tree: Tree, elsewhere: Layout, tmp_path: Path
+) -> None:
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    directory = elsewhere.cell(tree.study.grid["sweep"][0].name)
+    with acquire(directory), pytest.raises(UserError, match=r"trained now by process \d+ on .*; restore again when"):
+        restore(elsewhere, [tmp_path / "study"])
+    write_json(directory / "evaluation/metrics.json", {})
+    restore(elsewhere, [tmp_path / "study"])
+    assert read_json(directory / "evaluation/metrics.json")["verdict"] == "ok"
+
+
+def test_what_cannot_be_replaced_stays(tree: Tree, elsewhere: Layout, tmp_path: Path) -> None:
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    cell = tree.study.grid["sweep"][0]
+    (tmp_path / "other").mkdir()
+    elsewhere.cell("x").parent.mkdir(parents=True)
+    elsewhere.cell(cell.name).symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match=f"{cell.name}: not of the archive and of no interrupted job; move it away"):
+        restore(elsewhere, [tmp_path / "study"])
+
+
+def test_what_a_restoring_or_packing_left_that_was_cut_off_is_removed_after_an_hour(
+    tree: Tree, elsewhere: Layout, tmp_path: Path
+) -> None:
+    left = [tmp_path / "study/.packing-old", elsewhere.root / ".restoring-old", elsewhere.root / ".restoring-new"]
+    for path in left:
+        path.mkdir(parents=True)
+    for path in left[:2]:
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    restore(elsewhere, [tmp_path / "study"])
+    assert [path.exists() for path in left] == [False, False, True]
+
+
+def test_a_packing_that_fails_leaves_no_file(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(table: object, path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rewardgrid.cli.archive._write_small", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            pack(tree.study, all_cells(tree), tmp_path / "study")
+    assert not contents(tmp_path / "study")
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    assert read_archives([tmp_path / "study"])
+
+
+def test_what_code_of_ones_own_says_comes_back(tree: Tree, elsewhere: Layout, tmp_path: Path) -> None:
+    one_cell, other = tree.study.grid["sweep"][:2]
+    path = tree.study.layout.samples(one_cell.name)
+    write_table(path, read_table(path, SAMPLES).assign(says_mine=0.25), SAMPLES)
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    restore(elsewhere, [tmp_path / "study"])
+    assert set(read_table(elsewhere.samples(one_cell.name), SAMPLES)["says_mine"]) == {0.25}
+    assert "says_mine" not in read_table(elsewhere.samples(other.name), SAMPLES)
+    moved = tree.study.model_copy(update={"results": str(elsewhere.root)})
+    pack(moved, all_cells(tree), tmp_path / "study")
+    assert len(list((tmp_path / "study").glob("*.json"))) == 1
+
+
+def test_restoring_says_which_cells_are_of_another_study(
+    tree: Tree, elsewhere: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    restore(elsewhere, [tmp_path / "study"], [cell.name for cell in tree.study.grid["sweep"]])
+    assert (
+        "8 cells restored (without weights), 0 there already; 1 of them is in no experiment" in capsys.readouterr().err
+    )
+
+
+WRONG: dict[str, tuple[Callable[[Layout, str], object], str]] = {
+    "unknown state": (
+        lambda layout, name: change(layout.train(name) / "status.json", state="failing"),
+        r"status\.json: state: read 'failing'; it should be 'done', 'stopped' or 'diverged'; delete it",
+    ),
+    "no object": (
+        lambda layout, name: write_json(layout.train(name) / "status.json", []),
+        r"read \[\], which is no JSON",
+    ),
+    "text for a number": (
+        lambda layout, name: change(layout.metrics(name), full={"reward": "high"}),
+        r"metrics\.json: full\.reward: read 'high'; it should be a valid number",
+    ),
+    "NaN": (
+        lambda layout, name: layout.metrics(name).write_text(
+            layout.metrics(name).read_text().replace('"jaccard": 0.131', '"jaccard": NaN')
+        ),
+        r"metrics\.json: full\.jaccard: read nan; it should be a finite number",
+    ),
+    "unknown verdict": (
+        lambda layout, name: change(layout.metrics(name), verdict="splendid"),
+        r"verdict: read 'splendid'",
+    ),
+    "no figures": (lambda layout, name: change(layout.metrics(name), full={}), r"figures under full"),
+    "less history": (
+        lambda layout, name: write_table(layout.train(name) / "history.parquet", history([0.5] * 10), HISTORY),
+        r"history\.parquet: holds 10 steps, but .*status\.json says steps_done: 60",
+    ),
+    "no UTF-8": (lambda layout, name: layout.spec(name).write_bytes(b"\xff"), r"spec\.json: no UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_no_run_leaves_is_neither_packed_nor_shown(tree: Tree, tmp_path: Path, wrong: str) -> None:
+    cell = tree.study.grid["sweep"][0]
+    harm, message = WRONG[wrong]
+    harm(tree.study.layout, cell.name)
+    with pytest.raises(UserError, match=message):
+        pack(tree.study, all_cells(tree), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+    with pytest.raises(UserError, match=message):
+        experiment_table(tree.study, "sweep")
+
+
+def test_a_cell_without_its_samples_is_not_packed(tree: Tree, tmp_path: Path) -> None:
+    tree.study.layout.samples(tree.study.grid["sweep"][0].name).unlink()
+    with pytest.raises(
+        UserError, match=r"samples\.parquet: no such file, though its cell is measured; delete .*metrics"
+    ):
+        pack(tree.study, all_cells(tree), tmp_path / "study")
+
+
+def change(path: Path, **values: Any) -> None:
+    write_json(path, read_json(path) | values)
 
 
 def one(directory: Path, pattern: str) -> Path:
@@ -229,6 +372,12 @@ def flip(study: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def pipe(study: Path) -> None:
+    path = one(study, "*-course.parquet")
+    path.unlink()
+    os.mkfifo(path)
 
 
 def cut_manifest(study: Path) -> None:
@@ -262,6 +411,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "lost": (lambda study: one(study, "*-course.parquet").unlink(), r"-course\.parquet: no such file, but \w+\.json"),
     "manifest cut": (cut_manifest, r"\.json: damaged, or no manifest of this version"),
     "manifest lost": (lambda study: one(study, "*.json").unlink(), r"study: no archive: it has no manifest"),
+    "manifest of depth": (lambda study: one(study, "*.json").write_text("[" * 200000), r"damaged, or no manifest"),
+    "files in a list": (lambda study: change(one(study, "*.json"), files=[]), r"damaged, or no manifest"),
+    "members in a list": (lambda study: change(one(study, "*.json"), members=[]), r"damaged, or no manifest"),
+    "a pipe": (pipe, r"-course\.parquet: no such file"),
     "manifest of lists": (lambda study: one(study, "*.json").write_text("[[]]"), r"damaged, or no manifest"),
     "forged": (forge, r"damaged, or no manifest"),
     "a cell less": (swap, r"damaged, or no manifest"),
