@@ -128,7 +128,7 @@ def pack(study: Study, cells: Sequence[Cell], directory: Path) -> None:
     for name, content in new.items():
         _check(str((layout.cell if SPEC in content else layout.base)(name)), name, content, digests[name], AGAIN)
     for name in sorted(set(new) & set(known)):
-        if known[name].digest != digests[name]:
+        if not _agrees(new[name], known[name]):
             raise UserError(
                 f"{known[name].source}: {name}: not the same as in {layout.root}; "
                 "pack into another directory (--to), or delete the one that is wrong"
@@ -199,6 +199,18 @@ def digest(content: Content) -> str:
         said = part if isinstance(part, str) else part.to_pydict()
         found.update(json.dumps([path, said], separators=(",", ":")).encode())
     return found.hexdigest()
+
+
+def _agrees(content: Content, member: Member) -> bool:
+    """Whether these files say what a member says; they may have more of the recorded steps."""
+    if digest(content) == member.digest:
+        return True
+    fewer = dict(content)
+    for path in THINNED:
+        mine, kept = content.get(path), member.content.get(path)
+        if isinstance(mine, pa.Table) and isinstance(kept, pa.Table):
+            fewer[path] = mine.filter(pc.is_in(mine["step"], kept["step"].combine_chunks()))
+    return digest(fewer) == member.digest
 
 
 def _identity(digests: Mapping[str, str]) -> str:
@@ -297,7 +309,8 @@ def read_archives(directories: Sequence[Path]) -> dict[str, Member]:
                 if before.digest != member.digest:
                     raise UserError(
                         f"{member.source}: {member.name}: not the same as in {before.source}; "
-                        "keep one of them and delete the other's files"
+                        "restore from the directory of one of them (--from), or delete the files of the other packing, "
+                        "whose other cells go with it"
                     )
         for path in sorted(directory.glob("*.parquet")):
             if path.name not in named:
@@ -432,7 +445,7 @@ def _is_there(layout: Layout, member: Member) -> bool:
     """Whether the member lies there finished; refuses whatever is not the same."""
     directory = (layout.cell if member.is_cell else layout.base)(member.name)
     if measured(directory / METRICS):
-        if digest(collect(directory)) != member.digest:
+        if not _agrees(collect(directory), member):
             raise UserError(
                 f"{directory}: not the same as in {member.source}; to have the archive's, move "
                 f"{directory if member.is_cell else directory / 'evaluation'} away and restore again"

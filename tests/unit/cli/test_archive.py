@@ -122,6 +122,23 @@ def test_of_rollouts_an_archive_keeps_parts_of_the_run_and_the_steps_at_which_a_
     assert len(list((tmp_path / "study").glob("*.json"))) == 1
 
 
+def test_a_cell_with_more_of_its_steps_than_the_archive_keeps_is_the_same(
+    tree: Tree, elsewhere: Layout, tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    (two,) = tree.study.grid["routing"]
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    path = tree.study.layout.train(two.name) / "rollouts.parquet"
+    write_table(path, pd.DataFrame(rollouts((*RECORDED, 300, 350))), ROLLOUTS)
+    pack(tree.study, all_cells(tree), tmp_path / "study")
+    restore(tree.study.layout, [tmp_path / "study"])
+    assert len(list((tmp_path / "study").glob("*.json"))) == 1
+    write_table(path, pd.DataFrame(rollouts((*RECORDED[:-1], 300, 350))), ROLLOUTS)
+    with pytest.raises(UserError, match="not the same as in"):
+        pack(tree.study, all_cells(tree), tmp_path / "study")
+
+
 @given(
     recorded=st.lists(st.integers(1, 3000), unique=True).map(sorted),
     onsets=st.lists(st.integers(1, 3000), max_size=2),
