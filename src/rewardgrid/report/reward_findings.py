@@ -327,13 +327,13 @@ def stories_by_penalty(scope: Scope) -> Finding:
         said = [verdicts_in_short([str(cell["verdict"]) for cell in found.finished]) for found in row]
         rewards = " → ".join(decimals(_two(found), 2) for found in row)
         verdicts = f"all {said[0]}" if len(set(said)) == 1 else " → ".join(said)
-        parts.append(f"{label}{': ' if label else ''}at {penalties} reward {rewards}, {verdicts}")
+        parts.append(f"{label}{': ' if label else ''}reward {rewards} at penalty {penalties}, {verdicts}")
         seen = "; ".join(
             f"at {show('repetition_penalty', found.cells[0]['repetition_penalty'])} {what}"
             for found in row
             if (what := faults(found.finished))
         )
-        sentences.append(sentence_case(f"{parts[-1]}{f' ({seen})' if seen else ''}."))
+        sentences.append(sentence_case(f"{'with ' if label else ''}{parts[-1]}{f' ({seen})' if seen else ''}."))
     cells = [cell for row in compared.values() for found in row for cell in found.finished]
     figures = [found.figures() | {"skeleton_share": found.mean("skeleton_share").mean} for found in ran]
     return finding("; ".join(parts), sentences, cells, figures, rule)

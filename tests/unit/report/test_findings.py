@@ -321,8 +321,9 @@ def test_stories_are_told_along_the_penalty_for_each_reward() -> None:
     ]
     found = find("stories_by_penalty", rows)
     first, second = found["conclusion"].split("; ")
-    assert first == f"{ten}: at 1 → 1.2 reward 0.20 → 0.16, all ok"
-    assert second == f"{five}: at 1 → 1.2 reward 0.85 → 0.24, 1 ok, 1 degenerate → borderline"
+    assert first == f"{ten}: reward 0.20 → 0.16 at penalty 1 → 1.2, all ok"
+    assert second == f"{five}: reward 0.85 → 0.24 at penalty 1 → 1.2, 1 ok, 1 degenerate → borderline"
+    assert found["sentences"][0] == f"With {first}."
     assert found["sentences"][1].endswith(" (at 1 template in 1 cell).")
     assert (found["cells"], [line["n"] for line in found["rows"]]) == (5, [1, 1, 1, 2])
     assert find("stories_by_penalty", [rows[0], rows[2]])["conclusion"] == NOT_ENOUGH
