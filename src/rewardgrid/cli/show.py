@@ -86,7 +86,7 @@ def find(study: Study, word: str) -> tuple[Layout, Cell]:
     if not begun:
         raise UserError(
             f"{word}: no cell's name or hash begins so;{did_you_mean(word, names)} `python -m rewardgrid cells` lists "
-            "them (give it the same --configfile)"
+            "them (give it the same --configfile; what is a default is left out of a name)"
         )
     if len(begun) > 1:
         more = "" if len(begun) <= 6 else f"\n  and {len(begun) - 6} more"

@@ -26,9 +26,10 @@ from rewardgrid.published.judging import (
     within,
 )
 from rewardgrid.published.statement import WORDS, Metric, Statement, either, subject
-from rewardgrid.report.batch_findings import batch_pairs, completions_in_words, on_hardware
+from rewardgrid.report.batch_findings import batch_pairs, completions_in_words
 from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, THRESHOLDS, decimals, setting, show
 from rewardgrid.report.finding import Question
+from rewardgrid.report.pace import both_at_pace, paces
 from rewardgrid.report.reward_findings import (
     Direction,
     Effect,
@@ -125,7 +126,7 @@ class Negligible(Statement):
 
 
 OTHER_HARDWARE = "seconds are of other hardware"
-AT_ITS_PACE = ", where hardware differs at the larger's pace"
+AT_ITS_PACE = ", at the usual pace of each"
 
 
 class Contrast(Statement):
@@ -147,15 +148,18 @@ class Contrast(Statement):
             for other in ours.evidence.finished()
             if self._partners(row, other)
         ]
-        there = [on_hardware(other, row["hardware"], ours.evidence) if self._timed else other for row, other in pairs]
-        if pairs and not any(there):
+        known = paces(ours.evidence)
+        timed = [both_at_pace(*pair, known) if self._timed else pair for pair in pairs]
+        if pairs and not any(timed):
             return Judgement("cannot be told", OTHER_HARDWARE, [*chain(*pairs)])
-        values, used, paced = [], [], False
-        for (row, other), found in zip(pairs, there, strict=True):
-            if found is not None and (value := self._value(ours, row, found)) is not None:
+        values: list[float] = []
+        used: list[Row] = []
+        paced = False
+        for pair, found in zip(pairs, timed, strict=True):
+            if found is not None and (value := self._value(ours, *found)) is not None:
                 values.append(value)
-                used += [row, other]
-                paced |= found is not other
+                used += pair
+                paced |= found[0] is not pair[0]
         if not values:
             return NOT_RUN
         if self.measure == "difference":
@@ -487,7 +491,7 @@ class NeverSooner(Statement):
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
         every = batch_pairs(ours.scope(self.experiment))
-        pairs = [pair for pair in every if pair.comparable]
+        pairs = [pair for pair in every if pair.timed is not None]
         outcomes = [pair.sooner(suffix) for pair in pairs for suffix in THRESHOLDS]
         decided = [outcome for outcome in outcomes if outcome in ("sooner", "slower")]
         if not decided:
@@ -503,7 +507,7 @@ class NeverSooner(Statement):
         comparisons = count(len(decided), "comparison")
         text = f"sooner in {sooner} of {comparisons}" if sooner else f"never sooner, in {comparisons}"
         text += f"; {times_in_words(ratios)} the time" if ratios else ""
-        if any(pair.estimated for pair in pairs):
+        if any(pair.pace is not None for pair in pairs):
             text += AT_ITS_PACE
         if sooner:
             return Judgement("differs", text, used, 1.0)

@@ -61,9 +61,10 @@ def section(comparison: Comparison, templates: Path) -> Section:
             compatible=f"{100 * largest_share(0, PUBLISHED_SAMPLES):.0f}",
         )
     )
-    summary = Markup("base {} ([what differs, and why it may]({}))\n\n{}\n").format(
-        code(comparison["base"]), "#what-differs-and-why-it-may", overview
-    )
+    summary = Markup(
+        "base {} ([what differs, and why it may]({}))\n\n{}\n\nThe P of relations is adjusted for having asked all of "
+        "them, that of claims is not: the same figures may not be told there and agree here.\n"
+    ).format(code(comparison["base"]), "#what-differs-and-why-it-may", overview)
     return Section(
         anchor="published",
         title="Beside the published study",

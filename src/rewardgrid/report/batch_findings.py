@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rewardgrid.report.columns import SPEC_COLUMNS, THRESHOLDS, decimals
-from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import NOT_ENOUGH, Finding, Scope, finding
+from rewardgrid.report.pace import Pace, Paces, both_at_pace, pace_of, paces
 from rewardgrid.report.tables import Row
 from rewardgrid.report.words import times_in_words
 from rewardgrid.study.text import count
@@ -19,59 +18,25 @@ from rewardgrid.study.text import count
 Both = tuple[float | None, float | None]
 """A figure of the larger batch and of the smaller one."""
 
-_SHAPE = ("method", "batch_size", "max_new_tokens", "base")
-"""What a step's seconds depend on, beside the hardware; the rank of an adapter hardly tells."""
-
-
-def on_hardware(row: Row, hardware: str, evidence: Evidence) -> Row | None:
-    """The cell with the seconds that it would take on some hardware: its own, if it ran there.
-
-    Otherwise its steps take the median seconds per step of the finished cells of its shape that ran there; None if
-    there are none.
-    """
-    if row["hardware"] == hardware:
-        return row
-    paces = [
-        other["seconds_per_step"]
-        for other in evidence.finished()
-        if other["hardware"] == hardware
-        and other["seconds_per_step"]
-        and all(other[name] == row[name] for name in _SHAPE)
-    ]
-    if not paces:
-        return None
-    pace = statistics.median(paces)
-    steps = {suffix: row[f"steps_to_{suffix}"] for suffix in THRESHOLDS}
-    times = {f"seconds_to_{suffix}": None if n is None else round(n * pace) for suffix, n in steps.items()}
-    return {**row, **times, "seconds_per_step": pace, "hardware": hardware}
-
 
 @dataclass(frozen=True)
 class BatchPair:
     """A finished cell and the otherwise equal one of the smallest batch.
 
     Attributes:
-        there: the smaller on the larger's hardware, if that can be told.
+        timed: both with the seconds that they take on the larger's hardware, if that can be told.
+        pace: those of their steps there, if any cells tell.
     """
 
     larger: Row
     smaller: Row
-    there: Row | None
+    timed: tuple[Row, Row] | None
+    pace: tuple[Pace, Pace] | None
 
     @property
     def cells(self) -> tuple[Row, Row]:
         """Both cells."""
         return self.larger, self.smaller
-
-    @property
-    def comparable(self) -> bool:
-        """Whether their seconds are of the same hardware, or can be estimated for it."""
-        return self.there is not None
-
-    @property
-    def estimated(self) -> bool:
-        """Whether the smaller's seconds are those of its steps at the pace of the larger's hardware."""
-        return self.there is not None and self.there is not self.smaller
 
     def steps(self, suffix: str) -> Both:
         """Steps to a threshold."""
@@ -81,12 +46,12 @@ class BatchPair:
     def seconds(self, suffix: str) -> Both:
         """Seconds to it on the larger's hardware."""
         name = f"seconds_to_{suffix}"
-        return self.larger[name], None if self.there is None else self.there[name]
+        return (None, None) if self.timed is None else (self.timed[0][name], self.timed[1][name])
 
     def sooner(self, suffix: str) -> str:
         """Whether the larger batch reaches a threshold sooner; never is later than any time."""
         later, earlier = self.seconds(suffix)
-        if not self.comparable:
+        if self.timed is None:
             return "other hardware"
         if later is None:
             return "neither reaches it" if earlier is None else "slower"
@@ -113,6 +78,7 @@ def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
     Equal means the same learning rate or, ``scaled``, the same learning rate for each completion of the batch.
     """
     others = [name for name in SPEC_COLUMNS if name not in ("batch_size", "lr")]
+    known = paces(scope.evidence)
     pairs = []
     for row in scope.finished:
         alike = [
@@ -123,9 +89,14 @@ def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
         ]
         smallest = min(alike, key=lambda other: other["batch_size"], default=row)
         if smallest["batch_size"] < row["batch_size"]:
-            there = on_hardware(smallest, row["hardware"], scope.evidence)
-            pairs.append(BatchPair(row, smallest, there))
+            pairs.append(_pair(row, smallest, known))
     return pairs
+
+
+def _pair(larger: Row, smaller: Row, known: Paces) -> BatchPair:
+    its, others = (pace_of(row, larger["hardware"], known) for row in (larger, smaller))
+    pace = None if its is None or others is None else (its, others)
+    return BatchPair(larger, smaller, both_at_pace(larger, smaller, known), pace)
 
 
 def slower_than_baseline(scope: Scope) -> Finding:
@@ -141,11 +112,12 @@ def slower_when_scaled(scope: Scope) -> Finding:
 
 def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Finding:
     rule = (
-        f"Each cell is set against the finished cell of the smallest batch that {equal}, in any experiment. Seconds "
-        "compare only on the same hardware, completions on any: where the smaller batch ran on other hardware than the "
-        "larger, its seconds are its steps by the median seconds per step of cells of its method and batch on the "
-        "larger's hardware, if there are any. Never is later than any time. How many times as many is a geometric "
-        "mean, over both thresholds of a pair and then over pairs."
+        f"Each cell is set against the finished cell of the smallest batch that {equal}, in any experiment. "
+        "Completions compare on any hardware. Seconds are the steps of both by the pace of their batch on the larger's "
+        "hardware: the median, over the finished cells there of the same method, batch and length of completions, of "
+        "each one's median step up to its last threshold, so that other work on the machine hardly counts; where no "
+        "cell tells it, seconds as measured, on the same hardware alone. Never is later than any time. How many times "
+        "as many is a geometric mean, over both thresholds of a pair and then over pairs."
     )
     rows = [_timed(pair, suffix) for pair in pairs for suffix in THRESHOLDS]
     cells = [cell for pair in pairs for cell in pair.cells]
@@ -157,8 +129,8 @@ def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Findi
     sentences = []
     if decided:
         sentences.append(
-            f"In {slower} of {count(len(decided), 'comparison')} the larger batch reaches the threshold no sooner "
-            "in wall clock."
+            f"In {slower} of {count(len(decided), 'comparison')} ({count(len(pairs), 'pair')} of cells) the larger "
+            "batch reaches the threshold no sooner in wall clock."
         )
     time = _by_size([(pair, pair.time(*THRESHOLDS)) for pair in pairs], "time")
     completions = completions_in_words(pairs)
@@ -166,18 +138,12 @@ def _larger_batch(scope: Scope, pairs: Sequence[BatchPair], equal: str) -> Findi
         sentences.append(f"Where both reach it, {time}.")
     if completions:
         sentences.append(f"To the same reward {completions}, whatever the hardware.")
-    estimated = sum(pair.estimated for pair in pairs) * len(THRESHOLDS)
-    if estimated:
-        sentences.append(
-            f"In {count(estimated, 'comparison')} the smaller batch ran on other hardware, and its seconds are its "
-            "steps at the pace of the larger's."
-        )
+    sentences += _paces_in_words(pairs)
     left = len(rows) - len(decided)
     if left:
         sentences.append(
             f"Seconds of {count(left, 'comparison')} cannot be decided: no threshold reached, or other hardware."
         )
-    sentences += _uneven(scope.evidence.finished(), cells)
     if not decided:
         conclusion = f"{completions}; wall clock cannot be told (other hardware)" if completions else NOT_ENOUGH
     else:
@@ -202,22 +168,20 @@ def _by_size(ratios: Sequence[tuple[BatchPair, float | None]], what: str) -> str
     )
 
 
-UNEVEN = 1.5
-"""Cells of one shape whose seconds per step differ by this factor were not timed on an idle machine."""
-
-
-def _uneven(all_cells: Sequence[Row], timed: Sequence[Row]) -> Iterator[str]:
-    """What to know of seconds, where cells of the same shape on the same hardware took very different ones a step."""
-    shape = ("hardware", *_SHAPE)
-    for key in sorted({tuple(row[name] for name in shape) for row in timed}, key=str):
-        alike = [row for row in all_cells if tuple(row[name] for name in shape) == key]
-        paces = [pace for row in alike if (pace := row["seconds_per_step"])]
-        if paces and max(paces) >= UNEVEN * min(paces):
-            yield (
-                f"Steps of {count(len(paces), 'cell')} of batch {alike[0]['batch_size']} took "
-                f"{decimals(min(paces), 2)} to {decimals(max(paces), 2)} s on the same hardware: it had other work "
-                "beside some of them, or their texts became shorter. The number of steps depends on neither."
-            )
+def _paces_in_words(pairs: Sequence[BatchPair]) -> Iterator[str]:
+    """By what pace the seconds were told, on each hardware."""
+    told: dict[str, dict[int, Pace]] = {}
+    for pair in pairs:
+        if pair.pace is not None:
+            for row, pace in zip(pair.cells, pair.pace, strict=True):
+                told.setdefault(pair.larger["hardware"], {})[row["batch_size"]] = pace
+    for hardware, by_batch in sorted(told.items()):
+        said = ", ".join(
+            f"{decimals(pace.seconds, 2)} s a step of batch {size} ({count(pace.cells, 'cell')}, "
+            f"{decimals(pace.low, 2)} to {decimals(pace.high, 2)})"
+            for size, pace in sorted(by_batch.items())
+        )
+        yield f"Seconds are steps by the pace of {hardware}: {said}."
 
 
 def _timed(pair: BatchPair, suffix: str) -> dict[str, Any]:
@@ -231,9 +195,6 @@ def _timed(pair: BatchPair, suffix: str) -> dict[str, Any]:
         "steps of the smaller": steps[1],
         "seconds": seconds[0],
         "seconds of the smaller": seconds[1],
-        "its seconds": (
-            "at the larger's pace" if pair.estimated else "as measured" if pair.comparable else "of other hardware"
-        ),
         "times the seconds": pair.time(suffix),
         "times the completions": pair.completions(suffix),
         "larger batch": pair.sooner(suffix),

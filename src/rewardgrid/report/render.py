@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from rewardgrid.report.figures import CAPTIONS
 from rewardgrid.report.finding import NOT_ENOUGH, Scope
 from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
+from rewardgrid.report.pace import SHAPE
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.separation import DETECTED_LEARNED, HACK_LEARNED
 from rewardgrid.report.statistics import Estimate
@@ -188,7 +190,6 @@ def provenance(results: Results) -> Markup:
     rows = list({row["cell"]: row for table in results.tables.values() for row in table}.values())
     states = Counter(row["state"] for row in rows)
     ran = [row for row in rows if row["state"] != "missing"]
-    seconds = sum(row["seconds"] or 0.0 for row in ran)
     lines: list[tuple[str, str]] = [
         *(("Base", _base(results, base_id)) for base_id in sorted({base_of(row) for row in rows})),
         (
@@ -202,11 +203,28 @@ def provenance(results: Results) -> Markup:
         ("Paid for", _paid(rows)),
         ("Engine", md(_tally(f"{row['engine']}, {row['precision']}" for row in ran))),
         ("Hardware", md(_tally(str(row["hardware"]) for row in ran))),
-        ("Training time", md(f"{duration(seconds)} in sum")),
+        ("Training time", md(_times(ran))),
         ("Libraries", md(_tally(str(row["versions"]) for row in ran))),
         ("Code", md(results.commit)),
     ]
     return grid(["", ""], lines, [False, False])
+
+
+def _times(ran: Sequence[Row]) -> str:
+    """Wall clock of all training, and what it is at the median pace of each kind of cell, without what ran beside."""
+    paces = defaultdict(list)
+    for row in ran:
+        if row["seconds_per_step"]:
+            paces[row["hardware"], *(row[name] for name in SHAPE)].append(row["seconds_per_step"])
+    usual = sum(
+        statistics.median(paces[place]) * row["steps_done"]
+        for row in ran
+        if (place := (row["hardware"], *(row[name] for name in SHAPE))) in paces
+    )
+    return (
+        f"{duration(sum(row['seconds'] or 0.0 for row in ran))} of wall clock in sum, some of it beside other work; "
+        f"{duration(usual)} by the median seconds per step of each kind of cell on its hardware"
+    )
 
 
 def _tally(values: Iterator[str]) -> str:

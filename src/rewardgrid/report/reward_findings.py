@@ -163,7 +163,8 @@ def published_signals(scope: Scope) -> Finding:
         "The published rows give first sentences, Jaccard, KL, reward and lengths, each of them some of these. By what "
         "they give the rule of the verdict, whose limits were chosen on them, calls 38 of these 39 rows what they are "
         "called there. The same is done here with all five figures of our cells, KL as training estimates it, which a "
-        "few rare tokens can lift. The verdict itself looks at likelihoods under the base and at single sentences too."
+        "few rare tokens can lift. The verdict itself looks at likelihoods under the base and at single sentences too, "
+        "and the published study had remarks on the texts."
     )
     cells = [row for row in scope.finished if row["verdict_published_signals"]]
     if not cells:
@@ -310,8 +311,9 @@ def _size(label: str, found: Effect, limit: float, small: float | None) -> tuple
 def stories_by_penalty(scope: Scope) -> Finding:
     """Reward and verdicts as the repetition penalty rises, for each configuration of everything else."""
     rule = (
-        "Rewards are means over the finished seeds of a configuration; configurations that differ in the repetition "
-        "penalty alone are told in a row, from the lowest to the highest."
+        "Rewards are what training paid, under each configuration's own penalty, means over its finished seeds; reward "
+        "(samples) is that of the final samples, which are drawn without one. Configurations that differ in the "
+        "repetition penalty alone are told in a row, from the lowest to the highest."
     )
     ran = [found for found in scope.configurations if found.finished]
     rows: dict[str, list[Configuration]] = {}
@@ -334,8 +336,14 @@ def stories_by_penalty(scope: Scope) -> Finding:
             if (what := faults(found.finished))
         )
         sentences.append(sentence_case(f"{'with ' if label else ''}{parts[-1]}{f' ({seen})' if seen else ''}."))
+        change = column_effect([cell for found in row for cell in found.cells], "repetition_penalty", "final_reward")
+        if change is not None:
+            by = change_in_words(change.difference)
+            sentences.append(f"From the lowest to the highest the reward changes by {by}, the seed being the same.")
     cells = [cell for row in compared.values() for found in row for cell in found.finished]
-    figures = [found.figures() | {"skeleton_share": found.mean("skeleton_share").mean} for found in ran]
+    figures = [
+        found.figures() | {name: found.mean(name).mean for name in ("reward_256", "skeleton_share")} for found in ran
+    ]
     return finding("; ".join(parts), sentences, cells, figures, rule)
 
 
@@ -408,6 +416,12 @@ def beta_order(scope: Scope) -> Finding:
     betas = " → ".join(show("beta", beta) for beta in kl.means)
     sentences = [
         f"From beta {betas}, KL goes {kl.path} nats per token, a change of {change_in_words(kl.difference)}.",
+        *(
+            f"KL (exact), measured on the final samples, goes {found[name].path}, a change of "
+            f"{change_in_words(found[name].difference)}."
+            for name in ("kl_exact",)
+            if name in found
+        ),
         f"Reward goes {reward.path}, a change of {change_in_words(reward.difference)}.",
         f"These are means over {count(kl.difference.n, 'set')} of cells that differ in beta alone.",
     ]

@@ -316,17 +316,19 @@ def test_times_compare_on_the_same_hardware_only() -> None:
     assert judge(times, other[:1]).answer == NOT_RUN
 
 
-def test_times_of_other_hardware_compare_at_the_pace_that_the_larger_has_there() -> None:
+def test_times_compare_at_the_pace_that_each_batch_has_on_the_hardware_of_the_larger() -> None:
     times = claim("contrast", by="batch_size", of=64, to=32, metrics=["seconds_to_085"], range=(3, 4))
     pairs = [
-        batch(size, rank, seconds, 100, hardware=hardware)
+        batch(size, rank, 1000.0, 100, hardware=hardware)
         for rank in (1, 8)
-        for size, seconds, hardware in ((32, 1000.0, "an old CPU"), (64, 350.0, "a CPU"))
+        for size, hardware in ((32, "an old CPU"), (64, "a CPU"))
     ]
-    paces = [batch(32, rank, 9.0, hardware="a CPU", seconds_per_step=1.0) for rank in (2, 4, 32)]
-    told = judge(times, [*pairs, *paces])
-    assert (told.answer, told.ours.split(" (")[0]) == (AGREES, "3.5 times")
-    assert told.ours.endswith(", where hardware differs at the larger's pace")
+    paces = [batch(32, rank, 9.0, hardware="a CPU") for rank in (2, 4, 32)]
+    histories = {cell["cell"]: history([0.9] * 100, seconds=1.0) for cell in paces}
+    histories |= {cell["cell"]: history([0.9] * 100, seconds=3.5) for cell in pairs if cell["batch_size"] == 64}
+    told = judge(times, [*pairs, *paces], histories=histories)
+    assert (told.answer, told.ours) == (AGREES, "3.5 times (95 % 3.5 to 3.5, n = 2), at the usual pace of each")
+    assert judge(times, pairs, histories=histories).ours == "seconds are of other hardware"
 
 
 def test_more_than_at_another_value_must_be_surely_so() -> None:

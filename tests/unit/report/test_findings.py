@@ -324,22 +324,17 @@ def test_stories_are_told_along_the_penalty_for_each_reward() -> None:
     assert first == f"{ten}: reward 0.20 → 0.16 at penalty 1 → 1.2, all ok"
     assert second == f"{five}: reward 0.85 → 0.24 at penalty 1 → 1.2, 1 ok, 1 degenerate → borderline"
     assert found["sentences"][0] == f"With {first}."
-    assert found["sentences"][1].endswith(" (at 1 template in 1 cell).")
+    assert found["sentences"][1] == (
+        "From the lowest to the highest the reward changes by -0.040 (n = 1), the seed being the same."
+    )
+    assert found["sentences"][2].endswith(" (at 1 template in 1 cell).")
+    assert len(found["sentences"]) == 3
     assert (found["cells"], [line["n"] for line in found["rows"]]) == (5, [1, 1, 1, 2])
     assert find("stories_by_penalty", [rows[0], rows[2]])["conclusion"] == NOT_ENOUGH
 
 
 def timed(batch: int, seconds: tuple[float | None, float | None], **more: Any) -> Row:
     return lora(1, 3e-4, 0.9, batch_size=batch, seconds_to_085=seconds[0], seconds_to_095=seconds[1], **more)
-
-
-def test_seconds_of_cells_that_took_unequal_ones_a_step_are_told_with_that() -> None:
-    even = [timed(32, (100.0, 200.0), seconds_per_step=1.0), timed(64, (300.0, 450.0), seconds_per_step=2.0)]
-    beside = [lora(2, 3e-4, 0.9, seconds_per_step=1.4), lora(2, 3e-4, 0.9, seconds_per_step=9.0, hardware="a GPU")]
-    assert len(find("slower_than_baseline", even, {"others": beside})["sentences"]) == 2
-    slow = lora(4, 3e-4, 0.9, seconds_per_step=3.3)
-    found = find("slower_than_baseline", even, {"others": [*beside, slow]})
-    assert found["sentences"][-1].startswith("Steps of 3 cells of batch 32 took 1.00 to 3.30 s on the same hardware: ")
 
 
 def test_a_larger_batch_is_set_against_the_smaller_one_that_is_otherwise_equal() -> None:
@@ -370,24 +365,31 @@ def test_never_reaching_a_threshold_is_later_than_reaching_it() -> None:
 def test_seconds_of_different_hardware_are_not_compared() -> None:
     found = find("slower_than_baseline", [timed(32, (100.0, 200.0)), timed(64, (10.0, 20.0), hardware="a GPU")])
     assert found["conclusion"] == NOT_ENOUGH
-    assert {(line["larger batch"], line["its seconds"]) for line in found["rows"]} == {
-        ("other hardware", "of other hardware")
-    }
+    assert {line["larger batch"] for line in found["rows"]} == {"other hardware"}
     assert {line["times the seconds"] for line in found["rows"]} == {None}
 
 
-def test_seconds_of_other_hardware_are_taken_at_the_pace_that_this_one_has() -> None:
-    smaller = timed(32, (100.0, None), steps_to_085=400, hardware="an old CPU", seconds_per_step=0.25)
-    larger = timed(64, (900.0, 950.0), steps_to_085=300, steps_to_095=320, hardware="a CPU", seconds_per_step=3.0)
-    paces = ((2, 1.4), (4, 1.5), (8, 9.0))
-    alike = [lora(rank, 1e-4, 0.9, hardware="a CPU", seconds_per_step=pace) for rank, pace in paces]
-    found = find("slower_than_baseline", [smaller, larger], {"others": alike})
+def test_seconds_are_steps_at_the_pace_that_a_batch_has_on_the_larger_ones_hardware() -> None:
+    smaller = timed(32, (100.0, None), steps_to_085=400, hardware="an old CPU")
+    larger = timed(64, (900.0, 950.0), steps_to_085=300, steps_to_095=320, hardware="a CPU")
+    other = lora(2, 3e-4, 0.9, batch_size=64, hardware="a CPU")
+    alike = [lora(rank, 1e-4, 0.9, hardware="a CPU") for rank in (2, 4, 8)]
+    histories = {
+        cell["cell"]: history([0.9] * 400, seconds=pace) for cell, pace in zip(alike, (1.4, 1.5, 9.0), strict=True)
+    }
+    # The larger ran beside other work; after its last threshold its texts, and steps, became shorter.
+    histories[larger["cell"]] = history([0.9] * 1000).assign(seconds=[2.9] * 100 + [9.0] * 220 + [0.1] * 680)
+    histories |= {smaller["cell"]: history([0.9] * 400, seconds=0.25), other["cell"]: history([0.9] * 9, seconds=3.0)}
+    found = find("slower_than_baseline", [smaller, larger], {"others": [*alike, other]}, histories=histories)
     first, second = found["rows"]
-    # 400 steps by the median pace of 1.5 s.
-    assert (first["seconds of the smaller"], first["times the seconds"]) == (600.0, pytest.approx(1.5))
+    # 400 steps by the median pace of 1.5 s, and 300 by that between 9 and 3.
+    assert (first["seconds of the smaller"], first["seconds"]) == (600.0, 1800.0)
+    assert first["times the seconds"] == pytest.approx(3.0)
     assert (first["larger batch"], second["larger batch"]) == ("slower", "sooner")
-    assert first["its seconds"] == "at the larger's pace"
-    assert "In 2 comparisons the smaller batch ran on other hardware, and its seconds are" in found["sentences"][3]
+    assert found["sentences"][3] == (
+        "Seconds are steps by the pace of a CPU: 1.50 s a step of batch 32 (3 cells, 1.40 to 9.00), "
+        "6.00 s a step of batch 64 (2 cells, 3.00 to 9.00)."
+    )
 
 
 def test_completions_compare_on_any_hardware() -> None:
