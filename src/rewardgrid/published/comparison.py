@@ -14,6 +14,7 @@ from rewardgrid.published.relations import judge_relations
 from rewardgrid.published.replica import is_published, replica
 from rewardgrid.published.rows import ComparedRow, compare_rows, seed_spreads
 from rewardgrid.report.evidence import Evidence
+from rewardgrid.report.pace import paces
 from rewardgrid.study.errors import all_of
 
 
@@ -72,7 +73,7 @@ def compare(published: Published, evidence: Evidence, base: str) -> Comparison:
     answers: dict[str, list[Answer]] = {}
     for row in rows:
         answers.setdefault(row["table"], []).append(row["answer"])
-    claims = judge_all(published.claims, Ours(ours, published.tables, answers))
+    claims = judge_all(published.claims, Ours(ours, published.tables, answers, paces=paces(evidence)))
     return Comparison(
         base=base,
         answers={

@@ -11,6 +11,7 @@ from rewardgrid.report.columns import COLUMNS, decimals, known
 from rewardgrid.report.curves import at_end
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
+from rewardgrid.report.pace import Paces
 from rewardgrid.report.routing_findings import over_steps
 from rewardgrid.report.statistics import ALPHA, below, mean_of
 from rewardgrid.report.tables import Row
@@ -48,12 +49,15 @@ class Ours:
         tables: the published tables, for claims about all of their rows.
         rows: what became of each row of a published table, by the table's name.
         judged: what became of the claims before this one.
+        paces: what all of our cells tell of seconds per step, those too that no claim is about; None for those alone
+            that are in ``evidence``.
     """
 
     evidence: Evidence
     tables: Tables = field(default_factory=dict)
     rows: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     judged: Mapping[str, Judgement] = field(default_factory=dict)
+    paces: Paces | None = None
 
     def scope(self, experiment: str) -> Scope:
         """One experiment's cells."""

@@ -9,6 +9,7 @@ from rewardgrid.published.claims import Claim, judge_all
 from rewardgrid.published.judging import Judgement, Ours
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Question
+from rewardgrid.report.pace import paces
 from rewardgrid.report.statistics import ALPHA, holm
 
 
@@ -19,7 +20,7 @@ def judge_relations(relations: Sequence[Claim], evidence: Evidence) -> dict[str,
     Cells that are only the beginning of a longer run are left out: what it would come to is not known.
     """
     whole = {name: [row for row in table if row["decay_steps"] is None] for name, table in evidence.tables.items()}
-    judged = judge_all(relations, Ours(dataclasses.replace(evidence, tables=whole)))
+    judged = judge_all(relations, Ours(dataclasses.replace(evidence, tables=whole), paces=paces(evidence)))
     adjusted = holm([each.p for each in judged.values()])
     return {name: _adjusted(each, p) for (name, each), p in zip(judged.items(), adjusted, strict=True)}
 

@@ -72,13 +72,14 @@ def _mean_ratio(figures: Iterable[Both]) -> float | None:
     return math.exp(math.fsum(logs) / len(logs)) if logs else None
 
 
-def batch_pairs(scope: Scope, scaled: bool = False) -> list[BatchPair]:
+def batch_pairs(scope: Scope, scaled: bool = False, known: Paces | None = None) -> list[BatchPair]:
     """The cells of larger batches with their smaller ones, which may stand in any experiment.
 
-    Equal means the same learning rate or, ``scaled``, the same learning rate for each completion of the batch.
+    Equal means the same learning rate or, ``scaled``, the same learning rate for each completion of the batch. Paces
+    are those of the evidence, if none are ``known``.
     """
     others = [name for name in SPEC_COLUMNS if name not in ("batch_size", "lr")]
-    known = paces(scope.evidence)
+    known = paces(scope.evidence) if known is None else known
     pairs = []
     for row in scope.finished:
         alike = [
@@ -193,8 +194,8 @@ def _timed(pair: BatchPair, suffix: str) -> dict[str, Any]:
         "threshold": str(THRESHOLDS[suffix]),
         "steps": steps[0],
         "steps of the smaller": steps[1],
-        "seconds": seconds[0],
-        "seconds of the smaller": seconds[1],
+        "seconds": None if seconds[0] is None else round(seconds[0]),
+        "seconds of the smaller": None if seconds[1] is None else round(seconds[1]),
         "times the seconds": pair.time(suffix),
         "times the completions": pair.completions(suffix),
         "larger batch": pair.sooner(suffix),
