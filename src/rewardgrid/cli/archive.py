@@ -9,7 +9,6 @@ them early, where runs turn), and those at which it began to game.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -53,7 +52,7 @@ from rewardgrid.study.files import (
     write_json,
     write_text,
 )
-from rewardgrid.study.finished import Metrics, Status, checked
+from rewardgrid.study.finished import Metrics, Status, check_steps, checked
 from rewardgrid.study.layout import Layout, done, measured
 from rewardgrid.study.steps import recorded_from
 from rewardgrid.study.study import Study
@@ -126,9 +125,9 @@ def pack(study: Study, cells: Sequence[Cell], directory: Path) -> None:
         new[cell.name] = collect(layout.cell(cell.name))
     digests = {name: digest(content) for name, content in new.items()}
     for name, content in new.items():
-        _check(str((layout.cell if SPEC in content else layout.base)(name)), name, content, digests[name], AGAIN)
+        _check(str((layout.cell if SPEC in content else layout.base)(name)), name, content, AGAIN)
     for name in sorted(set(new) & set(known)):
-        if not _agrees(new[name], known[name]):
+        if not _agrees(new[name], digests[name], known[name]):
             raise UserError(
                 f"{known[name].source}: {name}: not the same as in {layout.root}; "
                 "pack into another directory (--to), or delete the one that is wrong"
@@ -166,9 +165,7 @@ def collect(directory: Path) -> Content:
             frame = read_table(directory / path, schema)
             if path in THINNED:
                 frame = frame[frame["step"].isin(kept_steps(sorted(set(frame["step"])), _onsets(content)))]
-            content[path] = pa.Table.from_pandas(
-                frame, schema=with_said(schema, map(str, frame.columns)), preserve_index=False
-            )
+            content[path] = pa.Table.from_pandas(frame, schema=with_said(schema, frame.columns), preserve_index=False)
     return content
 
 
@@ -201,9 +198,9 @@ def digest(content: Content) -> str:
     return found.hexdigest()
 
 
-def _agrees(content: Content, member: Member) -> bool:
-    """Whether these files say what a member says; they may have more of the recorded steps."""
-    if digest(content) == member.digest:
+def _agrees(content: Content, said: str, member: Member) -> bool:
+    """Whether files of this digest say what a member says; they may have more of the recorded steps."""
+    if said == member.digest:
         return True
     fewer = dict(content)
     for path in THINNED:
@@ -328,8 +325,8 @@ def _read(manifest: Path, named: set[str]) -> Iterator[Member]:
     try:
         found = json.loads(read_bounded(manifest, JSON_BYTES))
         files, digests = found["files"], found["members"]
-        texts = [text for pairs in (files, digests) for pair in pairs.items() for text in pair]
-        if found["format"] != FORMAT or _identity(digests) != manifest.stem or not all(map(_is_text, texts)):
+        texts = all(isinstance(text, str) for pairs in (files, digests) for pair in pairs.items() for text in pair)
+        if found["format"] != FORMAT or _identity(digests) != manifest.stem or not texts:
             raise damaged
         stems = {name.removeprefix(f"{manifest.stem}-").removesuffix(".parquet"): name for name in files}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -365,24 +362,20 @@ def _read(manifest: Path, named: set[str]) -> Iterator[Member]:
     if contents.keys() != digests.keys():
         raise damaged
     for name, content in contents.items():
-        _check(f"{manifest}: {name}", name, content, digests[name], "delete it, or bring it again")
+        source = f"{manifest}: {name}"
+        if digest(content) != digests[name]:
+            raise UserError(f"{source}: its files are not those that were packed; bring the archive's files again")
+        _check(source, name, content, "delete it, or bring it again")
         yield Member(name, str(manifest), digests[name], content)
 
 
-def _is_text(found: object) -> bool:
-    return isinstance(found, str)
-
-
-def _check(source: str, name: str, content: Content, wanted: str, remedy: str) -> None:
+def _check(source: str, name: str, content: Content, remedy: str) -> None:
     """Refuse a member that is not what its name says."""
-    if digest(content) != wanted:
-        raise UserError(f"{source}: its files are not those that were packed; bring the archive's files again")
     metrics = _object(content.get(METRICS))
     own = metrics.get("cell")
-    if SPEC in content:
-        with contextlib.suppress(RecursionError):
-            own = own if own != name else read_cell(str(content[SPEC]), f"{source}/{SPEC}").name
-    elif not re.fullmatch(r"\w[\w.-]*-[0-9a-f]{10}", name):
+    if SPEC in content and own == name:
+        own = read_cell(str(content[SPEC]), f"{source}/{SPEC}").name
+    elif SPEC not in content and not re.fullmatch(r"\w[\w.-]*-[0-9a-f]{10}", name):
         own = None
     if own != name or not all(path in content for path in (NEEDED if SPEC in content else (METRICS,))):
         raise UserError(f"{source}: belongs to another cell or lacks files; {remedy}")
@@ -394,16 +387,13 @@ def _check(source: str, name: str, content: Content, wanted: str, remedy: str) -
     checked(Metrics, metrics, f"{source}/{METRICS}", name, remedy)
     if SPEC in content:
         status = checked(Status, _object(content[STATUS]), f"{source}/{STATUS}", name, remedy)
-        history = content["train/history.parquet"]
         if status["state"] != metrics["state"]:
             raise UserError(
                 f"{source}/{METRICS}: state: read {metrics['state']!r}, but {STATUS} has {status['state']!r}; {remedy}"
             )
-        if status["state"] != "diverged" and len(history) != status["steps_done"]:
-            raise UserError(
-                f"{source}/train/history.parquet: holds {count(len(history), 'step')}, but {STATUS} says steps_done: "
-                f"{status['steps_done']}; {remedy}"
-            )
+        if status["state"] != "diverged":
+            history = "train/history.parquet"
+            check_steps(len(content[history]), f"{source}/{history}", status, f"{source}/{STATUS}", remedy)
 
 
 def _object(text: object) -> dict[str, Any]:
@@ -435,9 +425,10 @@ def restore(layout: Layout, directories: Sequence[Path], wanted: Collection[str]
     cells = [member.name for member in members.values() if member.is_cell]
     put = sum(member.is_cell for member in missing)
     others = len(set(cells) - set(wanted)) if wanted else 0
+    elsewhere = f"; {others} of them {'is' if others == 1 else 'are'} in no experiment of this configuration"
     say(
         f"{layout.root}: {count(put, 'cell')} restored (without weights), {len(cells) - put} there already"
-        + (f"; {others} of them {'is' if others == 1 else 'are'} in no experiment of this configuration" * bool(others))
+        + (elsewhere if others else "")
     )
 
 
@@ -445,7 +436,8 @@ def _is_there(layout: Layout, member: Member) -> bool:
     """Whether the member lies there finished; refuses whatever is not the same."""
     directory = (layout.cell if member.is_cell else layout.base)(member.name)
     if measured(directory / METRICS):
-        if not _agrees(collect(directory), member):
+        content = collect(directory)
+        if not _agrees(content, digest(content), member):
             raise UserError(
                 f"{directory}: not the same as in {member.source}; to have the archive's, move "
                 f"{directory if member.is_cell else directory / 'evaluation'} away and restore again"

@@ -20,7 +20,7 @@ from rewardgrid.report.sparkline import sparkline
 from rewardgrid.study.cell import Cell, read_cell
 from rewardgrid.study.contracts import ROLLOUTS, SAMPLES, read_table
 from rewardgrid.study.errors import UserError, did_you_mean
-from rewardgrid.study.files import object_in, read_bounded
+from rewardgrid.study.files import object_in, read_bounded, text_of
 from rewardgrid.study.forecast import STATUS_BYTES
 from rewardgrid.study.history import read_history
 from rewardgrid.study.layout import Layout, measured
@@ -99,7 +99,7 @@ def _cell_at(study: Study, layout: Layout, name: str) -> Cell:
     if name in study.cells:
         return study.cells[name]
     spec = layout.spec(name)
-    cell = read_cell(spec.read_text(encoding="utf-8"), str(spec))
+    cell = read_cell(text_of(spec), str(spec))
     if cell.name != name:
         raise UserError(f"{spec}: is of cell {cell.name}, and its directory has another name; move it where it belongs")
     return cell

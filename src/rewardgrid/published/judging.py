@@ -11,7 +11,7 @@ from rewardgrid.report.columns import COLUMNS, decimals, known
 from rewardgrid.report.curves import at_end
 from rewardgrid.report.evidence import Evidence
 from rewardgrid.report.finding import Scope
-from rewardgrid.report.pace import Paces
+from rewardgrid.report.pace import Paces, paces
 from rewardgrid.report.routing_findings import over_steps
 from rewardgrid.report.statistics import ALPHA, below, mean_of
 from rewardgrid.report.tables import Row
@@ -58,6 +58,11 @@ class Ours:
     rows: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     judged: Mapping[str, Judgement] = field(default_factory=dict)
     paces: Paces | None = None
+
+    @property
+    def known_paces(self) -> Paces:
+        """The paces that times are told by."""
+        return paces(self.evidence) if self.paces is None else self.paces
 
     def scope(self, experiment: str) -> Scope:
         """One experiment's cells."""

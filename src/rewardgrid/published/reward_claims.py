@@ -29,7 +29,7 @@ from rewardgrid.published.statement import WORDS, Metric, Statement, either, sub
 from rewardgrid.report.batch_findings import batch_pairs, completions_in_words
 from rewardgrid.report.columns import PASSING, SPEC_COLUMNS, THRESHOLDS, decimals, setting, show
 from rewardgrid.report.finding import Question
-from rewardgrid.report.pace import both_at_pace, paces
+from rewardgrid.report.pace import both_at_pace
 from rewardgrid.report.reward_findings import (
     Direction,
     Effect,
@@ -148,7 +148,7 @@ class Contrast(Statement):
             for other in ours.evidence.finished()
             if self._partners(row, other)
         ]
-        known = paces(ours.evidence) if ours.paces is None else ours.paces
+        known = ours.known_paces if self._timed else {}
         timed = [both_at_pace(*pair, known) if self._timed else pair for pair in pairs]
         if pairs and not any(timed):
             return Judgement("cannot be told", OTHER_HARDWARE, [*chain(*pairs)])
@@ -490,7 +490,7 @@ class NeverSooner(Statement):
     kind: Literal["never_sooner"]
 
     def judged(self, ours: Ours, cells: Sequence[Row]) -> Judgement:
-        every = batch_pairs(ours.scope(self.experiment), known=ours.paces)
+        every = batch_pairs(ours.scope(self.experiment), known=ours.known_paces)
         pairs = [pair for pair in every if pair.timed is not None]
         outcomes = [pair.sooner(suffix) for pair in pairs for suffix in THRESHOLDS]
         decided = [outcome for outcome in outcomes if outcome in ("sooner", "slower")]

@@ -38,13 +38,13 @@ def paces(evidence: Evidence) -> Paces:
         history = evidence.histories.get(row["cell"])
         if history is not None and len(history):
             reached = max((row[f"steps_to_{suffix}"] or 0 for suffix in THRESHOLDS), default=0) or len(history)
-            found[_place(row, row["hardware"])].append(float(history["seconds"].head(reached).median()))
-    return {place: Pace(statistics.median(each), min(each), max(each), len(each)) for place, each in found.items()}
+            found[place(row, row["hardware"])].append(float(history["seconds"].head(reached).median()))
+    return {where: Pace(statistics.median(each), min(each), max(each), len(each)) for where, each in found.items()}
 
 
 def pace_of(row: Row, hardware: str, known: Paces) -> Pace | None:
     """The pace of a cell's shape on some hardware, if any cell tells it."""
-    return known.get(_place(row, hardware))
+    return known.get(place(row, hardware))
 
 
 def at_pace(row: Row, hardware: str, known: Paces) -> Row | None:
@@ -66,5 +66,6 @@ def both_at_pace(row: Row, other: Row, known: Paces) -> tuple[Row, Row] | None:
     return None if here is None or there is None else (here, there)
 
 
-def _place(row: Row, hardware: str) -> tuple[Any, ...]:
+def place(row: Row, hardware: str) -> tuple[Any, ...]:
+    """Some hardware and a cell's shape, which together decide its pace."""
     return hardware, *(row[name] for name in SHAPE)

@@ -29,7 +29,7 @@ from rewardgrid.report.figures import CAPTIONS
 from rewardgrid.report.finding import NOT_ENOUGH, Scope
 from rewardgrid.report.findings import Entry
 from rewardgrid.report.markdown import code, cut, grid, md
-from rewardgrid.report.pace import SHAPE
+from rewardgrid.report.pace import place
 from rewardgrid.report.sampled import PER_PROMPT, PER_TOKEN, sampled
 from rewardgrid.report.separation import DETECTED_LEARNED, HACK_LEARNED
 from rewardgrid.report.statistics import Estimate
@@ -212,14 +212,13 @@ def provenance(results: Results) -> Markup:
 
 def _times(ran: Sequence[Row]) -> str:
     """Wall clock of all training, and what it is at the median pace of each kind of cell, without what ran beside."""
-    paces = defaultdict(list)
+    kinds = defaultdict(list)
     for row in ran:
         if row["seconds_per_step"]:
-            paces[row["hardware"], *(row[name] for name in SHAPE)].append(row["seconds_per_step"])
+            kinds[place(row, row["hardware"])].append(row)
     usual = sum(
-        statistics.median(paces[place]) * row["steps_done"]
-        for row in ran
-        if (place := (row["hardware"], *(row[name] for name in SHAPE))) in paces
+        statistics.median(row["seconds_per_step"] for row in alike) * sum(row["steps_done"] for row in alike)
+        for alike in kinds.values()
     )
     return (
         f"{duration(sum(row['seconds'] or 0.0 for row in ran))} of wall clock in sum, some of it beside other work; "

@@ -325,16 +325,13 @@ def stories_by_penalty(scope: Scope) -> Finding:
         return not_enough("no two finished configurations differ in the repetition penalty alone", rule=rule)
     parts, sentences = [], []
     for label, row in compared.items():
-        penalties = " → ".join(show("repetition_penalty", found.cells[0]["repetition_penalty"]) for found in row)
+        penalties = [show("repetition_penalty", found.cells[0]["repetition_penalty"]) for found in row]
         said = [verdicts_in_short([str(cell["verdict"]) for cell in found.finished]) for found in row]
         rewards = " → ".join(decimals(_two(found), 2) for found in row)
         verdicts = f"all {said[0]}" if len(set(said)) == 1 else " → ".join(said)
-        parts.append(f"{label}{': ' if label else ''}reward {rewards} at penalty {penalties}, {verdicts}")
-        seen = "; ".join(
-            f"at {show('repetition_penalty', found.cells[0]['repetition_penalty'])} {what}"
-            for found in row
-            if (what := faults(found.finished))
-        )
+        parts.append(f"{label}{': ' if label else ''}reward {rewards} at penalty {' → '.join(penalties)}, {verdicts}")
+        each = zip(penalties, row, strict=True)
+        seen = "; ".join(f"at {at} {what}" for at, found in each if (what := faults(found.finished)))
         sentences.append(sentence_case(f"{'with ' if label else ''}{parts[-1]}{f' ({seen})' if seen else ''}."))
         change = column_effect([cell for found in row for cell in found.cells], "repetition_penalty", "final_reward")
         if change is not None:
@@ -414,14 +411,11 @@ def beta_order(scope: Scope) -> Finding:
         return not_enough("no finished cells differ in beta alone", rule=rule)
     kl, reward = found["final_kl"], found["final_reward"]
     betas = " → ".join(show("beta", beta) for beta in kl.means)
-    sentences = [
-        f"From beta {betas}, KL goes {kl.path} nats per token, a change of {change_in_words(kl.difference)}.",
-        *(
-            f"KL (exact), measured on the final samples, goes {found[name].path}, a change of "
-            f"{change_in_words(found[name].difference)}."
-            for name in ("kl_exact",)
-            if name in found
-        ),
+    sentences = [f"From beta {betas}, KL goes {kl.path} nats per token, a change of {change_in_words(kl.difference)}."]
+    if (exact := found.get("kl_exact")) is not None:
+        change = change_in_words(exact.difference)
+        sentences.append(f"KL (exact), measured on the final samples, goes {exact.path}, a change of {change}.")
+    sentences += [
         f"Reward goes {reward.path}, a change of {change_in_words(reward.difference)}.",
         f"These are means over {count(kl.difference.n, 'set')} of cells that differ in beta alone.",
     ]

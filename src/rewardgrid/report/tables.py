@@ -37,12 +37,11 @@ from rewardgrid.study.cell import EVAL_MODES, Cell, read_cell
 from rewardgrid.study.contracts import COURSE, HISTORY, read_table, write_table
 from rewardgrid.study.errors import AGAIN, ConfigError, UserError, did_you_mean
 from rewardgrid.study.files import text_of
-from rewardgrid.study.finished import read_metrics, read_status
+from rewardgrid.study.finished import check_steps, read_metrics, read_status
 from rewardgrid.study.history import rewards_so_far
 from rewardgrid.study.layout import Layout, done
 from rewardgrid.study.steps import first_reaching, lasting_from
 from rewardgrid.study.study import Evaluation, Experiment, Study
-from rewardgrid.study.text import count
 from rewardgrid.study.verdict import LABELS, verdict
 
 Row = Mapping[str, Any]
@@ -127,12 +126,9 @@ def cell_row(study: Study, experiment: str, cell: Cell, bases: Mapping[str, Row]
     }
     if diverged:
         return row | {"reasons": status["reason"]}
-    history = read_table(history_path := layout.train(name) / "history.parquet", HISTORY)
-    if len(history) != status["steps_done"]:
-        raise UserError(
-            f"{history_path}: holds {count(len(history), 'step')}, but {status_path} says steps_done: "
-            f"{status['steps_done']}; {AGAIN}"
-        )
+    history_path = layout.train(name) / "history.parquet"
+    history = read_table(history_path, HISTORY)
+    check_steps(len(history), str(history_path), status, str(status_path))
     measured = _from_metrics(read_metrics(metrics_path, name))
     if layout.course(name).exists():
         # By today's rule: the course may have been measured before it.

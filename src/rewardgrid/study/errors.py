@@ -29,6 +29,12 @@ SHOWN = 300
 """Letters of what was read."""
 
 
+def quoted(read: object) -> str:
+    """What was read, as Python writes it, cut off where it is long."""
+    text = repr(read)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong in a configuration: where it stands, what was read, what to write instead."""
@@ -39,8 +45,7 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        read = repr(self.read)
-        return f"{self.file}: {self.key}: read {read if len(read) <= SHOWN else read[:SHOWN] + '…'}; {self.fix}"
+        return f"{self.file}: {self.key}: read {quoted(self.read)}; {self.fix}"
 
 
 class ConfigError(UserError):

@@ -5,14 +5,16 @@ They may come from elsewhere: copied, restored, or edited by hand.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rewardgrid.study.cell import METRICS_VERSION
-from rewardgrid.study.errors import AGAIN, SHOWN, UserError
+from rewardgrid.study.errors import AGAIN, UserError, quoted
 from rewardgrid.study.files import read_json
+from rewardgrid.study.text import count
 from rewardgrid.study.verdict import Label
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -72,7 +74,7 @@ def checked(model: type[_Said], found: object, source: str, name: str, remedy: s
         UserError: it is something else; names the file, the key and what was read.
     """
     if not isinstance(found, dict):
-        raise UserError(f"{source}: read {_short(found)}, which is no JSON object; {remedy}")
+        raise UserError(f"{source}: read {quoted(found)}, which is no JSON object; {remedy}")
     if found.get("cell") != name:
         raise UserError(f"{source}: belongs to cell {found.get('cell')}; {remedy}")
     try:
@@ -80,10 +82,29 @@ def checked(model: type[_Said], found: object, source: str, name: str, remedy: s
     except ValidationError as error:
         first, *_ = error.errors(include_url=False)
         key = ".".join(map(str, first["loc"])) or "(whole text)"
-        read = "nothing" if first["type"] == "missing" else _short(first["input"]) if first["loc"] else "other keys"
+        read = "nothing" if first["type"] == "missing" else quoted(first["input"]) if first["loc"] else "other keys"
         wrong = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         raise UserError(f"{source}: {key}: read {read}; {wrong}; {remedy}") from None
     return found
+
+
+def check_steps(steps: int, history: str, status: Mapping[str, Any], source: str, remedy: str = AGAIN) -> None:
+    """Refuse a history of other steps than its run says that it took.
+
+    Args:
+        steps: how many rows the history has.
+        history: its file, for messages.
+        status: what the run says.
+        source: the file of that, likewise.
+        remedy: as of :func:`checked`.
+
+    Raises:
+        UserError: they differ.
+    """
+    if steps != status["steps_done"]:
+        raise UserError(
+            f"{history}: holds {count(steps, 'step')}, but {source} says steps_done: {status['steps_done']}; {remedy}"
+        )
 
 
 def read_status(path: Path, name: str) -> dict[str, Any]:
@@ -108,8 +129,3 @@ def read_metrics(path: Path, name: str) -> dict[str, Any]:
             f"{METRICS_VERSION}; delete the file and run again: the cell is measured anew, not trained"
         )
     return checked(Metrics, found, str(path), name)
-
-
-def _short(read: object) -> str:
-    text = repr(read)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

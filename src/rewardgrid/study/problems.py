@@ -105,7 +105,7 @@ def validated(model: type[Model], text: str, source: str) -> Model:
     """
     try:
         return model.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError([Problem(source, "(whole text)", text[:60], f"write JSON ({error})")]) from None
     except ValidationError as error:
         raise ConfigError(

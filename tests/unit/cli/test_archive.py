@@ -346,6 +346,10 @@ WRONG: dict[str, tuple[Callable[[Layout, str], object], str]] = {
         lambda layout, name: write_table(layout.train(name) / "history.parquet", history([0.5] * 10), HISTORY),
         r"history\.parquet: holds 10 steps, but .*status\.json says steps_done: 60",
     ),
+    "a spec of depth": (
+        lambda layout, name: layout.spec(name).write_text("[" * 200000),
+        r"spec\.json: \(whole text\): read '\[",
+    ),
     "no UTF-8": (lambda layout, name: layout.spec(name).write_bytes(b"\xff"), r"spec\.json: no UTF-8 text"),
 }
 
